@@ -1,0 +1,96 @@
+"""Every error of the feed engine.
+
+FeedsError
+├── InvalidInput            the caller sent something that cannot be right; nothing was changed
+│   ├── UnknownFeedGroup
+│   ├── InvalidCursor
+│   ├── InvalidTime
+│   └── LimitExceeded       a limit that is named in the config
+├── NotFound                the tenant or activity does not exist
+├── Conflict                an idempotency key was used again with other content
+├── Overloaded              too many writes wait; retry after a moment
+└── StorageError            this node cannot go on
+├── DataDirectoryLocked another process owns the data directory
+├── LogDamaged          a record that is not at the log's tail fails its checksum
+├── FormatUnsupported   the data directory is of another format version
+├── StorageFull         less free space than the reserve; nothing was written
+└── ReplicaStopped      the replica stopped after an I/O error, or was closed
+"""
+
+__all__ = [
+    "Conflict",
+    "DataDirectoryLocked",
+    "FeedsError",
+    "FormatUnsupported",
+    "InvalidCursor",
+    "InvalidInput",
+    "InvalidTime",
+    "LimitExceeded",
+    "LogDamaged",
+    "NotFound",
+    "Overloaded",
+    "ReplicaStopped",
+    "StorageError",
+    "StorageFull",
+    "UnknownFeedGroup",
+]
+
+
+class FeedsError(Exception):
+    """Base of every error of this package; `str(error)` is a sentence for the user."""
+
+
+class InvalidInput(FeedsError):
+    """The caller sent something that cannot be right; nothing was changed."""
+
+
+class UnknownFeedGroup(InvalidInput):
+    """The feed's group is not configured."""
+
+
+class InvalidCursor(InvalidInput):
+    """The cursor was not made by this server, or belongs to another feed."""
+
+
+class InvalidTime(InvalidInput):
+    """A time that cannot be parsed, or lies outside the accepted range."""
+
+
+class LimitExceeded(InvalidInput):
+    """More than a configured limit allows; the message names the limit and its value."""
+
+
+class NotFound(FeedsError):
+    """The tenant or activity does not exist."""
+
+
+class Conflict(FeedsError):
+    """An idempotency key was used again with other content."""
+
+
+class Overloaded(FeedsError):
+    """Too many writes wait for the log; nothing was written, and a retry may succeed."""
+
+
+class StorageError(FeedsError):
+    """This node cannot go on; the message says what to do."""
+
+
+class DataDirectoryLocked(StorageError):
+    """Another process owns the data directory."""
+
+
+class LogDamaged(StorageError):
+    """A log record that is not at the tail fails its checksum: file and offset are named."""
+
+
+class FormatUnsupported(StorageError):
+    """The data directory was written by another format version."""
+
+
+class StorageFull(StorageError):
+    """Less free space is left than the reserve; nothing was written."""
+
+
+class ReplicaStopped(StorageError):
+    """The replica stopped after an I/O error, or was closed."""

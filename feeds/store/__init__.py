@@ -1,0 +1,1 @@
+"""Ordered key-value stores: the protocol, a memory twin and RocksDB."""

@@ -1,0 +1,103 @@
+"""The nouns of ranking: who asks (Query), what could be shown (Candidates), what is (Slate).
+
+Candidates are columns: a candidate is a row number of the activity table, so that every step works
+on whole arrays. `RankedActivity` is one place of the answer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from feeds.counters import UserRecord
+from feeds.model import ActivityId, Follow, TenantId, UserId
+
+__all__ = ["Candidates", "FeedKind", "Query", "RankedActivity", "RemovedActivity", "Slate"]
+
+FeedKind = Literal["personalized", "explore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request for a ranked feed, with the user's side of every feature.
+
+    `follows` maps the text of a followed feed to its edge. `seed` derives from request and user, so
+    that a page can be made again from its log line. `now_us` is microseconds since the epoch.
+    """
+
+    tenant: TenantId
+    user: UserId
+    kind: FeedKind
+    now_us: int
+    limit: int
+    request_id: str
+    seed: int
+    record: UserRecord
+    follows: Mapping[str, Follow]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Activities that could be shown: rows of one activity table, without repeats.
+
+    `rows` is int32[n]; `source` is int8[n], the place in `sources` of the first source that
+    proposed the row.
+    """
+
+    rows: npt.NDArray[np.int32]
+    source: npt.NDArray[np.int8]
+    sources: Sequence[str]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+    def take(self, places: npt.NDArray[np.intp]) -> "Candidates":
+        """The candidates at these places, in their order."""
+        return Candidates(self.rows[places], self.source[places], self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedActivity:
+    """One place of a slate: what stands there, why, and with which probability it was chosen.
+
+    `score` is finite or NaN (no score). `reason` is a sentence for the end user.
+    """
+
+    activity_id: ActivityId
+    position: int
+    score: float
+    source: str
+    reason: str
+    propensity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedActivity:
+    """A candidate that a filter took out, and why."""
+
+    activity_id: ActivityId
+    filter: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """The ordered answer to one request.
+
+    `model_version` is None where no model took part; `degraded` says why the fallback ranked.
+    `timings_us` maps a stage's name to its time. `explanation` is filled where it was asked for.
+    """
+
+    request_id: str
+    tenant: TenantId
+    user: UserId
+    kind: FeedKind
+    ranked: Sequence[RankedActivity]
+    removed: Sequence[RemovedActivity] = ()
+    scorer: str = ""
+    model_version: str | None = None
+    degraded: str | None = None
+    timings_us: Mapping[str, int] = field(default_factory=dict)

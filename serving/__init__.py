@@ -1,0 +1,1 @@
+"""Serving: the composition root, the HTTP API and the `headwater` command."""

@@ -1,0 +1,1 @@
+"""Training: from an exported event log to an evaluated, published model."""
