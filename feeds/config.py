@@ -1,0 +1,130 @@
+"""Every limit of the feed engine, in one frozen class."""
+
+from dataclasses import dataclass
+
+from feeds.model import FeedGroup
+
+__all__ = ["DEFAULT_GROUPS", "FeedsConfig"]
+
+DEFAULT_GROUPS: tuple[FeedGroup, ...] = (
+    FeedGroup("user"),
+    FeedGroup("timeline", followable=False),
+    FeedGroup("topic"),
+    FeedGroup("flat"),
+)
+"""`user` and `topic` are posted to, `timeline` follows them, `flat` is for anything else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedsConfig:
+    """The limits of one engine; `problems()` names every value that cannot be.
+
+    Limits that shape what a command does travel inside the command, so that the log gives the same
+    state whatever the configuration is when it is applied again.
+    """
+
+    groups: tuple[FeedGroup, ...] = DEFAULT_GROUPS
+    """The feed groups that exist; a feed of another group is refused."""
+
+    page_size_default: int = 25
+    """Rows of a page where the reader does not say."""
+
+    page_size_max: int = 100
+    """Rows of a page at most."""
+
+    rows_max: int = 10_000
+    """Positions, activities or events that one call reads at most."""
+
+    copy_limit_default: int = 100
+    """Activities that a follow copies where the caller does not say."""
+
+    copy_limit_max: int = 1_000
+    """Activities that a follow, or an unfollow that keeps history, copies at most."""
+
+    follows_max: int = 10_000
+    """Feeds that one feed follows at most."""
+
+    pull_followers_min: int = 1_000
+    """A feed with more followers than this is merged at read time instead of copied to each."""
+
+    unfollow_rows_max: int = 1_000
+    """Rows that one command of an unfollow removes at most; the rest follows in more commands."""
+
+    unfollow_scan_max: int = 5_000
+    """Rows that one command of an unfollow looks at, at most."""
+
+    events_batch_max: int = 1_000
+    """Impressions and engagements in one `record` at most."""
+
+    activity_bytes_max: int = 65_536
+    """Bytes of an encoded activity at most."""
+
+    text_bytes_max: int = 1_024
+    """Bytes of an actor, verb, object, target, foreign id or idempotency key at most."""
+
+    tags_max: int = 32
+    """Tags of an activity that are counted; what comes after them is content only."""
+
+    tag_bytes_max: int = 255
+    """Bytes of a tag that is counted; a longer one is content only."""
+
+    to_max: int = 100
+    """Feeds in an activity's `to` at most."""
+
+    value_max: float = 1e9
+    """The largest magnitude of an engagement's value."""
+
+    future_time_max_s: int = 86_400
+    """Seconds that a given time may be ahead of the engine's clock."""
+
+    dedup_ttl_s: int = 86_400
+    """Seconds for which an idempotency key is remembered."""
+
+    segment_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of one segment of the log; the next command after that begins a new one."""
+
+    command_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of one encoded command at most."""
+
+    group_commit_ops_max: int = 256
+    """Commands that share one fdatasync at most."""
+
+    group_commit_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of the commands that share one fdatasync, after the first, at most."""
+
+    proposals_max: int = 10_000
+    """Commands that may wait for the log; another one is refused as overloaded."""
+
+    disk_reserve_bytes: int = 64 * 1024 * 1024
+    """Free bytes below which nothing is written any more."""
+
+    block_cache_bytes: int = 64 * 1024 * 1024
+    """Bytes of the store's one block cache, shared by its column families."""
+
+    write_buffer_bytes: int = 16 * 1024 * 1024
+    """Bytes that one column family holds in memory before it writes a file."""
+
+    flush_every_bytes: int = 64 * 1024 * 1024
+    """Bytes of commands after which the store is flushed and the log before them dropped."""
+
+    def problems(self) -> list[str]:
+        """Every mistake in these values as a sentence; empty where there is none."""
+        numbers = {
+            name: value
+            for name in self.__slots__
+            if isinstance(value := getattr(self, name), int | float)
+        }
+        low = [
+            f"{name} is {value}: it must not be negative"
+            for name, value in numbers.items()
+            if value < 0
+        ]
+        positive = ("page_size_default", "page_size_max", "events_batch_max", "unfollow_rows_max")
+        low += [f"{name} is 0: it must be at least 1" for name in positive if numbers[name] == 0]
+        if self.page_size_default > self.page_size_max:
+            low.append("page_size_default is above page_size_max: lower it, or raise the other")
+        if self.copy_limit_default > self.copy_limit_max:
+            low.append("copy_limit_default is above copy_limit_max: lower it, or raise the other")
+        if not self.groups:
+            low.append("groups is empty: name at least one feed group")
+        return low
