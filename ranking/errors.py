@@ -1,0 +1,48 @@
+"""Every error of ranking.
+
+RankingError
+├── UnknownFeature          a feature spec names a feature that the registry does not have
+├── FeatureSpecMismatch     a scorer was given columns other than those it was trained on
+├── BundleDamaged           a model bundle is not what its manifest says; nothing was loaded
+├── ModelNotFound           the tenant has no such version or alias
+├── AliasConflict           an alias moved since it was last read; nothing was changed
+└── RegistryUnavailable     the registry cannot be reached or read; a retry may succeed
+"""
+
+__all__ = [
+    "AliasConflict",
+    "BundleDamaged",
+    "FeatureSpecMismatch",
+    "ModelNotFound",
+    "RankingError",
+    "RegistryUnavailable",
+    "UnknownFeature",
+]
+
+
+class RankingError(Exception):
+    """Base of every error of this package; `str(error)` is a sentence for the user."""
+
+
+class UnknownFeature(RankingError):
+    """A feature spec names a feature that the registry does not have; near names are given."""
+
+
+class FeatureSpecMismatch(RankingError):
+    """A scorer was given columns other than those it was trained on."""
+
+
+class BundleDamaged(RankingError):
+    """A model bundle is not what its manifest says; the file and what to do are named."""
+
+
+class ModelNotFound(RankingError):
+    """The tenant has no such version or alias."""
+
+
+class AliasConflict(RankingError):
+    """An alias moved since it was last read; nothing was changed."""
+
+
+class RegistryUnavailable(RankingError):
+    """The registry cannot be reached or read; nothing was changed, and a retry may succeed."""

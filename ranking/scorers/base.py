@@ -1,0 +1,61 @@
+"""What the ranker asks of a scorer."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from ranking.errors import FeatureSpecMismatch
+from ranking.features import FeatureMatrix, FeatureSpec
+
+__all__ = ["ExplainingScorer", "Scorer", "column_places"]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Turns features into scores. Immutable: one scorer serves many requests at once.
+
+    `name` says which ranking this is; `spec` names the columns it reads, and a matrix built from
+    that spec is what it expects.
+    """
+
+    @property
+    def name(self) -> str:
+        """Which ranking this is, such as `boosted`."""
+        ...
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The features this scorer reads."""
+        ...
+
+    def score(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
+        """One score a row, higher is better: float32[n], same length, same order.
+
+        NaN means that the scorer has no opinion. Raises `FeatureSpecMismatch` where a column that
+        the scorer reads is missing.
+        """
+        ...
+
+
+@runtime_checkable
+class ExplainingScorer(Scorer, Protocol):
+    """A scorer that can say which feature moved a score by how much."""
+
+    def contributions(self, features: FeatureMatrix) -> npt.NDArray[np.float32] | None:
+        """What each feature added: float32[n, F + 1], last column the bias; slow.
+
+        Rows add up to the score. None where this scorer cannot say.
+        """
+        ...
+
+
+def column_places(scorer: str, wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
+    """Where the wanted columns stand in `names`; raises `FeatureSpecMismatch` naming the absent."""
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        raise FeatureSpecMismatch(
+            f"scorer {scorer} reads {', '.join(absent)}, which the feature matrix does not have: "
+            "build the matrix from the scorer's own spec"
+        )
+    return [names.index(name) for name in wanted]
