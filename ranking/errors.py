@@ -1,8 +1,11 @@
 """Every error of ranking.
 
 RankingError
-├── UnknownFeature          a feature spec names a feature that the registry does not have
+├── InvalidFeatureSpec      a feature spec that cannot be used; the message says what to change
+│   └── UnknownFeature      it names a feature that the registry does not have
 ├── FeatureSpecMismatch     a scorer was given columns other than those it was trained on
+├── InvalidScores           a scorer did not return one number for each candidate
+├── InvalidMetricInput      a metric was given arrays that do not fit together
 ├── BundleDamaged           a model bundle is not what its manifest says; nothing was loaded
 ├── ModelNotFound           the tenant has no such version or alias
 ├── AliasConflict           an alias moved since it was last read; nothing was changed
@@ -13,6 +16,9 @@ __all__ = [
     "AliasConflict",
     "BundleDamaged",
     "FeatureSpecMismatch",
+    "InvalidFeatureSpec",
+    "InvalidMetricInput",
+    "InvalidScores",
     "ModelNotFound",
     "RankingError",
     "RegistryUnavailable",
@@ -24,12 +30,24 @@ class RankingError(Exception):
     """Base of every error of this package; `str(error)` is a sentence for the user."""
 
 
-class UnknownFeature(RankingError):
+class InvalidFeatureSpec(RankingError):
+    """A feature spec that cannot be used; the message says what to change."""
+
+
+class UnknownFeature(InvalidFeatureSpec):
     """A feature spec names a feature that the registry does not have; near names are given."""
 
 
 class FeatureSpecMismatch(RankingError):
     """A scorer was given columns other than those it was trained on."""
+
+
+class InvalidScores(RankingError):
+    """A scorer did not return one number for each candidate."""
+
+
+class InvalidMetricInput(RankingError, ValueError):
+    """Arrays whose shapes do not fit together, or a cut-off below 1."""
 
 
 class BundleDamaged(RankingError):
