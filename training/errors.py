@@ -1,0 +1,30 @@
+"""Every error of training.
+
+TrainingError
+├── SourceError       a public data set cannot be read: file, line and what to do
+├── ExportDamaged     an exported event log does not match its manifest
+├── TooFewEvents      not enough engagements to split, train or judge by
+└── ClusterError      the Dask cluster cannot be started or reached
+"""
+
+__all__ = ["ClusterError", "ExportDamaged", "SourceError", "TooFewEvents", "TrainingError"]
+
+
+class TrainingError(Exception):
+    """Base of every error of this package; `str(error)` is a sentence for the user."""
+
+
+class SourceError(TrainingError):
+    """A public data set cannot be read; the message names file and line, and what to do."""
+
+
+class ExportDamaged(TrainingError):
+    """An exported event log is missing, or does not match its manifest."""
+
+
+class TooFewEvents(TrainingError):
+    """Not enough engagements to split, train or judge by; the message says how many there are."""
+
+
+class ClusterError(TrainingError):
+    """The Dask cluster cannot be started or reached."""
