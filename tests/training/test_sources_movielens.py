@@ -69,14 +69,14 @@ def test_damaged_data_is_named_with_its_line(tmp_path: Path, ratings: str, messa
 
 def test_a_wheel_of_other_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / movielens.WHEEL).write_bytes(b"something else")
-    with pytest.raises(SourceError, match="SHA-256 .* delete the file"):
+    with pytest.raises(SourceError, match=r"SHA-256 .* delete the file"):
         movielens.fetch_wheel(tmp_path)
 
 
 def test_offline_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    with pytest.raises(SourceError, match="go online once, or put recbole-1.2.1"):
+    with pytest.raises(SourceError, match="go online once, or put recbole"):
         movielens.fetch_wheel(tmp_path)
 
 
@@ -92,7 +92,8 @@ def test_the_real_wheel_holds_100000_ratings() -> None:
     try:
         path = movielens.fetch_wheel(cache)
     except SourceError as error:
-        assert os.environ.get("CI") != "true", f"MovieLens is needed in CI: {error}"
+        if os.environ.get("CI") == "true":
+            raise
         pytest.skip(str(error))
     assert hashlib.sha256(path.read_bytes()).hexdigest() == movielens.WHEEL_SHA256
     actions, report = read_source("movielens", path, cache)

@@ -35,8 +35,8 @@ DERIVED = (
         "MovieLens has no follow graph."
     ),
     (
-        "A movie is posted at its first rating, by one made-up catalogue account; the data does not "
-        "say when movies were added."
+        "A movie is posted at its first rating, by one made-up catalogue account; the data does "
+        "not say when movies were added."
     ),
     "Ratings of 4 or more are likes; ratings below 4 leave no event.",
     "The data has no impressions; none are invented.",
