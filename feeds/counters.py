@@ -19,9 +19,11 @@ __all__ = [
     "DAY_US",
     "HOUR_US",
     "RESOLUTIONS",
+    "TAGS_COUNTED_MAX",
     "Affinity",
     "CounterRecord",
     "UserRecord",
+    "counted_tags",
     "kind_code",
 ]
 
@@ -33,6 +35,9 @@ COUNTER_KINDS: Final[tuple[str, ...]] = ("impression", *ENGAGEMENT_KINDS)
 
 RESOLUTIONS: Final[tuple[tuple[int, int], ...]] = ((HOUR_US, 24), (DAY_US, 30))
 """(bucket width in microseconds, buckets kept) of each ring; the place is the ring's code."""
+
+TAGS_COUNTED_MAX: Final = 8
+"""Tags of an activity that are counted: the first ones, without repeats."""
 
 ENGAGERS_MAX: Final = 16
 """Users kept as an activity's latest engagers."""
@@ -52,6 +57,15 @@ _CODES = {kind: code for code, kind in enumerate(COUNTER_KINDS)}
 def kind_code(event: Impression | Engagement) -> int:
     """The code of the kind that an event counts as."""
     return 0 if isinstance(event, Impression) else _CODES[event.kind]
+
+
+def counted_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags of an activity under which its events are counted, wherever they are.
+
+    >>> counted_tags(["gate", "noise", "gate"])
+    ('gate', 'noise')
+    """
+    return tuple(dict.fromkeys(tags))[:TAGS_COUNTED_MAX]
 
 
 class CounterRecord(msgspec.Struct, array_like=True):
@@ -128,6 +142,7 @@ class UserRecord(msgspec.Struct, array_like=True):
         self, event: Impression | Engagement, position: bytes, author: str, tags: Iterable[str]
     ) -> None:
         """Count one event of this user with the activity of `author` and `tags` at `position`."""
+        tags = counted_tags(tags)
         if isinstance(event, Impression):
             self._add_impression(position, author, tags)
         elif event.kind == "hide":
