@@ -1,0 +1,202 @@
+"""Every error of the API, and what an error of the engine is answered with.
+
+ApiError                 an answer that is an error, with the code that Stream's clients know
+├── BadRequest      400  the request cannot be right; nothing was changed
+├── KeyRefused      401  no key, or one that this server does not know
+├── NotAllowed      403  the key may not do this
+├── SlateExpired    410  the pages of a ranked feed are no longer held: read again
+├── BodyTooLarge    413  more bytes than `body_bytes_max`
+└── Unavailable     503  for the moment; `Retry-After` says when to try again
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from feeds.errors import (
+    Conflict,
+    FeedsError,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    StorageError,
+    StorageFull,
+    UnknownFeedGroup,
+)
+
+__all__ = [
+    "INTERNAL",
+    "Answer",
+    "ApiError",
+    "BadRequest",
+    "BodyTooLarge",
+    "KeyRefused",
+    "NotAllowed",
+    "SlateExpired",
+    "Unavailable",
+    "error_response",
+    "on_feeds_error",
+    "on_http_error",
+    "on_invalid_request",
+]
+
+PROBLEMS_MAX: Final = 8
+"""Mistakes of one request that its answer lists at most."""
+
+
+class Answer(NamedTuple):
+    """HTTP status, Stream's code and the class that Stream's clients raise for it."""
+
+    status: int
+    code: int
+    exception: str
+
+
+INTERNAL: Final = Answer(500, -1, "InternalException")
+
+
+class ApiError(HTTPException):
+    """An answer that is an error; `more_info` says what to do next where the detail does not."""
+
+    answer: Answer = INTERNAL
+
+    def __init__(
+        self, detail: str, *, more_info: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(self.answer.status, detail, headers)
+        self.more_info = more_info
+
+
+class BadRequest(ApiError):
+    """The request cannot be right; nothing was changed."""
+
+    answer = Answer(400, 4, "InputException")
+
+
+class KeyRefused(ApiError):
+    """There is no key in the request, or this server does not know it."""
+
+    answer = Answer(401, 2, "ApiKeyException")
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            detail,
+            more_info="Send 'Authorization: Bearer hw_<key id>_<secret>'; "
+            "`headwater tenants` makes keys.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+class NotAllowed(ApiError):
+    """The key may not do this."""
+
+    answer = Answer(403, 17, "NotAllowedException")
+
+
+class SlateExpired(ApiError):
+    """The slate of this cursor is no longer held."""
+
+    answer = Answer(410, 4, "InputException")
+
+
+class BodyTooLarge(ApiError):
+    """The body has more bytes than the server reads."""
+
+    answer = Answer(413, 18, "BodyTooLargeException")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the body is longer than body_bytes_max, {limit} bytes; nothing was changed",
+            more_info="Send less at a time: split events into batches, shorten custom fields.",
+            headers={"Connection": "close"},
+        )
+
+
+class Unavailable(ApiError):
+    """The server cannot do this for the moment."""
+
+    answer = Answer(503, -1, "UnavailableException")
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
+
+
+_ANSWERS: tuple[tuple[type[FeedsError], Answer], ...] = (
+    (UnknownFeedGroup, Answer(400, 6, "FeedConfigException")),
+    (InvalidInput, Answer(400, 4, "InputException")),
+    (NotFound, Answer(404, 16, "DoesNotExistException")),
+    (Conflict, Answer(409, 22, "ConflictException")),
+    (Overloaded, Answer(503, 9, "RateLimitReached")),
+    (StorageFull, Answer(503, -1, "StorageFullException")),
+    (StorageError, Answer(503, -1, "StorageException")),
+    (FeedsError, INTERNAL),
+)
+"""The first class that fits decides; the most special ones stand first."""
+
+_ROUTER_ANSWERS: dict[int, Answer] = {
+    404: Answer(404, 16, "DoesNotExistException"),
+    405: Answer(405, 17, "NotAllowedException"),
+}
+
+_SEE_DOCS: Final = "The form of every request is in /docs and /openapi.json."
+
+
+def error_response(
+    answer: Answer, detail: str, more_info: str = "", headers: Mapping[str, str] | None = None
+) -> Response:
+    """The one form of an error: detail, status_code, code, exception and perhaps more_info."""
+    body: dict[str, str | int] = {
+        "detail": detail,
+        "status_code": answer.status,
+        "code": answer.code,
+        "exception": answer.exception,
+    }
+    if more_info:
+        body["more_info"] = more_info
+    return Response(orjson.dumps(body), answer.status, headers, "application/json")
+
+
+async def on_feeds_error(request: Request, error: Exception) -> Response:
+    """Answer an error of the engine: its sentence, with the status and code of its class."""
+    answer = next(answer for kind, answer in _ANSWERS if isinstance(error, kind))
+    headers = None
+    if answer.status == Unavailable.answer.status:
+        headers = {"Retry-After": str(request.app.state.services.settings.retry_after_s)}
+    return error_response(answer, str(error), headers=headers)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Answer an `ApiError`, or what the router found: no such path, no such method."""
+    if isinstance(error, ApiError):
+        return error_response(error.answer, str(error.detail), error.more_info, error.headers)
+    if not isinstance(error, HTTPException):
+        return error_response(INTERNAL, "the server failed; its log has the cause")
+    answer = _ROUTER_ANSWERS.get(error.status_code, BadRequest.answer)
+    path = request.url.path[:80]
+    detail = {
+        404: f"there is nothing at {path!r}",
+        405: f"{request.method} is not a method of {path!r}",
+    }.get(error.status_code, str(error.detail))
+    return error_response(answer, detail, _SEE_DOCS, error.headers)
+
+
+async def on_invalid_request(request: Request, error: Exception) -> Response:
+    """Answer a request that does not fit its form: what is wrong where, never its content."""
+    del request
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    sentences = [_sentence(problem) for problem in problems[:PROBLEMS_MAX]]
+    if len(problems) > PROBLEMS_MAX:
+        sentences.append(f"and {len(problems) - PROBLEMS_MAX} more")
+    detail = "; ".join(sentences) + "; nothing was changed"
+    return error_response(BadRequest.answer, detail, _SEE_DOCS)
+
+
+def _sentence(problem: Any) -> str:  # Any: pydantic's ErrorDetails
+    where = ".".join(str(step) for step in problem["loc"] if step != "body")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,167 @@
+"""What the service can be told: every setting with its unit and its limits, read once at start."""
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feeds.errors import InvalidTime
+from feeds.model import parse_time
+
+__all__ = ["Settings", "SettingsInvalid", "load_settings"]
+
+ENV_PREFIX: Final = "HEADWATER_"
+MIB: Final = 1024 * 1024
+
+
+class SettingsInvalid(ValueError):
+    """Settings that cannot be; `problems` names every mistake as a sentence."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """The settings of one service process, from `HEADWATER_<NAME>` or the command's options."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", validate_default=True
+    )
+
+    data_dir: Path = Field(
+        Path(".headwater/data"),
+        description="Directory of the engine's log and store; one process may use it at a time.",
+    )
+    registry: str = Field(
+        "",
+        description="Model registry as mlflow+sqlite:///FILE or dir:DIRECTORY; empty means "
+        "MLflow on SQLite beside the data directory.",
+    )
+    models_dir: Path | None = Field(
+        None,
+        description="Directory where the loader hands models over; unset means `models` in the "
+        "data directory.",
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(
+        8000, ge=0, le=65_535, description="TCP port to listen on; 0 takes a free one."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important log line that is written."
+    )
+    loader: bool = Field(
+        True, description="Whether the loader process runs beside the service and follows models."
+    )
+    loader_poll_s: float = Field(
+        2.0, ge=0.05, le=3_600, description="Seconds between two looks at the model registry."
+    )
+    clock_start: str = Field(
+        "",
+        description="ISO 8601 time at which the service's clock starts, for replays of old data; "
+        "empty means the real time.",
+    )
+    home_group: str = Field(
+        "timeline",
+        pattern=r"^[a-z][a-z0-9_]{0,62}$",
+        description="Feed group whose feed `<group>:<user>` holds what a user follows.",
+    )
+    body_bytes_max: int = Field(
+        4 * MIB, ge=1_024, le=64 * MIB, description="Bytes of a request's body at most."
+    )
+    connections_max: int = Field(
+        1_000, ge=1, le=100_000, description="Requests and connections at once at most."
+    )
+    keys_cached_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="API keys held in memory at most."
+    )
+    keys_cached_s: float = Field(
+        60.0, ge=0, le=3_600, description="Seconds until a key is read from the store again."
+    )
+    candidates_max: int = Field(
+        500, ge=1, le=5_000, description="Activities that one ranked read considers at most."
+    )
+    slate_size_max: int = Field(
+        200, ge=1, le=1_000, description="Activities of one slate, over all of its pages, at most."
+    )
+    slates_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="Slates held for their next pages at most."
+    )
+    slate_ttl_s: float = Field(
+        900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
+    )
+    deadline_ms: float = Field(
+        100.0,
+        ge=1,
+        le=60_000,
+        description="Milliseconds after which a ranked read no longer waits for model or table.",
+    )
+    explore_epsilon: float = Field(
+        0.1, ge=0, le=1, description="Share of explore's places that are drawn at random."
+    )
+    tables_max: int = Field(
+        16, ge=1, le=1_000, description="Tenants whose activity table is held in memory at most."
+    )
+    table_capacity: int = Field(
+        100_000, ge=1_000, le=1_000_000, description="Activities of one activity table at most."
+    )
+    table_backlog_max: int = Field(
+        50_000,
+        ge=1,
+        le=1_000_000,
+        description="Events that wait for a tenant's table at most; beyond it the table is "
+        "loaded anew.",
+    )
+    retry_after_s: int = Field(
+        1, ge=1, le=3_600, description="Seconds after which a refused write may be tried again."
+    )
+    shutdown_s: int = Field(
+        10, ge=1, le=600, description="Seconds that requests under way are given at the end."
+    )
+
+    @field_validator("clock_start")
+    @classmethod
+    def _check_clock_start(cls, text: str) -> str:
+        if text:
+            try:
+                parse_time(text)
+            except InvalidTime as error:
+                raise ValueError(str(error)) from None
+        return text
+
+    @property
+    def clock_start_us(self) -> int | None:
+        """The clock's start in microseconds since the epoch; None means the real time."""
+        return parse_time(self.clock_start) if self.clock_start else None
+
+    @property
+    def registry_uri(self) -> str:
+        """Where models are registered."""
+        default = (self.data_dir / "registry" / "mlflow.db").absolute()
+        return self.registry or f"mlflow+sqlite:///{default}"
+
+    @property
+    def models_path(self) -> Path:
+        """Where the loader hands models over."""
+        return self.models_dir or self.data_dir / "models"
+
+
+def load_settings(**given: Any) -> Settings:  # Any: checked by pydantic, field by field
+    """Settings from `given`, then the environment, then the defaults.
+
+    Raises `SettingsInvalid` with every problem at once.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsInvalid([_sentence(problem) for problem in error.errors()]) from None
+
+
+def _sentence(problem: Any) -> str:  # Any: pydantic's ErrorDetails
+    name = str(problem["loc"][0])
+    message = problem["msg"].removeprefix("Value error, ")
+    return (
+        f"{name} is {str(problem['input'])[:80]!r}: {message}; set --{name.replace('_', '-')} "
+        f"or {ENV_PREFIX}{name.upper()}"
+    )
