@@ -1,6 +1,6 @@
 """Names as small integers, so that columns can hold them; bounded by what is alive. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["UNKNOWN", "Interner"]
 
@@ -52,7 +52,7 @@ class Interner:
         """The number of a name, or `UNKNOWN`."""
         return self._numbers.get(name, UNKNOWN)
 
-    def numbers(self, names: Sequence[str]) -> list[int]:
+    def numbers(self, names: Iterable[str]) -> list[int]:
         """The number of each name, `UNKNOWN` where it has none."""
         known = self._numbers
         return [known.get(name, UNKNOWN) for name in names]

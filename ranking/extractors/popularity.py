@@ -1,0 +1,221 @@
+"""What everyone did with an activity, with its author's others and with its tags'.
+
+A decayed count weighs an event of age a by `2 ** (-a / half-life)`. The half-life is part of the
+feature's name, since another half-life is another feature. An engagement is every kind but `hide`.
+"""
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from feeds.counters import DAY_US, HOUR_US
+from ranking.buckets import CHANNELS, ENGAGEMENT, IMPRESSION
+from ranking.extractors.base import Column, Feature, Inputs, rate
+
+__all__ = ["FEATURES"]
+
+_WEEK_US = 7 * DAY_US
+_HIDE = CHANNELS.index("hide")
+
+Floats = npt.NDArray[np.float64]
+
+
+def _week_weights(inputs: Inputs) -> Floats:
+    return inputs.table.counts.day.decays(inputs.query.now_us, [_WEEK_US])
+
+
+def _engagements_by_day(inputs: Inputs) -> Floats:
+    """Columns: half-lives of a day and of 7 days."""
+    ring = inputs.table.counts.day
+    weights = ring.decays(inputs.query.now_us, [DAY_US, _WEEK_US])
+    return ring.weigh(inputs.rows, ENGAGEMENT, weights)
+
+
+def _engagements_by_hour(inputs: Inputs) -> Floats:
+    """Columns: half-life of an hour; the plain count of 24 hours."""
+    ring, now_us = inputs.table.counts.hour, inputs.query.now_us
+    weights = np.hstack([ring.decays(now_us, [HOUR_US]), ring.window(now_us, 24)])
+    return ring.weigh(inputs.rows, ENGAGEMENT, weights)
+
+
+def _decayed_7d(inputs: Inputs, channel: int) -> Floats:
+    weights = inputs.once(_week_weights)
+    decayed: Floats = inputs.table.counts.day.weigh(inputs.rows, channel, weights)[:, 0]
+    return decayed
+
+
+def _total(inputs: Inputs, channel: int) -> Column:
+    totals: Column = inputs.table.counts.totals[inputs.rows, channel]
+    return totals
+
+
+def _engagement_rate(inputs: Inputs) -> Column:
+    engagements, impressions = _total(inputs, ENGAGEMENT), _total(inputs, IMPRESSION)
+    return rate(inputs.parameters, engagements, impressions)
+
+
+def _engagement_rate_7d(inputs: Inputs) -> Column:
+    engagements = inputs.once(_engagements_by_day)[:, 1]
+    return rate(inputs.parameters, engagements, _decayed_7d(inputs, IMPRESSION))
+
+
+def _author_engagements_7d(inputs: Inputs) -> Column:
+    ring = inputs.table.author_counts.day
+    weights = ring.decays(inputs.query.now_us, [_WEEK_US])
+    return ring.weigh(inputs.authors, ENGAGEMENT, weights)[:, 0]
+
+
+def _author_engagement_rate(inputs: Inputs) -> Column:
+    totals = inputs.table.author_counts.totals
+    engagements, impressions = (
+        totals[inputs.authors, channel] for channel in (ENGAGEMENT, IMPRESSION)
+    )
+    return rate(inputs.parameters, engagements, impressions)
+
+
+def _tags_in_use(inputs: Inputs) -> npt.NDArray[np.intp]:
+    """The tags that any candidate has, so that each is weighed once."""
+    used = np.zeros(inputs.table.names.tags.size + 1, dtype=np.bool_)
+    used[inputs.tags] = True
+    return np.flatnonzero(used[:-1])
+
+
+def _tag_engagements_7d(inputs: Inputs) -> Column:
+    ring, used = inputs.table.tag_counts.day, inputs.once(_tags_in_use)
+    weights = ring.decays(inputs.query.now_us, [_WEEK_US])
+    by_tag = np.zeros(inputs.table.names.tags.size + 1)
+    by_tag[used] = ring.weigh(used, ENGAGEMENT, weights)[:, 0]
+    return _mean_of_tags(inputs, by_tag[inputs.tags].sum(axis=1))
+
+
+def _tag_engagement_rate(inputs: Inputs) -> Column:
+    used, totals = inputs.once(_tags_in_use), inputs.table.tag_counts.totals
+    by_tag = np.zeros((2, inputs.table.names.tags.size + 1), dtype=np.int64)
+    by_tag[0, used], by_tag[1, used] = totals[used, ENGAGEMENT], totals[used, IMPRESSION]
+    engagements, impressions = by_tag[:, inputs.tags].sum(axis=2)
+    return np.where(
+        inputs.tag_counts > 0, rate(inputs.parameters, engagements, impressions), np.nan
+    )
+
+
+def _mean_of_tags(inputs: Inputs, sums: Floats) -> Floats:
+    return np.where(inputs.tag_counts > 0, sums / np.maximum(inputs.tag_counts, 1), np.nan)
+
+
+FEATURES = (
+    Feature(
+        "engagements_total",
+        "popularity",
+        "count",
+        "Engagements with the activity since it was posted.",
+        partial(_total, channel=ENGAGEMENT),
+    ),
+    Feature(
+        "engagements_1h",
+        "popularity",
+        "decayed count",
+        "Engagements with the activity in the last 24 hours, half-life 1 hour.",
+        lambda inputs: inputs.once(_engagements_by_hour)[:, 0],
+    ),
+    Feature(
+        "engagements_last_24h",
+        "popularity",
+        "count",
+        "Engagements with the activity in this hour and the 23 before.",
+        lambda inputs: inputs.once(_engagements_by_hour)[:, 1],
+    ),
+    Feature(
+        "engagements_1d",
+        "popularity",
+        "decayed count",
+        "Engagements with the activity in the last 30 days, half-life 1 day.",
+        lambda inputs: inputs.once(_engagements_by_day)[:, 0],
+    ),
+    Feature(
+        "engagements_7d",
+        "popularity",
+        "decayed count",
+        "Engagements with the activity in the last 30 days, half-life 7 days.",
+        lambda inputs: inputs.once(_engagements_by_day)[:, 1],
+    ),
+    Feature(
+        "likes_7d",
+        "popularity",
+        "decayed count",
+        "Likes of the activity in the last 30 days, half-life 7 days.",
+        partial(_decayed_7d, channel=CHANNELS.index("like")),
+    ),
+    Feature(
+        "comments_7d",
+        "popularity",
+        "decayed count",
+        "Comments on the activity in the last 30 days, half-life 7 days.",
+        partial(_decayed_7d, channel=CHANNELS.index("comment")),
+    ),
+    Feature(
+        "bookmarks_7d",
+        "popularity",
+        "decayed count",
+        "Bookmarks of the activity in the last 30 days, half-life 7 days.",
+        partial(_decayed_7d, channel=CHANNELS.index("bookmark")),
+    ),
+    Feature(
+        "hides_total",
+        "popularity",
+        "count",
+        "How often the activity was hidden.",
+        partial(_total, channel=_HIDE),
+    ),
+    Feature(
+        "impressions_total",
+        "popularity",
+        "count",
+        "How often the activity was shown.",
+        partial(_total, channel=IMPRESSION),
+    ),
+    Feature(
+        "engagement_rate",
+        "popularity",
+        "engagements per impression",
+        "Engagements per impression of the activity since it was posted, smoothed by the prior.",
+        _engagement_rate,
+    ),
+    Feature(
+        "engagement_rate_7d",
+        "popularity",
+        "engagements per impression",
+        "Engagements per impression of the activity, both with half-life 7 days, smoothed.",
+        _engagement_rate_7d,
+    ),
+    Feature(
+        "author_engagements_7d",
+        "popularity",
+        "decayed count",
+        "Engagements with the author's activities in the last 30 days, half-life 7 days.",
+        _author_engagements_7d,
+    ),
+    Feature(
+        "author_engagement_rate",
+        "popularity",
+        "engagements per impression",
+        "Engagements per impression of all the author's activities, smoothed by the prior.",
+        _author_engagement_rate,
+    ),
+    Feature(
+        "tag_engagements_7d",
+        "popularity",
+        "decayed count",
+        "Engagements with a tag in the last 30 days, half-life 7 days: the mean of the activity's "
+        "tags; missing if it has none.",
+        _tag_engagements_7d,
+    ),
+    Feature(
+        "tag_engagement_rate",
+        "popularity",
+        "engagements per impression",
+        "Engagements per impression with the activity's tags together, smoothed by the prior; "
+        "missing if it has none.",
+        _tag_engagement_rate,
+    ),
+)
