@@ -47,6 +47,9 @@ class FeedsConfig:
     pull_followers_min: int = 1_000
     """A feed with more followers than this is merged at read time instead of copied to each."""
 
+    pull_scan_max: int = 2_000
+    """Rows older than a follow's first that a read of a merged feed looks through for late ones."""
+
     unfollow_rows_max: int = 1_000
     """Rows that one command of an unfollow removes at most; the rest follows in more commands."""
 

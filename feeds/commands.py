@@ -1,0 +1,165 @@
+"""What the log replicates: commands, and their codec. Pure.
+
+A command holds everything that its effect depends on besides the store: ids, times and the limits
+that shape it are stamped before it is proposed. So the log gives the same state wherever and
+whenever it is applied. On disk: one byte of version, then msgpack; never pickle.
+"""
+
+from typing import Final
+
+import msgspec
+
+from feeds.errors import InvalidInput
+from feeds.events import Engagement, Impression, Posted
+
+__all__ = [
+    "COMMAND_VERSION",
+    "AddKey",
+    "ClearRows",
+    "Command",
+    "CreateTenant",
+    "FollowFeed",
+    "Once",
+    "PostActivity",
+    "RecordEvents",
+    "RemoveActivity",
+    "UnfollowFeed",
+    "decode_command",
+    "encode_command",
+]
+
+COMMAND_VERSION: Final = 1
+"""The version of the commands below; a change of their meaning or fields needs another."""
+
+
+class Once(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key: the command takes effect once until `expires_us`.
+
+    `digest` is of the content, so that the key cannot be used for something else.
+    """
+
+    key: str
+    digest: bytes
+    now_us: int
+    expires_us: int
+
+
+class CreateTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="tenant"):
+    """Create a tenant; nothing happens if it exists."""
+
+    tenant: str
+    now_us: int
+
+
+class AddKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="key"):
+    """Give a tenant an API key; a key id is used once."""
+
+    tenant: str
+    key_id: str
+    secret_sha256: bytes
+    scopes: tuple[str, ...]
+
+
+class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
+    """Put an activity into its home feed and the feeds in `to`, and before their followers."""
+
+    tenant: str
+    posted: Posted
+    body: bytes
+    once: Once | None = None
+
+
+class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="remove"):
+    """Remove an activity from every feed."""
+
+    tenant: str
+    activity_id: str
+    time_us: int
+
+
+class FollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="follow"):
+    """Let `follower` follow `target`, with its newest `copy_limit` activities.
+
+    `copy_max` bounds what is copied where several have the time of the oldest. A target with more
+    than `pull_above` followers is merged at read time from then on.
+    """
+
+    tenant: str
+    follower: str
+    target: str
+    time_us: int
+    copy_limit: int
+    copy_max: int
+    pull_above: int
+    follows_max: int
+    derived: bool = False
+
+
+class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="unfollow"):
+    """Let `follower` no longer follow `target`; its rows stay with `keep_history`.
+
+    At most `rows_max` rows are removed and `scan_max` looked at; `ClearRows` goes on from there.
+    Of a target that is merged at read time, the newest `copy_max` rows are kept.
+    """
+
+    tenant: str
+    follower: str
+    target: str
+    time_us: int
+    rows_max: int
+    scan_max: int
+    copy_max: int
+    keep_history: bool = False
+
+
+class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clear"):
+    """Go on removing the rows of an ended follow, within the same bounds."""
+
+    tenant: str
+    follower: str
+    target: str
+    rows_max: int
+    scan_max: int
+
+
+class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="record"):
+    """Record impressions and engagements, and move the counters with them."""
+
+    tenant: str
+    events: tuple[Impression | Engagement, ...]
+    once: Once | None = None
+
+
+Command = (
+    CreateTenant
+    | AddKey
+    | PostActivity
+    | RemoveActivity
+    | FollowFeed
+    | UnfollowFeed
+    | ClearRows
+    | RecordEvents
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Command)
+_VERSION = bytes((COMMAND_VERSION,))
+
+
+def encode_command(command: Command) -> bytes:
+    """The command as the log holds it."""
+    return _VERSION + _encoder.encode(command)
+
+
+def decode_command(data: bytes) -> Command:
+    """Read a command; raises `InvalidInput` where the bytes are none of this version."""
+    if data[:1] != _VERSION:
+        raise InvalidInput(
+            f"command version {data[0] if data else 'missing'} is not known: "
+            f"this release reads version {COMMAND_VERSION}, start a newer one"
+        )
+    try:
+        command: Command = _decoder.decode(memoryview(data)[1:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"not a command: {error}") from error
+    return command

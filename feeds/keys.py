@@ -1,0 +1,341 @@
+"""The whole keyspace in one file: every key of every column family. Pure.
+
+Texts that end before the key does are followed by a zero byte, which none of them may hold, so no
+tenant's keys begin with another's and order is the order of the texts. Numbers are big endian.
+Times stand as positions, inverted, so that the newest comes first in a forward scan.
+
+| family | key | value |
+|---|---|---|
+| meta | `applied` | log index 8, term 8 |
+| config | `t` tenant | `TenantRecord` |
+| config | `k` key id | `ApiKey` |
+| activities | tenant, position 16 | index 8, length 4, `Posted`, body |
+| feeds | tenant, feed, position 16, origin | index 8 of the command that wrote the row |
+| follows | tenant, `e`, follower, target | `Follow` without its ends |
+| follows | tenant, `r`, target, follower | nothing |
+| follows | tenant, `d`, feed | `Degrees` |
+| follows | tenant, `p`, follower, target | index 8, since 8 of the pulled edge |
+| events | tenant, index 8, ordinal 4 | event |
+| counters | tenant, `p`, position 16 | `CounterRecord` of an activity |
+| counters | tenant, `a`, author / `t`, tag | `CounterRecord` |
+| counters | tenant, `u`, user | `UserRecord` |
+| outbox | tenant, follower, target | `Clearing` |
+| dedup | tenant, `k`, idempotency key | `Remembered` |
+| dedup | tenant, `x`, expiry 8, idempotency key | nothing |
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+from feeds.model import Position
+
+__all__ = [
+    "APPLIED",
+    "POSITION_BYTES",
+    "ActivityKey",
+    "ApiKeyKey",
+    "CounterKey",
+    "DedupKey",
+    "DegreesKey",
+    "Entity",
+    "EventKey",
+    "ExpiryKey",
+    "FeedRowKey",
+    "FollowKey",
+    "FollowerKey",
+    "OutboxKey",
+    "PulledKey",
+    "TenantKey",
+    "after",
+    "read_number",
+    "write_number",
+]
+
+APPLIED: Final = b"applied"
+"""Where `meta` holds the index and term of the last applied command."""
+
+POSITION_BYTES: Final = 16
+"""Bytes of a position."""
+
+_NUMBER = struct.Struct(">Q")
+_ORDINAL = struct.Struct(">QI")
+_ENTITIES = {"activity": b"p", "author": b"a", "tag": b"t", "user": b"u"}
+
+Entity = Literal["activity", "author", "tag", "user"]
+"""What counters are kept for."""
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key that is behind every key with this prefix."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))
+
+
+def write_number(number: int) -> bytes:
+    """An unsigned number as 8 bytes that sort like it."""
+    return _NUMBER.pack(number)
+
+
+def read_number(data: bytes, offset: int = 0) -> int:
+    """The number that `write_number` wrote."""
+    number: int = _NUMBER.unpack_from(data, offset)[0]
+    return number
+
+
+def _join(*texts: str) -> bytes:
+    return b"".join(text.encode() + b"\0" for text in texts)
+
+
+def _split(key: bytes, count: int) -> tuple[list[str], bytes]:
+    """The `count` texts that a key begins with, and what comes behind them."""
+    *texts, rest = key.split(b"\0", count)
+    return [text.decode() for text in texts], rest
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKey:
+    """In `config`: a tenant."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"t" + self.tenant.encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        return cls(key[1:].decode())
+
+    @staticmethod
+    def prefix() -> bytes:
+        """What every key of this kind begins with."""
+        return b"t"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyKey:
+    """In `config`: an API key, by its public id."""
+
+    key_id: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"k" + self.key_id.encode()
+
+    @staticmethod
+    def prefix() -> bytes:
+        """What every key of this kind begins with."""
+        return b"k"
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityKey:
+    """In `activities`: an activity; a tenant's newest comes first."""
+
+    tenant: str
+    position: Position
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + self.position
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), position = _split(key, 1)
+        return cls(tenant, Position(position))
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the keys of a tenant's activities begin with; a position follows."""
+        return _join(tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRowKey:
+    """In `feeds`: a row; a feed's newest comes first. `origin` is empty at home."""
+
+    tenant: str
+    feed: str
+    position: Position
+    origin: str = ""
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant, self.feed) + self.position + self.origin.encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant, feed), rest = _split(key, 2)
+        origin = rest[POSITION_BYTES:].decode()
+        return cls(tenant, feed, Position(rest[:POSITION_BYTES]), origin)
+
+    @staticmethod
+    def prefix(tenant: str, feed: str) -> bytes:
+        """What the keys of a feed's rows begin with; position and origin follow."""
+        return _join(tenant, feed)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowKey:
+    """In `follows`: an edge, by who follows."""
+
+    tenant: str
+    follower: str
+    target: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant, self.follower) + self.target.encode()
+
+    @staticmethod
+    def prefix(tenant: str, follower: str) -> bytes:
+        """What the edges of a follower begin with; the target follows."""
+        return _join(tenant) + b"e" + _join(follower)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerKey:
+    """In `follows`: an edge, by who is followed."""
+
+    tenant: str
+    target: str
+    follower: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant, self.target) + self.follower.encode()
+
+    @staticmethod
+    def prefix(tenant: str, target: str) -> bytes:
+        """What the edges to a target begin with; the follower follows."""
+        return _join(tenant) + b"r" + _join(target)
+
+
+@dataclass(frozen=True, slots=True)
+class DegreesKey:
+    """In `follows`: how many edges a feed has, each way."""
+
+    tenant: str
+    feed: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + b"d" + self.feed.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class PulledKey:
+    """In `follows`: an edge whose target is merged when the follower's feed is read."""
+
+    tenant: str
+    follower: str
+    target: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant, self.follower) + self.target.encode()
+
+    @staticmethod
+    def prefix(tenant: str, follower: str) -> bytes:
+        """What the pulled edges of a follower begin with; the target follows."""
+        return _join(tenant) + b"p" + _join(follower)
+
+
+@dataclass(frozen=True, slots=True)
+class EventKey:
+    """In `events`: a fact, by log index and its place within that command."""
+
+    tenant: str
+    index: int
+    ordinal: int
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + _ORDINAL.pack(self.index, self.ordinal)
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), rest = _split(key, 1)
+        return cls(tenant, *_ORDINAL.unpack(rest))
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the keys of a tenant's events begin with; index and ordinal follow."""
+        return _join(tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterKey:
+    """In `counters`: a record; `name` is a position (activity) or a text in UTF-8."""
+
+    tenant: str
+    entity: Entity
+    name: bytes
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant, self.entity) + self.name
+
+    @staticmethod
+    def prefix(tenant: str, entity: Entity) -> bytes:
+        """What the keys of one kind of record begin with; the name follows."""
+        return _join(tenant) + _ENTITIES[entity]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxKey:
+    """In `outbox`: rows of an ended follow that are still to be removed."""
+
+    tenant: str
+    follower: str
+    target: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant, self.follower) + self.target.encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant, follower), target = _split(key, 2)
+        return cls(tenant, follower, target.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class DedupKey:
+    """In `dedup`: an idempotency key that was used."""
+
+    tenant: str
+    key: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + b"k" + self.key.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryKey:
+    """In `dedup`: when an idempotency key is forgotten; a tenant's earliest comes first."""
+
+    tenant: str
+    expires_us: int
+    key: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant) + write_number(self.expires_us) + self.key.encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), rest = _split(key, 1)
+        return cls(tenant, read_number(rest, 1), rest[9:].decode())
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the expiries of a tenant begin with; time and key follow."""
+        return _join(tenant) + b"x"

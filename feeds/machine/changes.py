@@ -1,0 +1,32 @@
+"""The writes of one command, as they are decided."""
+
+from feeds.events import Event
+from feeds.keys import EventKey
+from feeds.store.base import Write
+from feeds.values import encode
+
+__all__ = ["Changes"]
+
+
+class Changes:
+    """Collects the writes and the facts of one command; it reads nothing back."""
+
+    def __init__(self, tenant: str, index: int) -> None:
+        self.tenant = tenant
+        self.index = index
+        self.writes: list[Write] = []
+        self.events: list[Event] = []
+
+    def put(self, family: str, key: bytes, value: bytes) -> None:
+        """Set a key."""
+        self.writes.append(Write(family, key, value))
+
+    def delete(self, family: str, key: bytes) -> None:
+        """Delete a key."""
+        self.writes.append(Write(family, key, None))
+
+    def tell(self, event: Event) -> None:
+        """Leave a fact in the event log, behind those told before."""
+        key = EventKey(self.tenant, self.index, len(self.events)).encode()
+        self.writes.append(Write("events", key, encode(event)))
+        self.events.append(event)

@@ -1,0 +1,116 @@
+"""What a command answers, and the codec of it. Pure.
+
+A deterministic error is an answer too (`Rejected`): every node that applies the command gives it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded
+from feeds.model import Activity, ActivityId
+
+__all__ = [
+    "Accepted",
+    "FollowResult",
+    "Placed",
+    "PostResult",
+    "RecordResult",
+    "Rejected",
+    "RemoveResult",
+    "Result",
+    "UnfollowResult",
+    "decode_result",
+    "encode_result",
+]
+
+
+class Accepted(msgspec.Struct, frozen=True, array_like=True, tag="ok"):
+    """It took effect, or had before."""
+
+    index: int
+
+
+class Placed(msgspec.Struct, frozen=True, array_like=True, tag="post"):
+    """The activity has its places; `duplicate` if it was there before."""
+
+    index: int
+    activity_id: ActivityId
+    duplicate: bool = False
+
+
+class RemoveResult(msgspec.Struct, frozen=True, array_like=True, tag="remove"):
+    """`removed` is False if there was no such activity."""
+
+    index: int
+    removed: bool
+
+
+class FollowResult(msgspec.Struct, frozen=True, array_like=True, tag="follow"):
+    """`copied` activities of the target became visible; 0 if it was followed before."""
+
+    index: int
+    copied: int
+
+
+class UnfollowResult(msgspec.Struct, frozen=True, array_like=True, tag="unfollow"):
+    """`removed` is False if there was no such follow.
+
+    `unfinished` if older rows are still to be removed, which the engine does by itself.
+    """
+
+    index: int
+    removed: bool
+    unfinished: bool = False
+
+
+class RecordResult(msgspec.Struct, frozen=True, array_like=True, tag="record"):
+    """How many events were recorded, and which activities do not exist (in order, no repeats).
+
+    `duplicate` if the idempotency key was used before: then nothing was recorded again.
+    """
+
+    index: int
+    recorded: int
+    unknown: tuple[ActivityId, ...] = ()
+    duplicate: bool = False
+
+
+class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
+    """The command changed nothing; `message` is a sentence for the user."""
+
+    code: Literal["invalid", "conflict", "limit"]
+    message: str
+
+    def error(self) -> FeedsError:
+        """The exception that says this."""
+        kinds = {"invalid": InvalidInput, "conflict": Conflict, "limit": LimitExceeded}
+        return kinds[self.code](self.message)
+
+
+Result = Accepted | Placed | RemoveResult | FollowResult | UnfollowResult | RecordResult | Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class PostResult:
+    """The activity with its id and time; `duplicate` if it was there before."""
+
+    activity: Activity
+    index: int
+    duplicate: bool
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Result)
+
+
+def encode_result(result: Result) -> bytes:
+    """The answer as a replica hands it over."""
+    return _encoder.encode(result)
+
+
+def decode_result(data: bytes) -> Result:
+    """Read what `encode_result` wrote."""
+    result: Result = _decoder.decode(data)
+    return result

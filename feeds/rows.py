@@ -1,0 +1,109 @@
+"""Rows of feeds in order: scanning in bounded chunks, and merging pulled targets.
+
+A row is handled as its suffix, the bytes behind tenant and feed in its key: position (16), then the
+text of its origin. Suffixes sort as rows do, newest first, so rows of several feeds merge as bytes.
+"""
+
+import heapq
+from collections.abc import Iterator
+
+from feeds.keys import POSITION_BYTES, FeedRowKey, PulledKey, after, read_number
+from feeds.store.base import View
+from feeds.values import PulledEdge, decode_pulled
+
+__all__ = ["home_rows", "pulled_edges", "pulled_rows", "scan", "visible_suffixes"]
+
+CHUNK_MIN = 32
+CHUNK_MAX = 1_024
+_INVERT = 0xFFFF_FFFF_FFFF_FFFF
+
+
+def scan(
+    view: View, family: str, start: bytes, stop: bytes, chunk: int = CHUNK_MAX
+) -> Iterator[tuple[bytes, bytes]]:
+    """Pairs from `start` to `stop`, read in chunks that grow from `chunk`: as few as are used."""
+    size = max(CHUNK_MIN, min(chunk, CHUNK_MAX))
+    while True:
+        pairs = list(view.scan(family, start, stop, size))
+        yield from pairs
+        if len(pairs) < size:
+            return
+        start = pairs[-1][0] + b"\0"
+        size = min(2 * size, CHUNK_MAX)
+
+
+def feed_rows(
+    view: View, tenant: str, feed: str, behind: bytes = b"", chunk: int = CHUNK_MAX
+) -> Iterator[tuple[bytes, bytes]]:
+    """(suffix, value) of every stored row of a feed behind the suffix `behind`."""
+    prefix = FeedRowKey.prefix(tenant, feed)
+    length = len(prefix)
+    for key, value in scan(view, "feeds", prefix + behind, after(prefix), chunk):
+        yield key[length:], value
+
+
+def home_rows(
+    view: View, tenant: str, feed: str, behind: bytes = b"", chunk: int = CHUNK_MAX
+) -> Iterator[tuple[bytes, int]]:
+    """(position, index) of what was posted to the feed itself, newest first."""
+    for suffix, value in feed_rows(view, tenant, feed, behind, chunk):
+        if len(suffix) == POSITION_BYTES:
+            yield suffix, read_number(value)
+
+
+def pulled_edges(view: View, tenant: str, feed: str) -> dict[str, PulledEdge]:
+    """The targets that are merged into a feed when it is read."""
+    prefix = PulledKey.prefix(tenant, feed)
+    return {
+        key[len(prefix) :].decode(): decode_pulled(value)
+        for key, value in scan(view, "follows", prefix, after(prefix))
+    }
+
+
+def pulled_rows(
+    view: View,
+    tenant: str,
+    target: str,
+    edge: PulledEdge,
+    *,
+    scan_max: int,
+    behind: bytes = b"",
+    chunk: int = CHUNK_MAX,
+) -> Iterator[bytes]:
+    """Suffixes of the rows of `target` that belong to the follower with this edge.
+
+    Those not older than the edge's `since_us`, and those posted after it. Of the rows that are
+    older, `scan_max` are looked through for late ones.
+    """
+    origin = target.encode()
+    since = (_INVERT - edge.since_us).to_bytes(8)
+    older = 0
+    for position, index in home_rows(view, tenant, target, behind, chunk):
+        if position[:8] <= since or index > edge.index:
+            yield position + origin
+        elif (older := older + 1) >= scan_max:
+            return
+
+
+def visible_suffixes(
+    view: View,
+    tenant: str,
+    feed: str,
+    *,
+    scan_max: int,
+    behind: bytes = b"",
+    chunk: int = CHUNK_MAX,
+) -> Iterator[bytes]:
+    """Suffixes of a feed's rows, its own merged with those it pulls, newest first.
+
+    A row that is both stored and pulled comes twice, side by side.
+    """
+    own = (suffix for suffix, _ in feed_rows(view, tenant, feed, behind, chunk))
+    edges = pulled_edges(view, tenant, feed)
+    if not edges:
+        return own
+    pulled = (
+        pulled_rows(view, tenant, target, edge, scan_max=scan_max, behind=behind, chunk=CHUNK_MIN)
+        for target, edge in edges.items()
+    )
+    return heapq.merge(own, *pulled)

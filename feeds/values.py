@@ -1,0 +1,140 @@
+"""What the store holds under each key of `feeds.keys`, and the codecs. Pure."""
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from feeds.counters import CounterRecord, UserRecord
+from feeds.events import Event, Posted
+
+__all__ = [
+    "Clearing",
+    "Degrees",
+    "Edge",
+    "PulledEdge",
+    "Remembered",
+    "StoredActivity",
+    "TenantRecord",
+    "body_of",
+    "decode_activity",
+    "decode_clearing",
+    "decode_counter",
+    "decode_degrees",
+    "decode_edge",
+    "decode_event",
+    "decode_pulled",
+    "decode_remembered",
+    "decode_tenant",
+    "decode_user",
+    "encode",
+    "encode_activity",
+    "encode_pulled",
+    "index_of",
+]
+
+
+class TenantRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A tenant: when it was created, by the clock and in the log."""
+
+    created_us: int
+    index: int
+
+
+class Edge(msgspec.Struct, frozen=True, array_like=True):
+    """A follow without its ends; see `feeds.model.Follow`."""
+
+    created_us: int
+    index: int
+    since_us: int
+    derived: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PulledEdge:
+    """What decides which rows of a pulled target belong to the follower."""
+
+    index: int
+    since_us: int
+
+
+class Degrees(msgspec.Struct, frozen=True, array_like=True):
+    """How many feeds follow a feed, how many it follows, and whether it is merged at read time."""
+
+    followers: int = 0
+    follows: int = 0
+    pulled: bool = False
+
+
+class Clearing(msgspec.Struct, frozen=True, array_like=True):
+    """Rows to remove: those written at log index `index` or before, behind the suffix `after`."""
+
+    index: int
+    after: bytes
+
+
+class Remembered(msgspec.Struct, frozen=True, array_like=True):
+    """What an idempotency key was used for, and what was answered."""
+
+    digest: bytes
+    expires_us: int
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredActivity:
+    """An activity: log index of its first post, the facts (with all its places), its body."""
+
+    index: int
+    posted: Posted
+    body: bytes
+
+
+_HEAD: Final = struct.Struct(">QI")
+_PULLED: Final = struct.Struct(">QQ")
+_encoder = msgspec.msgpack.Encoder()
+_posted = msgspec.msgpack.Decoder(Posted)
+
+encode = _encoder.encode
+decode_tenant = msgspec.msgpack.Decoder(TenantRecord).decode
+decode_edge = msgspec.msgpack.Decoder(Edge).decode
+decode_degrees = msgspec.msgpack.Decoder(Degrees).decode
+decode_clearing = msgspec.msgpack.Decoder(Clearing).decode
+decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
+decode_counter = msgspec.msgpack.Decoder(CounterRecord).decode
+decode_user = msgspec.msgpack.Decoder(UserRecord).decode
+decode_event = msgspec.msgpack.Decoder(Event).decode
+
+
+def encode_activity(activity: StoredActivity) -> bytes:
+    """Index 8, length of the facts 4, facts, body: the body is read without decoding the rest."""
+    facts = _encoder.encode(activity.posted)
+    return _HEAD.pack(activity.index, len(facts)) + facts + activity.body
+
+
+def decode_activity(data: bytes) -> StoredActivity:
+    """Read what `encode_activity` wrote."""
+    index, length = _HEAD.unpack_from(data)
+    end = _HEAD.size + length
+    return StoredActivity(index, _posted.decode(data[_HEAD.size : end]), data[end:])
+
+
+def index_of(data: bytes) -> int:
+    """The log index of a stored activity's first post."""
+    return int.from_bytes(data[:8])
+
+
+def body_of(data: bytes) -> bytes:
+    """The body of a stored activity."""
+    return data[_HEAD.size + int.from_bytes(data[8:12]) :]
+
+
+def encode_pulled(edge: PulledEdge) -> bytes:
+    """Index 8, since 8."""
+    return _PULLED.pack(edge.index, edge.since_us)
+
+
+def decode_pulled(data: bytes) -> PulledEdge:
+    """Read what `encode_pulled` wrote."""
+    return PulledEdge(*_PULLED.unpack(data))
