@@ -1,0 +1,154 @@
+"""What every implementation of the feed engine's protocols must pass.
+
+A test subclasses a contract and says how to open what it tests:
+`class TestRocksStore(StoreContract)`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feeds.errors import StorageError
+from feeds.store.base import COLUMN_FAMILIES, Store, View, Write
+from feeds.store.memory import MemoryStore
+
+__all__ = ["StoreContract", "writes"]
+
+_KEYS = st.binary(max_size=3)
+_LONG = 3_000  # rows: more than a store reads in one chunk
+
+
+def writes() -> st.SearchStrategy[list[Write]]:
+    """Batches with few distinct keys, so that they overwrite and delete each other."""
+    value = st.none() | st.binary(max_size=4)
+    families = st.sampled_from(COLUMN_FAMILIES[:3])
+    return st.lists(st.builds(Write, families, _KEYS, value), max_size=12)
+
+
+class StoreContract:
+    """What the engine relies on, of any `Store`."""
+
+    def open_store(self, directory: Path) -> Store:
+        """A store without rows; `directory` is empty and the store's own."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[Store]:
+        """The store under test."""
+        with self.open_store(tmp_path / "store") as store:
+            yield store
+
+    def test_it_is_a_store(self, store: Store) -> None:
+        """It has every method of the protocol."""
+        assert isinstance(store, Store)
+
+    def test_absent_key_reads_none(self, store: Store) -> None:
+        """No value is not an error."""
+        assert store.get("meta", b"absent") is None
+
+    def test_empty_value_is_not_an_absent_one(self, store: Store) -> None:
+        """Empty bytes are a value."""
+        store.write([Write("meta", b"k", b"")])
+        assert store.get("meta", b"k") == b""
+
+    def test_families_are_apart(self, store: Store) -> None:
+        """The same key holds one value for each family."""
+        store.write([Write(family, b"k", family.encode()) for family in COLUMN_FAMILIES])
+        assert [store.get(family, b"k") for family in COLUMN_FAMILIES] == [
+            family.encode() for family in COLUMN_FAMILIES
+        ]
+
+    def test_last_write_to_a_key_wins(self, store: Store) -> None:
+        """Within one batch too, deletions included."""
+        store.write([Write("meta", b"a", b"1"), Write("meta", b"a", b"2")])
+        store.write([Write("meta", b"b", b"1"), Write("meta", b"b", None)])
+        store.write([Write("meta", b"c", None), Write("meta", b"c", b"1")])
+        assert store.get_many("meta", [b"a", b"b", b"c"]) == [b"2", None, b"1"]
+
+    def test_many_values_come_in_the_order_of_their_keys(self, store: Store) -> None:
+        """Repeats and absent keys keep their places."""
+        store.write([Write("meta", b"a", b"1"), Write("meta", b"b", b"2")])
+        keys = [b"b", b"absent", b"a", b"b"]
+        assert store.get_many("meta", keys) == [b"2", None, b"1", b"2"]
+        assert store.get_many("meta", []) == []
+
+    def test_scan_is_in_byte_order_and_excludes_its_stop(self, store: Store) -> None:
+        """Bytes compare unsigned, and a prefix comes before what it starts."""
+        keys = [b"\x80", b"a", b"", b"\xff\xff", b"a\x00", b"\x7f", b"b", b"\xff"]
+        store.write([Write("feeds", key, key) for key in keys])
+        rows = store.scan("feeds", b"", b"\xff\xff")
+        assert [key for key, _ in rows] == sorted(keys)[:-1]
+        assert list(store.scan("feeds", b"a", b"b")) == [(b"a", b"a"), (b"a\x00", b"a\x00")]
+
+    def test_scan_without_room_is_empty(self, store: Store) -> None:
+        """Start at or behind stop, or a limit of nothing."""
+        store.write([Write("feeds", b"a", b"")])
+        assert list(store.scan("feeds", b"a", b"a")) == []
+        assert list(store.scan("feeds", b"b", b"a")) == []
+        assert list(store.scan("feeds", b"a", b"b", 0)) == []
+
+    def test_scan_sees_the_state_at_its_start(self, store: Store) -> None:
+        """Rows written or deleted while it runs change nothing, however long it is."""
+        before = [Write("feeds", b"%08d" % n, b"old") for n in range(_LONG)]
+        store.write(before)
+        for limit in (None, _LONG, 10):
+            scan = store.scan("feeds", b"", b"9", limit)
+            first = next(scan)
+            store.write([Write("feeds", key, None) for _, key, _ in before[1:]])
+            store.write([Write("feeds", b"00000000x", b"new")])
+            assert [first, *scan] == [(key, b"old") for _, key, _ in before[:limit]]
+            store.write([*before, Write("feeds", b"00000000x", None)])
+
+    def test_unknown_family_is_refused_and_nothing_is_written(self, store: Store) -> None:
+        """A batch is written whole or not at all."""
+        with pytest.raises(ValueError, match="no column family 'nope'"):
+            store.write([Write("meta", b"k", b"1"), Write("nope", b"k", b"1")])
+        with pytest.raises(ValueError, match="no column family 'nope'"):
+            store.get("nope", b"k")
+        assert store.get("meta", b"k") is None
+
+    def test_closed_store_refuses(self, store: Store) -> None:
+        """Every call is an error that says so; closing again is none."""
+        store.close()
+        store.close()
+        for call in (
+            lambda: store.get("meta", b"k"),
+            lambda: store.get_many("meta", [b"k"]),
+            lambda: store.scan("meta", b"a", b"b"),
+            lambda: store.write([Write("meta", b"k", b"1")]),
+            store.flush,
+        ):
+            with pytest.raises(StorageError, match="closed"):
+                call()
+
+    def test_it_equals_the_memory_store(self, store: Store) -> None:
+        """Whatever is written, every read gives what the reference gives."""
+
+        @settings(max_examples=60, deadline=None)
+        @given(st.lists(writes(), max_size=5), _KEYS, _KEYS, st.none() | st.integers(0, 5))
+        def law(batches: list[list[Write]], start: bytes, stop: bytes, limit: int | None) -> None:
+            for family in COLUMN_FAMILIES[:3]:
+                store.write([Write(family, key, None) for key, _ in _rows(store, family)])
+            reference = MemoryStore()
+            for batch in batches:
+                store.write(batch)
+                reference.write(batch)
+            for family in COLUMN_FAMILIES[:3]:
+                rows = _rows(reference, family)
+                keys = [start, *(key for key, _ in rows), stop]
+                values = reference.get_many(family, keys)
+                assert rows == _rows(store, family)
+                assert values == store.get_many(family, keys)
+                assert values == [store.get(family, key) for key in keys]
+                assert list(reference.scan(family, start, stop, limit)) == list(
+                    store.scan(family, start, stop, limit)
+                )
+
+        law()
+
+
+def _rows(view: View, family: str) -> list[tuple[bytes, bytes]]:
+    return list(view.scan(family, b"", b"\xff" * 4))
