@@ -1,65 +1,25 @@
-"""Whose request it is: API keys, and the tenant that each of them speaks for.
+"""Whose request it is: the tenant that an API key speaks for.
 
-A key is `hw_<key id>_<secret>`. The store holds the SHA-256 of the secret; a secret is 256 random
-bits, so a fast hash is enough, and there is nothing to guess. The tenant comes from the key alone:
-no path, parameter or body names one.
+The tenant comes from the key alone: no path, parameter or body names one. How a key is written and
+checked is `feeds.credentials`; here keys that were found are held for a moment, so that a request
+costs one hash and no look-up.
 """
 
-import hashlib
-import hmac
-import re
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Annotated, Literal
 
+from fastapi import Depends, Request
+from fastapi.openapi.models import HTTPBearer as HttpBearerModel
+from fastapi.security.base import SecurityBase
+
+from feeds.credentials import ApiKey, parse_api_key, verify
 from feeds.model import TenantId
-from serving.errors import KeyRefused
+from serving.errors import KeyRefused, NotAllowed
 
-__all__ = ["Authenticator", "KeyRecord", "NewKey", "hash_secret", "new_key"]
+__all__ = ["Authenticator", "KeyScheme", "Reader", "Writer"]
 
-_BEARER = re.compile(r"Bearer +hw_([A-Za-z0-9]{1,32})_([A-Za-z0-9_-]{16,128})", re.ASCII)
-
-_NO_SECRET: Final = bytes(32)
-
-
-class KeyRecord(Protocol):
-    """What the authenticator needs of a stored key (`feeds.engine.ApiKey`)."""
-
-    @property
-    def tenant(self) -> TenantId:
-        """Whose key it is."""
-        ...
-
-    @property
-    def secret_sha256(self) -> bytes:
-        """The hash of its secret, 32 bytes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key that was just made: `text` is shown once, `secret_sha256` is what is stored."""
-
-    key_id: str
-    secret_sha256: bytes
-    text: str
-
-    def __repr__(self) -> str:
-        """Without the secret."""
-        return f"NewKey(key_id={self.key_id!r})"
-
-
-def hash_secret(secret: str) -> bytes:
-    """The SHA-256 of a secret, 32 bytes."""
-    return hashlib.sha256(secret.encode()).digest()
-
-
-def new_key() -> NewKey:
-    """A key with 256 random bits of secret."""
-    key_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
-    return NewKey(key_id, hash_secret(secret), f"hw_{key_id}_{secret}")
+Scope = Literal["read", "write"]
 
 
 class Authenticator:
@@ -71,7 +31,7 @@ class Authenticator:
 
     def __init__(
         self,
-        find: Callable[[str], KeyRecord | None],
+        find: Callable[[str], ApiKey | None],
         monotonic: Callable[[], float],
         cached_max: int,
         cached_s: float,
@@ -80,33 +40,64 @@ class Authenticator:
         self._monotonic = monotonic
         self._cached_max = cached_max
         self._cached_s = cached_s
-        self._cache: OrderedDict[str, tuple[KeyRecord, float]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[ApiKey, float]] = OrderedDict()
 
-    def tenant(self, authorization: str | None) -> TenantId:
-        """The tenant that the header's key speaks for; raises `KeyRefused`."""
+    def tenant(self, authorization: str | None, scope: Scope) -> TenantId:
+        """The tenant whose key the header holds.
+
+        Raises `KeyRefused` where there is no valid key, `NotAllowed` where it lacks the scope.
+        """
         if not authorization:
             raise KeyRefused("this request has no API key")
-        match = _BEARER.fullmatch(authorization)
-        if match is None:
+        scheme, _, text = authorization.partition(" ")
+        written = parse_api_key(text.strip()) if scheme.lower() == "bearer" else None
+        if written is None:
             raise KeyRefused("the Authorization header does not hold a Headwater key")
-        record = self._record(match[1])
-        expected = record.secret_sha256 if record else _NO_SECRET
-        right = hmac.compare_digest(expected, hash_secret(match[2]))
-        if record is None or not right:
+        key = self._key(written[0])
+        if not verify(key, written[1]) or key is None:
             raise KeyRefused("this API key is not valid")
-        return record.tenant
+        if scope not in key.scopes:
+            raise NotAllowed(
+                f"this API key may not {scope}: it allows {', '.join(key.scopes) or 'nothing'}",
+                more_info="Use a key with that scope.",
+            )
+        return key.tenant
 
-    def _record(self, key_id: str) -> KeyRecord | None:
+    def _key(self, key_id: str) -> ApiKey | None:
         now = self._monotonic()
-        record, until = self._cache.get(key_id, (None, 0.0))
-        if record is not None and now < until:
+        key, until = self._cache.get(key_id, (None, 0.0))
+        if key is not None and now < until:
             self._cache.move_to_end(key_id)
-            return record
-        record = self._find(key_id)
-        if record is None:
+            return key
+        key = self._find(key_id)
+        if key is None:
             self._cache.pop(key_id, None)
             return None
-        self._cache[key_id] = (record, now + self._cached_s)
+        self._cache[key_id] = (key, now + self._cached_s)
+        self._cache.move_to_end(key_id)
         if len(self._cache) > self._cached_max:
             self._cache.popitem(last=False)
-        return record
+        return key
+
+
+class KeyScheme(SecurityBase):
+    """The dependency that gives a route its tenant, and its place in the OpenAPI document."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.model = HttpBearerModel(
+            bearerFormat="hw_<key id>_<secret>", description="An API key of the tenant."
+        )
+        self.scheme_name = "ApiKey"
+        self._scope: Scope = scope
+
+    async def __call__(self, request: Request) -> TenantId:
+        """The tenant of the request's key."""
+        authenticator: Authenticator = request.app.state.services.authenticator
+        return authenticator.tenant(request.headers.get("authorization"), self._scope)
+
+
+Reader = Annotated[TenantId, Depends(KeyScheme("read"))]
+"""The tenant of a key that may read."""
+
+Writer = Annotated[TenantId, Depends(KeyScheme("write"))]
+"""The tenant of a key that may write."""

@@ -1,0 +1,226 @@
+"""What clients send: bodies with their limits, read strictly.
+
+JSON is read with orjson, which takes neither NaN nor Infinity nor a number beyond a double nor text
+that is no UTF-8; pydantic then checks the form. Limits that a tenant could meet are the engine's
+(`feeds.config`); the ones here only keep a body from being unfolded without bound.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from feeds.errors import LimitExceeded
+from feeds.events import Engagement, EngagementKind, Impression
+from feeds.model import (
+    ActivityDraft,
+    ActivityId,
+    check_user_id,
+    parse_time,
+    position_of,
+)
+from serving.errors import BadRequest
+
+__all__ = [
+    "ActivityBody",
+    "EventsBody",
+    "FollowBody",
+    "JsonRoute",
+    "RankBody",
+]
+
+RESERVED = ("id", "origin")
+"""Keys of an activity that the server gives."""
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is JSON, and nothing that only looks like it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, reading the body through `_JsonRequest`."""
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handle_json
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:  # Any: JSON, checked by the body's model
+        try:
+            return orjson.loads(await self.body())
+        except orjson.JSONDecodeError as error:
+            raise BadRequest(
+                f"the body is not JSON: {error}; nothing was changed",
+                more_info="Send JSON in UTF-8; NaN and Infinity are not numbers in JSON.",
+            ) from None
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ActivityBody(_Body):
+    """An activity to post. Every key besides these is the app's own and comes back as it was."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "actor": "user:alice",
+                    "verb": "ask",
+                    "object": "question:4711",
+                    "to": ["topic:qubit"],
+                    "foreign_id": "question:4711",
+                    "time": "2026-01-31T12:00:00.000000",
+                    "title": "What is a qubit?",
+                    "tags": ["qubit"],
+                }
+            ]
+        },
+    )
+
+    actor: str = Field(min_length=1, description="Who did it, such as user:alice.")
+    verb: str = Field(min_length=1, description="What was done, such as ask.")
+    object: str = Field(min_length=1, description="What it was done with.")
+    target: str = Field("", description="Where to it was done, if anywhere.")
+    foreign_id: str = Field("", description="The app's own id; with `time` it is unique.")
+    time: str | None = Field(None, description="ISO 8601, UTC without an offset; absent means now.")
+    to: list[str] = Field([], description="Other feeds that get it, as group:id.")
+
+    @model_validator(mode="after")
+    def _refuse_reserved(self) -> "ActivityBody":
+        for key in RESERVED:
+            if key in (self.model_extra or {}):
+                raise ValueError(f"{key!r} is given by the server: leave it out")
+        return self
+
+    def draft(self) -> ActivityDraft:
+        """The activity as the engine takes it; raises `InvalidTime`."""
+        return ActivityDraft(
+            actor=self.actor,
+            verb=self.verb,
+            object=self.object,
+            target=self.target,
+            foreign_id=self.foreign_id,
+            time_us=None if self.time is None else parse_time(self.time),
+            to=tuple(self.to),
+            custom=self.model_extra or {},
+        )
+
+
+class FollowBody(_Body):
+    """A feed to follow."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"target": "topic:qubit", "copy_limit": 100}]}
+    )
+
+    target: str = Field(description="The feed to follow, as group:id.")
+    copy_limit: int = Field(
+        100, ge=0, description="Newest activities of the target that are copied at once."
+    )
+
+
+class _EventBody(_Body):
+    user: str = Field(description="The user's id.")
+    activity_id: str = Field(description="The activity's id, from a reply of this server.")
+    time: str | None = Field(None, description="ISO 8601, UTC without an offset; absent means now.")
+    feed: str = Field("", max_length=320, description="The feed that it was shown in.")
+    position: int = Field(
+        -1, ge=-1, le=1_000_000, description="Place in that feed, 0-based; -1 if unknown."
+    )
+    slate_id: str = Field(
+        "", max_length=64, description="`slate_id` of the ranked read that it was shown by."
+    )
+
+    def _fields(self, now_us: int) -> dict[str, Any]:  # Any: the fields of two Structs
+        position_of(self.activity_id)
+        return {
+            "time_us": now_us if self.time is None else parse_time(self.time),
+            "user": check_user_id(self.user),
+            "activity_id": ActivityId(self.activity_id),
+            "feed": self.feed,
+            "position": self.position,
+            "slate_id": self.slate_id,
+        }
+
+
+class ImpressionBody(_EventBody):
+    """The activity was shown to the user."""
+
+    type: Literal["impression"]
+
+    def event(self, now_us: int) -> Impression:
+        """The fact; `now_us` where the body has no time. Raises `InvalidInput`."""
+        return Impression(**self._fields(now_us))
+
+
+class EngagementBody(_EventBody):
+    """The user engaged with the activity."""
+
+    type: Literal["engagement"]
+    kind: EngagementKind = Field(description="What the user did; `hide` is the negative one.")
+    value: float = Field(1.0, strict=False, description="How much it counts to the app; finite.")
+
+    def event(self, now_us: int) -> Engagement:
+        """The fact; `now_us` where the body has no time. Raises `InvalidInput`."""
+        return Engagement(**self._fields(now_us), kind=self.kind, value=self.value)
+
+
+class EventsBody(_Body):
+    """Impressions and engagements, at most `events_batch_max` (1,000) at a time."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "events": [
+                        {
+                            "type": "impression",
+                            "user": "bob",
+                            "activity_id": "87a9eec0-fd5f-11e8-8080-80013fed2f5b",
+                            "position": 0,
+                        },
+                        {
+                            "type": "engagement",
+                            "kind": "like",
+                            "user": "bob",
+                            "activity_id": "87a9eec0-fd5f-11e8-8080-80013fed2f5b",
+                        },
+                    ]
+                }
+            ]
+        }
+    )
+
+    events: list[Annotated[ImpressionBody | EngagementBody, Field(discriminator="type")]]
+
+    def facts(self, now_us: int, events_batch_max: int) -> list[Impression | Engagement]:
+        """The events as the engine takes them; raises `InvalidInput`."""
+        if len(self.events) > events_batch_max:
+            raise LimitExceeded(
+                f"{len(self.events)} events in one request: events_batch_max is "
+                f"{events_batch_max}; send them in batches; nothing was changed"
+            )
+        return [event.event(now_us) for event in self.events]
+
+
+class RankBody(_Body):
+    """Activities that the caller wants in the best order for the user."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"candidates": ["87a9eec0-fd5f-11e8-8080-80013fed2f5b"]}]}
+    )
+
+    candidates: list[str] = Field(
+        min_length=1, description="Activity ids, at most `candidates_max` (500)."
+    )
+    explain: bool = Field(False, description="Whether stages, features and contributions come.")

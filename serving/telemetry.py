@@ -1,0 +1,173 @@
+"""What the service tells about itself: metrics with bounded labels, structured logs, request ids.
+
+Neither holds what users wrote, nor keys, nor tenants' or users' ids as labels: a route is its
+template, a status its class of three digits.
+"""
+
+import logging
+import os
+import sys
+from time import perf_counter
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.errors import INTERNAL, error_response
+
+__all__ = ["Metrics", "TelemetryMiddleware", "configure_logs"]
+
+_log = structlog.get_logger(__name__)
+
+SECONDS: Final = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.012, 0.02, 0.035, 0.06),
+    *(0.1, 0.2, 0.5, 1.0, 2.5, 10.0),
+)
+"""Upper bounds of the latency histograms' buckets, seconds."""
+
+UNMATCHED: Final = "unmatched"
+"""The route label of a request that no route took."""
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own: two services in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "headwater_requests",
+            "Requests answered.",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "headwater_request_seconds",
+            "Seconds from a request's head to its last byte.",
+            ("route",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "headwater_rank_stage_seconds",
+            "Seconds in one stage of a ranked read.",
+            ("stage",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.ranked = Counter(
+            "headwater_ranked_reads",
+            "Slates made, by feed and by what ranked them: model, no_model, or why it fell back.",
+            ("kind", "outcome"),
+            registry=self.registry,
+        )
+        self.table_loads = Counter(
+            "headwater_table_loads",
+            "Activity tables loaded from the store: first, backlog (too much waited), evicted.",
+            ("cause",),
+            registry=self.registry,
+        )
+        self.tables = Gauge(
+            "headwater_tables", "Activity tables in memory.", registry=self.registry
+        )
+        self.slates = Gauge(
+            "headwater_slates", "Slates held for their next pages.", registry=self.registry
+        )
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class TelemetryMiddleware:
+    """Counts and times requests, gives each an id, and answers 500 where one failed."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        request_id = os.urandom(16).hex()
+        scope["headwater.request_id"] = request_id
+        status = 0
+
+        async def send_noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noted)
+        except Exception as error:
+            _log_failure(error, scope, request_id)
+            if status:
+                raise
+            response = error_response(
+                INTERNAL,
+                f"the server failed at request {request_id}; its log has the cause",
+                "Try again; if it stays, give the request's id to who runs the server.",
+            )
+            await response(scope, receive, send_noted)
+        finally:
+            self._note(scope, status, perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = route_of(scope)
+        self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        _log.debug(
+            "request_answered",
+            request_id=scope["headwater.request_id"],
+            method=scope["method"],
+            route=route,
+            status=status,
+            ms=round(seconds * 1e3, 3),
+        )
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that took the request, such as `/v2/feeds/{group}/{feed}`."""
+    return getattr(scope.get("route"), "path", None) or UNMATCHED
+
+
+def _log_failure(error: Exception, scope: Scope, request_id: str) -> None:
+    """Log where it failed: the frames, not the message, which could hold what a user wrote."""
+    frames = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}")  # noqa: PTH119
+        trace = trace.tb_next
+    _log.error(
+        "request_failed",
+        request_id=request_id,
+        route=route_of(scope),
+        error=type(error).__name__,
+        frames=frames[-12:],
+    )
+
+
+def configure_logs(level: str) -> None:
+    """One JSON object a line on stderr, from `level` on; other libraries from warnings on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(message)s")
