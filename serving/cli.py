@@ -27,7 +27,7 @@ COMMAND_GROUP = "headwater.commands"
 TRACEBACK_VARIABLE = "HEADWATER_TRACEBACK"
 """Environment variable: with `1`, an error shows where it was raised."""
 
-_ERROR_MODULES = frozenset(f"{name}.errors" for name in ("feeds", "ranking", "training", "serving"))
+_PACKAGES = frozenset({"feeds", "ranking", "training", "serving"})
 
 
 def main() -> None:
@@ -140,12 +140,15 @@ def _source(module: str) -> Path | None:
 
 
 def _sentence(error: Exception, command: str) -> str | None:
-    """What to tell the user of an error that is no fault in the program; None of any other."""
+    """What to tell the user of an error that is no fault in the program; None of any other.
+
+    Ours are told by the module that defines them: none of the four packages is imported for it.
+    """
     if isinstance(error, ModuleNotFoundError) and error.name and (remedy := cure(error.name)):
         return f"`{DISTRIBUTION} {command}` needs {error.name}, which is not installed: {remedy}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if any(base.__module__ in _ERROR_MODULES for base in type(error).__mro__):
+    if type(error).__module__.partition(".")[0] in _PACKAGES:
         return str(error)
     return None
 

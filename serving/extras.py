@@ -7,13 +7,15 @@ import importlib.metadata
 import re
 from collections.abc import Mapping
 
-__all__ = ["DISTRIBUTION", "cure", "distribution_of", "requirements"]
+__all__ = ["DISTRIBUTION", "cure", "distribution_of", "module_of", "requirements"]
 
 DISTRIBUTION = "headwater"
 
 _IMPORTED_AS: Mapping[str, str] = {
+    "importlinter": "import-linter",
     "lightfm": "lightfm-next",
     "sklearn": "scikit-learn",
+    "xdist": "pytest-xdist",
     "xgboost": "xgboost-cpu",
 }
 """Modules whose distribution has another name, beyond `_` for `-`."""
@@ -29,6 +31,12 @@ def distribution_of(module: str) -> str:
     """The name of the distribution that brings a module, as this project requires it."""
     top = module.partition(".")[0]
     return _IMPORTED_AS.get(top, top.lower().replace("_", "-"))
+
+
+def module_of(distribution: str) -> str:
+    """The module that a distribution is imported as: `distribution_of` the other way round."""
+    modules = {name: module for module, name in _IMPORTED_AS.items()}
+    return modules.get(distribution, distribution.replace("-", "_"))
 
 
 def requirements() -> dict[str, dict[str, str]]:
