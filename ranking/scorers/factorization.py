@@ -5,6 +5,7 @@ that was not there at training is represented by the sum of its tags' vectors, L
 (Kula 2015, "Metadata embeddings for user and item cold-start recommendations").
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ Name = TypeVar("Name", str, bytes)
 
 _POSITION_BYTES: Final = 16
 _MATRIX: Final = 2
+_COLUMNS: Final = ("factor_dot", "factor_bias")
 _FILE: Final = "factors.npz"
 _NAMED: Final = ("user", "tag")
 _SHAPES: Final = {
@@ -117,6 +119,11 @@ class FactorTable:
         row = self._user_rows.get(user)
         return None if row is None else self._users.factors[row]
 
+    def user_bias(self, user: UserId) -> float:
+        """The user's own bias, the same for every activity; NaN if the user is unknown."""
+        row = self._user_rows.get(user)
+        return math.nan if row is None else float(self._users.biases[row])
+
     def activity_vectors(self, positions: Sequence[bytes]) -> Floats:
         """The activities' own vectors, float32[n, d]; a row of NaN where there is none."""
         rows = self._rows_of(positions)
@@ -128,12 +135,13 @@ class FactorTable:
     def dot(
         self, user: UserId, positions: Sequence[bytes], tags: Ints, tag_names: Sequence[str]
     ) -> tuple[Floats, Floats]:
-        """(dot products, sums of both biases) of a user with n activities: two float32[n].
+        """(dot products, activities' biases) of a user with n activities: two float32[n].
 
-        Together they are LightFM's prediction. `tags` is int32[n, k], numbers into `tag_names`, -1
-        where there is none; it is looked at for activities without a vector of their own. Both are
-        NaN for such an activity without a known tag, and throughout for an unknown user. A value
-        depends on its own activity alone: other candidates do not move a bit of it.
+        With the user's own bias, which moves all alike, they add up to LightFM's prediction.
+        `tags` is int32[n, k], numbers into `tag_names`, -1 where there is none; it is looked at for
+        activities without a vector of their own. Both are NaN for such an activity without a known
+        tag, and throughout for an unknown user. A value depends on its own activity alone: other
+        candidates do not move a bit of it.
         """
         row = self._user_rows.get(user)
         dots = np.full(len(positions), np.nan, np.float32)
@@ -148,7 +156,6 @@ class FactorTable:
         if len(known) < len(rows):
             cold = np.flatnonzero(rows < 0)
             dots[cold], biases[cold] = self._cold(vector, tags[cold], tag_names)
-        biases += self._users.biases[row]
         return dots, biases
 
     def _cold(self, vector: Floats, tags: Ints, tag_names: Sequence[str]) -> tuple[Floats, Floats]:
@@ -208,17 +215,18 @@ class FactorTable:
             ) from error
 
 
-@dataclass(frozen=True, slots=True)
 class FactorizationScorer:
     """Scores with the factorization alone: the columns `factor_dot` + `factor_bias`."""
 
-    spec: FeatureSpec
-    name: str = "factorization"
+    name = "factorization"
+
+    def __init__(self, spec: FeatureSpec | None = None) -> None:
+        self.spec = FeatureSpec(_COLUMNS) if spec is None else spec
+        column_places(self.name, _COLUMNS, self.spec.names)
 
     def score(self, features: FeatureMatrix) -> Floats:
-        """LightFM's prediction, float32[n]; NaN where user or activity are unknown."""
-        wanted = ("factor_dot", "factor_bias")
-        dot, bias = column_places(self.name, wanted, tuple(features.names))
+        """Higher for what suits the user, float32[n]; NaN where user or activity are unknown."""
+        dot, bias = column_places(self.name, _COLUMNS, features.names)
         total: Floats = features.values[:, dot] + features.values[:, bias]
         return total
 
