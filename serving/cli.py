@@ -132,11 +132,11 @@ def _source(module: str) -> Path | None:
     """The file of a module, found without importing its package."""
     top, *below = module.split(".")
     spec = importlib.util.find_spec(top)
-    for location in (spec and spec.submodule_search_locations) or []:
-        path = Path(location, *below).with_suffix(".py")
-        if path.is_file():
-            return path
-    return None
+    if spec is None:
+        return None
+    places = [Path(location, *below) for location in spec.submodule_search_locations or []]
+    paths = [place.with_suffix(".py") for place in places] if below else [Path(spec.origin or "")]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _sentence(error: Exception, command: str) -> str | None:
