@@ -14,7 +14,17 @@ import numpy.typing as npt
 from feeds.counters import UserRecord
 from feeds.model import ActivityId, Follow, TenantId, UserId
 
-__all__ = ["Candidates", "FeedKind", "Query", "RankedActivity", "RemovedActivity", "Slate"]
+__all__ = [
+    "ActivityExplanation",
+    "Candidates",
+    "Explanation",
+    "FeedKind",
+    "Query",
+    "RankedActivity",
+    "RemovedActivity",
+    "Slate",
+    "Stage",
+]
 
 FeedKind = Literal["personalized", "explore"]
 
@@ -63,7 +73,9 @@ class Candidates:
 class RankedActivity:
     """One place of a slate: what stands there, why, and with which probability it was chosen.
 
-    `score` is finite or NaN (no score). `reason` is a sentence for the end user.
+    `score` is the scorer's, before multipliers, and finite or NaN (no score). `reason` is a phrase
+    for the end user. `propensity` is the probability of this activity in this place, given those
+    in the places before it.
     """
 
     activity_id: ActivityId
@@ -84,11 +96,49 @@ class RemovedActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a ranking: how many candidates went in and came out, and how long it took."""
+
+    name: str
+    came: int
+    left: int
+    time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityExplanation:
+    """Why one activity stands where it does.
+
+    `features` holds every feature the scorer read (NaN where missing). `contributions`, where the
+    scorer can tell, is what each feature added, and `bias` the rest: together they are the score.
+    `multipliers` are the adjustments made after it, by name. `explored` is true where chance, not
+    the score, chose.
+    """
+
+    activity_id: ActivityId
+    score: float
+    features: Mapping[str, float]
+    contributions: Mapping[str, float] | None
+    bias: float | None
+    multipliers: Mapping[str, float]
+    explored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a slate came about: the stages in order, and each ranked activity, in slate order."""
+
+    stages: Sequence[Stage]
+    activities: Sequence[ActivityExplanation]
+
+
+@dataclass(frozen=True, slots=True)
 class Slate:
     """The ordered answer to one request.
 
     `model_version` is None where no model took part; `degraded` says why the fallback ranked.
-    `timings_us` maps a stage's name to its time. `explanation` is filled where it was asked for.
+    `timings_us` maps a stage's name to its time. `removed` and `explanation` are filled where an
+    explanation was asked for.
     """
 
     request_id: str
@@ -101,3 +151,4 @@ class Slate:
     model_version: str | None = None
     degraded: str | None = None
     timings_us: Mapping[str, int] = field(default_factory=dict)
+    explanation: Explanation | None = None

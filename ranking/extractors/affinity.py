@@ -4,9 +4,8 @@ A user's record keeps the 256 authors and 256 tags engaged with last: what left 
 met, which is 0 engagements and a missing time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,6 @@ from ranking.extractors.base import Column, Feature, Inputs, hours_since, rate
 from ranking.interning import UNKNOWN, Interner
 
 __all__ = ["FEATURES"]
-
-_FIELDS = attrgetter("engagements", "impressions", "last_us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +27,23 @@ class _Met:
 
 
 def _met(names: Interner, affinities: Mapping[str, Affinity]) -> _Met:
-    columns = np.zeros((3, names.size + 1), dtype=np.int64)
-    if affinities:
-        numbers = np.array(names.numbers(affinities), dtype=np.intp)
-        known = np.array([_FIELDS(affinity) for affinity in affinities.values()], dtype=np.int64)
-        columns[:, numbers] = known.T
-        columns[:, UNKNOWN] = 0
-    return _Met(*columns)
+    numbers = np.array(names.numbers(affinities), dtype=np.intp)
+    met = affinities.values()
+    return _Met(
+        _spread(names.size, numbers, [affinity.engagements for affinity in met]),
+        _spread(names.size, numbers, [affinity.impressions for affinity in met]),
+        _spread(names.size, numbers, [affinity.last_us for affinity in met]),
+    )
+
+
+def _spread(
+    size: int, numbers: npt.NDArray[np.intp], values: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """`values` at their numbers, 0 elsewhere and for `UNKNOWN`, int64[size + 1]."""
+    spread = np.zeros(size + 1, dtype=np.int64)
+    spread[numbers] = values
+    spread[UNKNOWN] = 0
+    return spread
 
 
 def _met_authors(inputs: Inputs) -> _Met:
@@ -66,43 +73,40 @@ def _user_author_hours(inputs: Inputs) -> Column:
 
 
 def _engagements_by_tag(inputs: Inputs) -> npt.NDArray[np.int64]:
-    """int64[n, 8]."""
+    """int64[most tags, n]."""
     return inputs.once(_met_tags).engagements[inputs.tags]
 
 
 def _user_tag_engagements(inputs: Inputs) -> npt.NDArray[np.int64]:
-    total: npt.NDArray[np.int64] = inputs.once(_engagements_by_tag).sum(axis=1)
+    total: npt.NDArray[np.int64] = inputs.once(_engagements_by_tag).sum(axis=0)
     return total
 
 
 def _user_tag_share(inputs: Inputs) -> Column:
-    best = inputs.once(_engagements_by_tag).max(axis=1)
+    best = inputs.once(_engagements_by_tag).max(axis=0)
     return np.where(inputs.tag_counts > 0, _share(inputs, best), np.nan)
 
 
 def _user_tag_rate(inputs: Inputs) -> Column:
-    impressions = inputs.once(_met_tags).impressions[inputs.tags].sum(axis=1)
+    impressions = inputs.once(_met_tags).impressions[inputs.tags].sum(axis=0)
     smoothed = rate(inputs.parameters, inputs.once(_user_tag_engagements), impressions)
     return np.where(inputs.tag_counts > 0, smoothed, np.nan)
 
 
 def _user_tag_hours(inputs: Inputs) -> Column:
-    last_us = inputs.once(_met_tags).last_us[inputs.tags].max(axis=1)
+    last_us = inputs.once(_met_tags).last_us[inputs.tags].max(axis=0)
     return hours_since(inputs.query.now_us, last_us)
 
 
 def _tag_overlap(inputs: Inputs) -> Column:
-    liked = np.count_nonzero(inputs.once(_engagements_by_tag), axis=1)
+    liked = (inputs.once(_engagements_by_tag) > 0).sum(axis=0)
     return np.where(inputs.tag_counts > 0, liked / np.maximum(inputs.tag_counts, 1), np.nan)
 
 
 def _user_impressions(inputs: Inputs) -> Column:
     shown = inputs.query.record.shown
-    by_row = np.zeros(len(inputs.table.alive) + 1, dtype=np.int32)
-    if shown:
-        by_row[inputs.table.rows(list(shown))] = list(shown.values())
-        by_row[UNKNOWN] = 0
-    return by_row[inputs.rows]
+    rows = inputs.table.rows(shown).astype(np.intp)
+    return _spread(len(inputs.table.alive), rows, list(shown.values()))[inputs.rows]
 
 
 def _share(inputs: Inputs, engagements: npt.NDArray[np.int64]) -> Column:

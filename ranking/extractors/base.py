@@ -21,8 +21,10 @@ __all__ = [
     "Feature",
     "FeatureParameters",
     "Inputs",
+    "held",
     "hours_since",
     "rate",
+    "stacked",
 ]
 
 USER_GROUP: Final = "user"
@@ -104,13 +106,18 @@ class Inputs:
 
     @cached_property
     def tags(self) -> npt.NDArray[np.int32]:
-        """The tags of each candidate, int32[n, 8], -1 pads."""
-        return self.table.tags[self.rows]
+        """The tags of the candidates, int32[most tags, n], -1 pads: see `stacked`."""
+        return stacked(self.table.tags[self.rows])
+
+    @cached_property
+    def feeds(self) -> npt.NDArray[np.int32]:
+        """The feeds of the candidates, int32[most feeds, n], -1 pads."""
+        return stacked(self.table.feeds[self.rows])
 
     @cached_property
     def tag_counts(self) -> npt.NDArray[np.int64]:
         """How many tags each candidate has, int64[n]."""
-        return np.asarray(np.count_nonzero(self.tags >= 0, axis=1))
+        return held(self.tags)
 
     def constant(self, value: float) -> Column:
         """The same number for every candidate."""
@@ -126,6 +133,23 @@ class Feature:
     unit: str
     description: str
     compute: Callable[[Inputs], Column] = field(repr=False, compare=False)
+
+
+def stacked(numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Names per candidate, int32[n, most] padded with -1 at the end, as layers of int32[n].
+
+    Layers that hold nothing are left out, and one layer stays. Sums and maxima over names are then
+    a few operations on whole columns, several times faster than along short rows.
+    """
+    layers = np.ascontiguousarray(numbers.T)
+    most = held(layers).max(initial=1)
+    return layers[:most]
+
+
+def held(layers: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """How many names each candidate has, int64[n]."""
+    counts: npt.NDArray[np.int64] = (layers >= 0).sum(axis=0, dtype=np.int64)
+    return counts
 
 
 def hours_since(now_us: int, then_us: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """What an activity is like, whoever looks at it."""
 
-from ranking.extractors.base import Feature
+from ranking.extractors.base import Feature, held
 
 __all__ = ["FEATURES"]
 
@@ -17,7 +17,7 @@ FEATURES = (
         "content",
         "count",
         "How many feeds the activity was posted to, its home feed included; at most 8 are counted.",
-        lambda inputs: (inputs.table.feeds[inputs.rows] >= 0).sum(axis=1),
+        lambda inputs: held(inputs.feeds),
     ),
     Feature(
         "length_bytes",

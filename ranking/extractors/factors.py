@@ -11,9 +11,8 @@ def _dot_and_bias(inputs: Inputs) -> tuple[Column, Column]:
     if inputs.factors is None:
         return inputs.constant(np.nan), inputs.constant(np.nan)
     table = inputs.table
-    return inputs.factors.dot(
-        inputs.query.user, table.positions(inputs.rows), inputs.tags, table.names.tags.names
-    )
+    positions, tags = table.positions(inputs.rows), table.tags[inputs.rows]
+    return inputs.factors.dot(inputs.query.user, positions, tags, table.names.tags.names)
 
 
 FEATURES = (

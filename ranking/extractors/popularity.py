@@ -21,15 +21,15 @@ _HIDE = CHANNELS.index("hide")
 Floats = npt.NDArray[np.float64]
 
 
-def _week_weights(inputs: Inputs) -> Floats:
-    return inputs.table.counts.day.decays(inputs.query.now_us, [_WEEK_US])
+def _day_weights(inputs: Inputs) -> Floats:
+    """Columns: half-lives of a day and of 7 days."""
+    return inputs.table.counts.day.decays(inputs.query.now_us, [DAY_US, _WEEK_US])
 
 
 def _engagements_by_day(inputs: Inputs) -> Floats:
     """Columns: half-lives of a day and of 7 days."""
     ring = inputs.table.counts.day
-    weights = ring.decays(inputs.query.now_us, [DAY_US, _WEEK_US])
-    return ring.weigh(inputs.rows, ENGAGEMENT, weights)
+    return ring.weigh(inputs.rows, ENGAGEMENT, inputs.once(_day_weights))
 
 
 def _engagements_by_hour(inputs: Inputs) -> Floats:
@@ -40,7 +40,7 @@ def _engagements_by_hour(inputs: Inputs) -> Floats:
 
 
 def _decayed_7d(inputs: Inputs, channel: int) -> Floats:
-    weights = inputs.once(_week_weights)
+    weights = inputs.once(_day_weights)[:, 1:]
     decayed: Floats = inputs.table.counts.day.weigh(inputs.rows, channel, weights)[:, 0]
     return decayed
 
@@ -86,17 +86,20 @@ def _tag_engagements_7d(inputs: Inputs) -> Column:
     weights = ring.decays(inputs.query.now_us, [_WEEK_US])
     by_tag = np.zeros(inputs.table.names.tags.size + 1)
     by_tag[used] = ring.weigh(used, ENGAGEMENT, weights)[:, 0]
-    return _mean_of_tags(inputs, by_tag[inputs.tags].sum(axis=1))
+    return _mean_of_tags(inputs, by_tag[inputs.tags].sum(axis=0))
 
 
 def _tag_engagement_rate(inputs: Inputs) -> Column:
     used, totals = inputs.once(_tags_in_use), inputs.table.tag_counts.totals
-    by_tag = np.zeros((2, inputs.table.names.tags.size + 1), dtype=np.int64)
-    by_tag[0, used], by_tag[1, used] = totals[used, ENGAGEMENT], totals[used, IMPRESSION]
-    engagements, impressions = by_tag[:, inputs.tags].sum(axis=2)
-    return np.where(
-        inputs.tag_counts > 0, rate(inputs.parameters, engagements, impressions), np.nan
+    engagements, impressions = np.zeros((2, inputs.table.names.tags.size + 1), dtype=np.int64)
+    engagements[used] = totals[used, ENGAGEMENT]
+    impressions[used] = totals[used, IMPRESSION]
+    smoothed = rate(
+        inputs.parameters,
+        engagements[inputs.tags].sum(axis=0),
+        impressions[inputs.tags].sum(axis=0),
     )
+    return np.where(inputs.tag_counts > 0, smoothed, np.nan)
 
 
 def _mean_of_tags(inputs: Inputs, sums: Floats) -> Floats:

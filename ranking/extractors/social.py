@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ranking.extractors.base import USER_GROUP, Column, Feature, Inputs, hours_since
+from ranking.extractors.base import USER_GROUP, Column, Feature, Inputs, hours_since, stacked
 
 __all__ = ["FEATURES"]
 
@@ -24,12 +24,12 @@ def _followed_users(inputs: Inputs) -> npt.NDArray[np.int64]:
 
 
 def _followed_feeds(inputs: Inputs) -> npt.NDArray[np.int64]:
-    """When the user followed each of a candidate's feeds, int64[n, 8]."""
+    """When the user followed each of a candidate's feeds, int64[most feeds, n]."""
     feeds, follows = inputs.table.names.feeds, inputs.query.follows
     since_us = np.full(feeds.size + 1, _NEVER, dtype=np.int64)
     since_us[feeds.numbers(follows)] = [follow.created_us for follow in follows.values()]
     since_us[-1] = _NEVER
-    return since_us[inputs.table.feeds[inputs.rows]]
+    return since_us[inputs.feeds]
 
 
 def _author_since(inputs: Inputs) -> npt.NDArray[np.int64]:
@@ -41,17 +41,17 @@ def _follows_author(inputs: Inputs) -> Column:
 
 
 def _feeds_followed(inputs: Inputs) -> Column:
-    return np.asarray(np.count_nonzero(inputs.once(_followed_feeds) < _NEVER, axis=1))
+    return np.asarray((inputs.once(_followed_feeds) < _NEVER).sum(axis=0))
 
 
 def _follow_age_h(inputs: Inputs) -> Column:
-    oldest = np.minimum(inputs.once(_author_since), inputs.once(_followed_feeds).min(axis=1))
+    oldest = np.minimum(inputs.once(_author_since), inputs.once(_followed_feeds).min(axis=0))
     return hours_since(inputs.query.now_us, np.where(oldest < _NEVER, oldest, 0))
 
 
 def _followees_engaged(inputs: Inputs) -> Column:
     followed = inputs.once(_followed_users) < _NEVER
-    return np.asarray(np.count_nonzero(followed[inputs.table.engagers[inputs.rows]], axis=1))
+    return np.asarray(followed[stacked(inputs.table.engagers[inputs.rows])].sum(axis=0))
 
 
 FEATURES = (

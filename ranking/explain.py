@@ -1,0 +1,123 @@
+"""Why a slate is what it is: stage counts, times, reasons, and what each feature added."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ranking.candidates import (
+    ActivityExplanation,
+    Candidates,
+    Explanation,
+    Query,
+    RankedActivity,
+    RemovedActivity,
+    Stage,
+)
+from ranking.exploration import Shown
+from ranking.features import FeatureMatrix
+from ranking.filters import FilterResult
+from ranking.scorers.base import ExplainingScorer, Scorer
+from ranking.table import ActivityTable
+
+__all__ = ["Trace", "explanation", "reasons", "removed_activities"]
+
+_BY_SOURCE = {
+    "active": "active now",
+    "fresh": "new",
+    "trending": "popular now",
+}
+
+
+@dataclass(slots=True)
+class Trace:
+    """The stages of one ranking, timed by `clock_ns`, a monotonic clock in nanoseconds."""
+
+    clock_ns: Callable[[], int]
+    stages: list[Stage] = field(default_factory=list)
+    _began_ns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock of the first stage."""
+        self._began_ns = self.clock_ns()
+
+    def passed(self, name: str, came: int, left: int) -> None:
+        """Note that a stage ended, with the candidates that came in and that left it."""
+        now_ns = self.clock_ns()
+        self.stages.append(Stage(name, came, left, (now_ns - self._began_ns) // 1000))
+        self._began_ns = now_ns
+
+    def timings_us(self) -> dict[str, int]:
+        """Each stage's time."""
+        return {stage.name: stage.time_us for stage in self.stages}
+
+
+def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityTable) -> list[str]:
+    """For each place a phrase that tells the end user why it is there."""
+    rows = candidates.rows[shown.places]
+    by_source = [_BY_SOURCE.get(name, f"from {name}") for name in candidates.sources]
+    return [
+        "shown to learn whether you like it"
+        if explored
+        else _because_followed(query, feeds, author, table) or by_source[source]
+        for explored, source, feeds, author in zip(
+            shown.explored.tolist(),
+            candidates.source[shown.places].tolist(),
+            table.feeds[rows].tolist(),
+            table.author_user[rows].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def removed_activities(filtered: FilterResult, table: ActivityTable) -> list[RemovedActivity]:
+    """What the filters removed, with reasons; rows that hold no activity have no id to name."""
+    return [
+        RemovedActivity(activity, removed.filter, removed.reason)
+        for removed in filtered.removed
+        for activity in table.ids(removed.rows[removed.rows >= 0])
+        if activity
+    ]
+
+
+def explanation(
+    ranked: Sequence[RankedActivity],
+    trace: Trace,
+    scorer: Scorer,
+    features: FeatureMatrix,
+    shown: Shown,
+) -> Explanation:
+    """The stages, and for each place the features and what they added to the score."""
+    chosen = features.take(shown.places)
+    added = scorer.contributions(chosen) if isinstance(scorer, ExplainingScorer) else None
+    return Explanation(
+        tuple(trace.stages),
+        tuple(
+            ActivityExplanation(
+                activity_id=activity.activity_id,
+                score=activity.score,
+                features=_by_name(features, chosen.values[place]),
+                contributions=None if added is None else _by_name(features, added[place, :-1]),
+                bias=None if added is None else float(added[place, -1]),
+                multipliers={"author_spread": float(shown.multipliers[place])},
+                explored=bool(shown.explored[place]),
+            )
+            for place, activity in enumerate(ranked)
+        ),
+    )
+
+
+def _by_name(features: FeatureMatrix, row: npt.NDArray[np.float32]) -> dict[str, float]:
+    return dict(zip(features.names, row.tolist(), strict=True))
+
+
+def _because_followed(
+    query: Query, feeds: Sequence[int], author: int, table: ActivityTable
+) -> str | None:
+    """The feed that the user follows and this activity is in, or its author's."""
+    for feed in feeds:
+        if feed >= 0 and table.names.feeds.names[feed] in query.follows:
+            return f"because you follow {table.names.feeds.names[feed]}"
+    own = f"user:{table.names.users.names[author]}"
+    return f"because you follow {own}" if own in query.follows else None

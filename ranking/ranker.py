@@ -1,0 +1,138 @@
+"""The ranker: from candidates to a slate."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ranking.candidates import Candidates, FeedKind, Query, RankedActivity, Slate
+from ranking.errors import InvalidScores
+from ranking.explain import Trace, explanation, reasons, removed_activities
+from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, Shown
+from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
+from ranking.filters import Filter, apply_filters, default_filters
+from ranking.scorers.base import Scorer
+from ranking.selectors import AuthorSpread, Selector, TopKSelector
+from ranking.table import ActivityTable
+
+__all__ = ["SPREAD_DEFAULT", "Ranker", "default_ranker"]
+
+SPREAD_DEFAULT: Final = AuthorSpread()
+"""How authors are spread over a page where nothing else is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranker:
+    """Ranks candidates; immutable, so that one ranker serves many requests.
+
+    `spec` names the features that are built: the scorer's own by default. `clock_ns` is a monotonic
+    clock in nanoseconds for the times of the stages, which decide nothing.
+    """
+
+    scorer: Scorer
+    filters: Sequence[Filter] = field(default_factory=default_filters)
+    selector: Selector = field(default_factory=TopKSelector)
+    explorer: Explorer = field(default_factory=NoExplorer)
+    spec: FeatureSpec | None = None
+    factors: Factors | None = None
+    model_version: str | None = None
+    clock_ns: Callable[[], int] = time.perf_counter_ns
+
+    def rank(
+        self, query: Query, candidates: Candidates, table: ActivityTable, explain: bool = False
+    ) -> Slate:
+        """The slate of at most `query.limit` places; the same input gives the same slate.
+
+        With `explain` it says what was removed and what each feature added, which takes longer.
+        Raises `InvalidScores` if the scorer breaks its contract.
+        """
+        trace = Trace(self.clock_ns)
+        filtered = apply_filters(self.filters, query, candidates, table)
+        kept = filtered.kept
+        trace.passed("filter", len(candidates), len(kept))
+        features = build(self.spec or self.scorer.spec, query, kept, table, self.factors)
+        trace.passed("features", len(kept), len(features))
+        scores = _scores(self.scorer, features)
+        trace.passed("score", len(features), len(scores))
+        selection = self.selector.select(kept, scores, query.limit, table)
+        trace.passed("select", len(scores), selection.count)
+        shown = self.explorer.explore(selection, query.seed)
+        trace.passed("explore", selection.count, len(shown))
+        slate = Slate(
+            request_id=query.request_id,
+            tenant=query.tenant,
+            user=query.user,
+            kind=query.kind,
+            ranked=_ranked(query, kept, scores, shown, table),
+            scorer=self.scorer.name,
+            model_version=self.model_version,
+            timings_us=trace.timings_us(),
+        )
+        if not explain:
+            return slate
+        return replace(
+            slate,
+            removed=removed_activities(filtered, table),
+            explanation=explanation(slate.ranked, trace, self.scorer, features, shown),
+        )
+
+
+def default_ranker(
+    kind: FeedKind,
+    scorer: Scorer,
+    *,
+    factors: Factors | None = None,
+    model_version: str | None = None,
+    spread: AuthorSpread | None = SPREAD_DEFAULT,
+) -> Ranker:
+    """The ranker of a feed, in serving and in training.
+
+    Explore gives a tenth of its places to chance; personalized none. `spread` None where authors
+    mean nothing.
+    """
+    return Ranker(
+        scorer=scorer,
+        selector=TopKSelector(spread),
+        explorer=EpsilonExplorer() if kind == "explore" else NoExplorer(),
+        factors=factors,
+        model_version=model_version,
+    )
+
+
+def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
+    if not len(features):
+        return np.zeros(0, dtype=np.float32)
+    scores = scorer.score(features)
+    if scores.shape != (len(features),):
+        raise InvalidScores(
+            f"scorer {scorer.name} returned scores of shape {scores.shape} for {len(features)} "
+            "candidates: return one number for each, in their order"
+        )
+    return scores
+
+
+def _ranked(
+    query: Query,
+    candidates: Candidates,
+    scores: npt.NDArray[np.float32],
+    shown: Shown,
+    table: ActivityTable,
+) -> tuple[RankedActivity, ...]:
+    of_places = scores[shown.places]
+    numbers = np.where(np.isfinite(of_places), of_places, np.nan).tolist()
+    return tuple(
+        RankedActivity(activity, position, score, candidates.sources[source], reason, propensity)
+        for position, (activity, score, source, reason, propensity) in enumerate(
+            zip(
+                table.ids(candidates.rows[shown.places]),
+                numbers,
+                candidates.source[shown.places].tolist(),
+                reasons(query, shown, candidates, table),
+                shown.propensities.tolist(),
+                strict=True,
+            )
+        )
+    )

@@ -1,0 +1,146 @@
+"""From scores to an order: a total one, whatever a scorer returns."""
+
+import heapq
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ranking.candidates import Candidates
+from ranking.table import ActivityTable
+
+__all__ = ["AuthorSpread", "Selection", "Selector", "TopKSelector", "total_order"]
+
+_WINDOW_MIN: Final = 100
+"""Candidates, at least, that the spread looks at."""
+
+_WINDOW_PER_PLACE: Final = 4
+"""Candidates for each place that the spread looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Every candidate in order, intp[n], of which the first `count` are selected.
+
+    `multipliers` is float64[count]: what the author spread did to each selected candidate.
+    """
+
+    order: npt.NDArray[np.intp]
+    count: int
+    multipliers: npt.NDArray[np.float64]
+
+
+class Selector(Protocol):
+    """Chooses which candidates stand on a page, and in which order."""
+
+    def select(
+        self,
+        candidates: Candidates,
+        scores: npt.NDArray[np.float32],
+        limit: int,
+        table: ActivityTable,
+    ) -> Selection:
+        """Put the candidates in order and select the first `limit`, or all if there are fewer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorSpread:
+    """Each further activity of an author counts less: `(1 - floor) * decay ** n + floor`.
+
+    `n` is how many of the author's stand before it. Both numbers are 0 to 1; `decay` 1 changes
+    nothing. A model's scores have no natural zero, so the multiplier acts on the lift of a score
+    over the lowest that is looked at: the best 4 candidates for each place, and 100 at least.
+    """
+
+    decay: float = 0.5
+    floor: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse what would not be a multiplier."""
+        if not (0 <= self.decay <= 1 and 0 <= self.floor <= 1):
+            raise ValueError(
+                f"author spread has decay {self.decay} and floor {self.floor}: give 0 to 1 for both"
+            )
+
+    def multiplier(self, before: int) -> float:
+        """What the author's activity is multiplied by after `before` others.
+
+        >>> [AuthorSpread().multiplier(before) for before in (0, 1, 2)]
+        [1.0, 0.625, 0.4375]
+        """
+        return (1 - self.floor) * self.decay**before + self.floor
+
+
+@dataclass(frozen=True, slots=True)
+class TopKSelector:
+    """The best first; with `spread`, authors take turns more."""
+
+    spread: AuthorSpread | None = None
+
+    def select(
+        self,
+        candidates: Candidates,
+        scores: npt.NDArray[np.float32],
+        limit: int,
+        table: ActivityTable,
+    ) -> Selection:
+        """Order by score, then spread the authors of the places on the page."""
+        order = total_order(scores, candidates.rows, table)
+        count = min(limit, len(order))
+        if self.spread is None:
+            return Selection(order, count, np.ones(count))
+        return _spread_out(self.spread, order, count, scores, table.author[candidates.rows])
+
+
+def total_order(
+    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int32], table: ActivityTable
+) -> npt.NDArray[np.intp]:
+    """Places by score, the highest first; NaN and infinities last; ties in the order of positions.
+
+    intp[n]. Activities have distinct positions, so there is one such order.
+    """
+    finite = np.isfinite(scores)
+    falling = np.where(finite, -scores, 0)
+    return np.lexsort((table.tail[rows], -table.time_us[rows], falling, ~finite))
+
+
+def _spread_out(
+    spread: AuthorSpread,
+    order: npt.NDArray[np.intp],
+    count: int,
+    scores: npt.NDArray[np.float32],
+    authors: npt.NDArray[np.int32],
+) -> Selection:
+    """Fill the places one by one with the best of what remains, each author's count in mind.
+
+    Each author's activities stay in order, so only the first that is left of each competes: a heap
+    of one entry per author. Cost: O(window + count * log(authors)).
+    """
+    window = order[: max(_WINDOW_MIN, _WINDOW_PER_PLACE * count)]
+    window = window[np.isfinite(scores[window])]
+    lifts = scores[window].astype(np.float64)
+    lifts -= lifts[-1] if len(lifts) else 0.0
+    waiting: dict[int, list[int]] = {}
+    for rank, author in enumerate(authors[window].tolist()):
+        waiting.setdefault(author, []).append(rank)
+    lift, multipliers = lifts.tolist(), [spread.multiplier(before) for before in range(count)]
+    heads = [(-lift[ranks[0]], ranks[0], author, 0) for author, ranks in waiting.items()]
+    heapq.heapify(heads)
+
+    chosen: list[int] = []
+    applied = np.ones(count)
+    while heads and len(chosen) < count:
+        _, rank, author, before = heads[0]
+        applied[len(chosen)] = multipliers[before]
+        chosen.append(rank)
+        if before + 1 < min(len(waiting[author]), count):
+            after = waiting[author][before + 1]
+            entry = (-lift[after] * multipliers[before + 1], after, author, before + 1)
+            heapq.heapreplace(heads, entry)
+        else:
+            heapq.heappop(heads)
+    rest = np.ones(len(order), dtype=np.bool_)
+    rest[chosen] = False
+    return Selection(np.concatenate([window[chosen], order[rest]]), count, applied)

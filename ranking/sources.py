@@ -1,0 +1,226 @@
+"""Where candidates come from: sources propose rows, each the best first; merging takes turns.
+
+A source's quota is how many candidates it may add that no source before it proposed. Proposals are
+bounded by `CANDIDATES_MAX` each, so that a source can fill up where the ones before it fall short.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feeds.counters import DAY_US
+from ranking.buckets import ENGAGEMENT
+from ranking.candidates import Candidates, FeedKind, Query
+from ranking.extractors.base import USER_GROUP, Column
+from ranking.table import ActivityTable
+
+__all__ = [
+    "CANDIDATES_MAX",
+    "ActiveSource",
+    "CandidateSource",
+    "FollowingSource",
+    "FreshSource",
+    "TrendingSource",
+    "default_sources",
+    "propose",
+]
+
+CANDIDATES_MAX: Final = 500
+"""Candidates that a request ranks at most."""
+
+Rows = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+
+_NEVER: Final = np.iinfo(np.int64).max
+
+
+class CandidateSource(Protocol):
+    """Proposes activities that could be shown."""
+
+    @property
+    def name(self) -> str:
+        """The source's name, such as `following`; it stands in the slate."""
+        ...
+
+    @property
+    def quota(self) -> int:
+        """How many candidates it may add at most."""
+        ...
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """Rows of the table, the best first, without repeats, `CANDIDATES_MAX` at most."""
+        ...
+
+
+def propose(
+    sources: Sequence[CandidateSource],
+    query: Query,
+    table: ActivityTable,
+    limit: int = CANDIDATES_MAX,
+) -> Candidates:
+    """The candidates of all sources in the order of the sources: each row once, `limit` at most."""
+    taken = np.zeros(len(table.alive) + 1, dtype=np.bool_)
+    taken[-1] = True  # a row of -1 is no activity
+    parts: list[Rows] = []
+    left = limit
+    for source in sources:
+        rows = source.propose(query, table)
+        fresh = rows[~taken[rows]][: min(source.quota, left)]
+        taken[fresh] = True
+        parts.append(fresh)
+        left -= len(fresh)
+    counts = [len(part) for part in parts]
+    return Candidates(
+        rows=np.concatenate([np.zeros(0, np.int32), *parts]),
+        source=np.repeat(np.arange(len(parts), dtype=np.int8), counts),
+        sources=tuple(source.name for source in sources),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FollowingSource:
+    """Activities of followed feeds that belong to the follower, newest first.
+
+    Which belong, `feeds.model.Follow` says. Cost: O(activities in the table); `serving` has one
+    that reads the follower's feed instead, and gives the same rows.
+    """
+
+    quota: int = 400
+    name: str = "following"
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """The newest rows that belong to the follower."""
+        feeds = table.names.feeds
+        since_us = np.full(feeds.size + 1, _NEVER, dtype=np.int64)
+        after = np.full(feeds.size + 1, _NEVER, dtype=np.int64)
+        numbers = feeds.numbers(query.follows)
+        since_us[numbers] = [follow.since_us for follow in query.follows.values()]
+        after[numbers] = [follow.index for follow in query.follows.values()]
+        since_us[-1] = after[-1] = _NEVER
+        rows = table.alive_rows()
+        posted_to = table.feeds[rows].T
+        posted_since = table.index[rows] > after[posted_to]
+        belongs = posted_since | (table.time_us[rows] >= since_us[posted_to])
+        return _first(rows[belongs.any(axis=0)], table.time_us, table)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSource:
+    """Activities posted or engaged with in the last days, the latest active first."""
+
+    quota: int = 250
+    days: float = 14.0
+    outside: bool = False
+    """Leave out what the user follows: the feeds, and the authors."""
+    name: str = "active"
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """The rows that were active last."""
+        active_us = np.maximum(table.time_us, table.counts.last_us[:, ENGAGEMENT])
+        rows = _since(query.now_us - int(self.days * DAY_US), active_us, table)
+        return _first(rows, active_us, table, _left_out(query, table, self.outside))
+
+
+@dataclass(frozen=True, slots=True)
+class TrendingSource:
+    """The activities with the most engagements, decayed; those with none are not trending."""
+
+    quota: int = 100
+    half_life_days: float = 7.0
+    outside: bool = False
+    """Leave out what the user follows: the feeds, and the authors."""
+    name: str = "trending"
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """The rows that are most popular now; only the last 30 days count."""
+        ring = table.counts.day
+        rows = _since(query.now_us - 30 * DAY_US, table.counts.last_us[:, ENGAGEMENT], table)
+        weights = ring.decays(query.now_us, [int(self.half_life_days * DAY_US)])
+        popularity = np.zeros(len(table.alive))
+        popularity[rows] = ring.weigh(rows, ENGAGEMENT, weights)[:, 0]
+        rows = rows[popularity[rows] > 0]
+        return _first(rows, popularity, table, _left_out(query, table, self.outside))
+
+
+@dataclass(frozen=True, slots=True)
+class FreshSource:
+    """The newest activities."""
+
+    quota: int = 100
+    outside: bool = False
+    """Leave out what the user follows: the feeds, and the authors."""
+    name: str = "fresh"
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """The rows that were posted last."""
+        left_out = _left_out(query, table, self.outside)
+        return _first(table.alive_rows(), table.time_us, table, left_out)
+
+
+def default_sources(kind: FeedKind) -> tuple[CandidateSource, ...]:
+    """The mix of a ranked feed, in serving and in training.
+
+    Personalized: what the user follows, filled up with what is popular. Explore: what is active,
+    popular and new among what the user does not follow.
+    """
+    if kind == "personalized":
+        return (FollowingSource(400), TrendingSource(100))
+    return (
+        ActiveSource(250, outside=True),
+        TrendingSource(150, outside=True),
+        FreshSource(100, outside=True),
+    )
+
+
+def _since(time_us: int, column: npt.NDArray[np.int64], table: ActivityTable) -> Rows:
+    """The rows whose time in `column` is not before `time_us`, nor 0 for never."""
+    recent = table.alive & (column >= max(time_us, 1))
+    return np.flatnonzero(recent).astype(np.int32)
+
+
+def _first(
+    rows: Rows,
+    values: Column,
+    table: ActivityTable,
+    left_out: Callable[[Rows], Mask] | None = None,
+) -> Rows:
+    """The `CANDIDATES_MAX` rows with the highest value, ties in the order of positions.
+
+    `left_out` is asked for as few rows as possible: it is the dear part.
+    """
+    size = CANDIDATES_MAX
+    while True:
+        best = _highest(rows, values, size)
+        kept = best if left_out is None else best[~left_out(best)]
+        if len(kept) >= CANDIDATES_MAX or len(best) >= len(rows):
+            break
+        size *= 4
+    order = np.lexsort((table.tail[kept], -table.time_us[kept], -values[kept]))
+    ordered: Rows = kept[order[:CANDIDATES_MAX]]
+    return ordered
+
+
+def _highest(rows: Rows, values: Column, size: int) -> Rows:
+    """At least `size` rows with the highest values, all that tie with the last of them included."""
+    if len(rows) <= size:
+        return rows
+    of_rows = values[rows]
+    threshold = np.partition(of_rows, len(of_rows) - size)[len(of_rows) - size]
+    highest: Rows = rows[of_rows >= threshold]
+    return highest
+
+
+def _left_out(query: Query, table: ActivityTable, outside: bool) -> Callable[[Rows], Mask] | None:
+    """Which rows lie in a feed that the user follows, or are by an author the user follows."""
+    if not outside or not query.follows:
+        return None
+    feeds = np.zeros(table.names.feeds.size + 1, dtype=np.bool_)
+    feeds[table.names.feeds.numbers(query.follows)] = True
+    users = np.zeros(table.names.users.size + 1, dtype=np.bool_)
+    targets = [follow.target for follow in query.follows.values()]
+    users[table.names.users.numbers(t.id for t in targets if t.group == USER_GROUP)] = True
+    feeds[-1] = users[-1] = False
+    return lambda rows: users[table.author_user[rows]] | feeds[table.feeds[rows].T].any(axis=0)
