@@ -68,10 +68,10 @@ class BoostedScorer:
             )
 
     def _check(self) -> None:
-        columns = self._booster.num_features()
-        if columns != len(self.spec.names):
+        columns, named = self._booster.num_features(), len(self.spec.names)
+        if columns != named:
             raise FeatureSpecMismatch(
-                f"{_FILE} was trained on {columns} columns and its spec names {len(self.spec.names)}: "
+                f"{_FILE} was trained on {columns} columns and its spec names {named}: "
                 "save the model together with the spec that it was trained with"
             )
         trained = self._booster.feature_names

@@ -8,7 +8,6 @@ that was not there at training is represented by the sum of its tags' vectors, L
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -181,8 +180,7 @@ class FactorTable:
         find = self._activity_rows.get
         return np.array([find(position, -1) for position in positions], np.int32)
 
-    @cached_property
-    def content(self) -> bytes:
+    def pack(self) -> bytes:
         """The table as the bytes of `factors.npz`; equal tables give equal bytes."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "activity_positions": np.frombuffer(b"".join(self._activities.names), np.uint8).reshape(

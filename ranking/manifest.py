@@ -1,0 +1,173 @@
+"""What a bundle's directory must hold, and reading it without trust.
+
+Sizes are checked before memory is taken, checksums before anything is parsed, links are not
+followed, and a file that the manifest does not name is a reason to refuse the directory.
+"""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from ranking.errors import BundleDamaged, RankingError
+from ranking.features import FeatureSpec
+
+__all__ = [
+    "CURE",
+    "FACTORS",
+    "FORMAT_VERSION",
+    "GOLDEN",
+    "LIMITS",
+    "MANIFEST",
+    "RANKER",
+    "BundleLimits",
+    "FileEntry",
+    "Manifest",
+    "ModelKind",
+    "ScorerParameters",
+    "manifest_digest",
+    "read_files",
+    "read_manifest",
+]
+
+FORMAT_VERSION: Final = 1
+"""The version of the directory's format; another one is refused."""
+
+ModelKind = Literal["recency", "popularity", "factorization", "boosted"]
+
+MANIFEST: Final = "manifest.json"
+GOLDEN: Final = "golden.npz"
+RANKER: Final = "ranker.ubj"
+FACTORS: Final = "factors.npz"
+CURE: Final = "fetch the bundle again, or train anew"
+
+_ENTRIES_MAX: Final = 100  # of a directory: enough to name one that is too many
+
+
+@dataclass(frozen=True, slots=True)
+class BundleLimits:
+    """How large a bundle may be; checked before anything is read into memory."""
+
+    manifest_bytes_max: int = 1_048_576
+    """Bytes of manifest.json."""
+    file_bytes_max: int = 1_073_741_824
+    """Bytes of each other file: 1 GiB."""
+    golden_rows_max: int = 1_000
+    """Candidates of the golden slate."""
+    dimensions_max: int = 1_024
+    """Components of each vector of a factorization."""
+
+
+LIMITS: Final = BundleLimits()
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Size and SHA-256 (64 hex digits) of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class ScorerParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a scorer needs besides its file: rounds of a boosted one, column of a popular one."""
+
+    iterations: tuple[int, int] = (0, 0)
+    column: str = ""
+
+
+class _Versioned(msgspec.Struct):
+    """The field that every version of the manifest has."""
+
+    format_version: int
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What manifest.json holds."""
+
+    format_version: int
+    kind: ModelKind
+    tenant: str
+    spec: FeatureSpec
+    parameters: ScorerParameters
+    trained_at: str
+    training_fingerprint: str
+    metrics: dict[str, float]
+    files: dict[str, FileEntry]
+
+
+def manifest_digest(directory: Path, limits: BundleLimits = LIMITS) -> str:
+    """The digest of the bundle in a directory, from its manifest alone: SHA-256, 64 hex digits."""
+    return hashlib.sha256(_read(directory, MANIFEST, limits.manifest_bytes_max)).hexdigest()
+
+
+def read_manifest(directory: Path, limits: BundleLimits) -> tuple[Manifest, str]:
+    """The manifest of a bundle, and its digest; raises `BundleDamaged`."""
+    encoded = _read(directory, MANIFEST, limits.manifest_bytes_max)
+    return _parse_manifest(encoded), hashlib.sha256(encoded).hexdigest()
+
+
+def _parse_manifest(encoded: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(encoded, type=_Versioned).format_version
+        if version == FORMAT_VERSION:
+            return msgspec.json.decode(encoded, type=Manifest)
+    except (msgspec.MsgspecError, RankingError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleDamaged(f"{MANIFEST} cannot be used: {error}; {CURE}") from error
+    raise BundleDamaged(
+        f"{MANIFEST} is of format version {version}, this code reads version {FORMAT_VERSION}: "
+        "train anew, or install the version of headwater that wrote it"
+    )
+
+
+def read_files(directory: Path, manifest: Manifest, limits: BundleLimits) -> dict[str, bytes]:
+    """Every file of the bundle by name, as the manifest promises it; raises `BundleDamaged`."""
+    wanted = {GOLDEN} | ({RANKER} if manifest.kind == "boosted" else set())
+    if absent := sorted(wanted - manifest.files.keys()):
+        raise BundleDamaged(f"{MANIFEST} does not name {', '.join(absent)}; {CURE}")
+    if foreign := sorted(manifest.files.keys() - wanted - {FACTORS}):
+        raise BundleDamaged(f"{MANIFEST} names {foreign[0]!r}, which no bundle has; {CURE}")
+    with os.scandir(directory) as entries:
+        found = {entry.name for entry in islice(entries, _ENTRIES_MAX)}
+    if extra := sorted(found - manifest.files.keys() - {MANIFEST}):
+        raise BundleDamaged(
+            f"{extra[0]!r} is in the directory and not in {MANIFEST}: remove it, or {CURE}"
+        )
+    return {
+        name: _read_checked(directory, name, entry, limits)
+        for name, entry in manifest.files.items()
+    }
+
+
+def _read_checked(directory: Path, name: str, entry: FileEntry, limits: BundleLimits) -> bytes:
+    content = _read(directory, name, limits.file_bytes_max, entry.bytes)
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise BundleDamaged(f"{name} is damaged: its SHA-256 is not the manifest's; {CURE}")
+    return content
+
+
+def _read(directory: Path, name: str, bytes_max: int, promised: int | None = None) -> bytes:
+    """A regular file's content; sizes are checked before it is read."""
+    path = directory / name
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(handle, "rb") as file:  # noqa: PTH123 - a handle, so that no link is followed
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleDamaged(f"{name} is not a regular file; {CURE}")
+            if status.st_size > bytes_max:
+                raise BundleDamaged(
+                    f"{name} has {status.st_size} bytes, at most {bytes_max} are allowed; {CURE}"
+                )
+            content = file.read(bytes_max)
+    except OSError as error:
+        raise BundleDamaged(f"{path} cannot be read ({error.strerror}); {CURE}") from error
+    if promised is not None and len(content) != promised:
+        raise BundleDamaged(
+            f"{name} has {len(content)} bytes and the manifest says {promised}; {CURE}"
+        )
+    return content
