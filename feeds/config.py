@@ -66,10 +66,10 @@ class FeedsConfig:
     """Bytes of an actor, verb, object, target, foreign id or idempotency key at most."""
 
     tags_max: int = 32
-    """Tags of an activity that are counted; what comes after them is content only."""
+    """Tags of an activity that are kept as such; what comes after them is content only."""
 
     tag_bytes_max: int = 255
-    """Bytes of a tag that is counted; a longer one is content only."""
+    """Bytes of a tag; a longer one is content only."""
 
     to_max: int = 100
     """Feeds in an activity's `to` at most."""

@@ -2,16 +2,17 @@
 
 A row is handled as its suffix, the bytes behind tenant and feed in its key: position (16), then the
 text of its origin. Suffixes sort as rows do, newest first, so rows of several feeds merge as bytes.
+Its value is the log index of the command that wrote it, 8 bytes, which sort as the indexes do.
 """
 
 import heapq
 from collections.abc import Iterator
 
-from feeds.keys import POSITION_BYTES, FeedRowKey, PulledKey, after, read_number
+from feeds.keys import POSITION_BYTES, FeedRowKey, PulledKey, after, write_number
 from feeds.store.base import View
 from feeds.values import PulledEdge, decode_pulled
 
-__all__ = ["home_rows", "pulled_edges", "pulled_rows", "scan", "visible_suffixes"]
+__all__ = ["feed_rows", "home_rows", "pulled_edges", "pulled_rows", "scan", "visible_rows"]
 
 CHUNK_MIN = 32
 CHUNK_MAX = 1_024
@@ -44,11 +45,11 @@ def feed_rows(
 
 def home_rows(
     view: View, tenant: str, feed: str, behind: bytes = b"", chunk: int = CHUNK_MAX
-) -> Iterator[tuple[bytes, int]]:
-    """(position, index) of what was posted to the feed itself, newest first."""
-    for suffix, value in feed_rows(view, tenant, feed, behind, chunk):
-        if len(suffix) == POSITION_BYTES:
-            yield suffix, read_number(value)
+) -> Iterator[tuple[bytes, bytes]]:
+    """(position, value) of what was posted to the feed itself, newest first."""
+    for row in feed_rows(view, tenant, feed, behind, chunk):
+        if len(row[0]) == POSITION_BYTES:
+            yield row
 
 
 def pulled_edges(view: View, tenant: str, feed: str) -> dict[str, PulledEdge]:
@@ -68,24 +69,24 @@ def pulled_rows(
     *,
     scan_max: int,
     behind: bytes = b"",
-    chunk: int = CHUNK_MAX,
-) -> Iterator[bytes]:
-    """Suffixes of the rows of `target` that belong to the follower with this edge.
+) -> Iterator[tuple[bytes, bytes]]:
+    """(suffix, value) of the rows of `target` that belong to the follower with this edge.
 
     Those not older than the edge's `since_us`, and those posted after it. Of the rows that are
     older, `scan_max` are looked through for late ones.
     """
     origin = target.encode()
     since = (_INVERT - edge.since_us).to_bytes(8)
+    index = write_number(edge.index)
     older = 0
-    for position, index in home_rows(view, tenant, target, behind, chunk):
-        if position[:8] <= since or index > edge.index:
-            yield position + origin
+    for position, value in home_rows(view, tenant, target, behind, CHUNK_MIN):
+        if position[:8] <= since or value > index:
+            yield position + origin, value
         elif (older := older + 1) >= scan_max:
             return
 
 
-def visible_suffixes(
+def visible_rows(
     view: View,
     tenant: str,
     feed: str,
@@ -93,17 +94,17 @@ def visible_suffixes(
     scan_max: int,
     behind: bytes = b"",
     chunk: int = CHUNK_MAX,
-) -> Iterator[bytes]:
-    """Suffixes of a feed's rows, its own merged with those it pulls, newest first.
+) -> Iterator[tuple[bytes, bytes]]:
+    """(suffix, value) of a feed's rows, its own merged with those it pulls, newest first.
 
     A row that is both stored and pulled comes twice, side by side.
     """
-    own = (suffix for suffix, _ in feed_rows(view, tenant, feed, behind, chunk))
+    own = feed_rows(view, tenant, feed, behind, chunk)
     edges = pulled_edges(view, tenant, feed)
     if not edges:
         return own
     pulled = (
-        pulled_rows(view, tenant, target, edge, scan_max=scan_max, behind=behind, chunk=CHUNK_MIN)
+        pulled_rows(view, tenant, target, edge, scan_max=scan_max, behind=behind)
         for target, edge in edges.items()
     )
     return heapq.merge(own, *pulled)

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from feeds.counters import CounterRecord, UserRecord
+from feeds.credentials import ApiKey
 from feeds.events import Event, Posted
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "TenantRecord",
     "body_of",
     "decode_activity",
+    "decode_api_key",
     "decode_clearing",
     "decode_counter",
     "decode_degrees",
@@ -97,6 +99,7 @@ _encoder = msgspec.msgpack.Encoder()
 _posted = msgspec.msgpack.Decoder(Posted)
 
 encode = _encoder.encode
+decode_api_key = msgspec.msgpack.Decoder(ApiKey).decode
 decode_tenant = msgspec.msgpack.Decoder(TenantRecord).decode
 decode_edge = msgspec.msgpack.Decoder(Edge).decode
 decode_degrees = msgspec.msgpack.Decoder(Degrees).decode

@@ -163,7 +163,7 @@ def _keep(command: UnfollowFeed, changes: Changes, view: View) -> None:
         scan_max=command.scan_max,
     )
     end = -len(command.target.encode())
-    positions = [suffix[:end] for suffix in islice(visible, command.copy_max)]
+    positions = [suffix[:end] for suffix, _ in islice(visible, command.copy_max)]
     _copy(command.follower, command.target, positions, changes)
 
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from feeds.commands import RecordEvents
-from feeds.counters import HOUR_US, CounterRecord, UserRecord, kind_code
+from feeds.counters import HOUR_US, CounterRecord, UserRecord, counted_tags, kind_code
 from feeds.events import Engagement, Impression, Posted
 from feeds.keys import ActivityKey, CounterKey
 from feeds.machine.changes import Changes
@@ -111,7 +111,7 @@ class _Tallies:
         activity = self._activity + position
         self._tally(activity, kind, event.time_us)
         self._tally(self._author + posted.actor.encode(), kind, event.time_us)
-        for tag in posted.tags:
+        for tag in counted_tags(posted.tags):
             self._tally(self._tag + tag.encode(), kind, event.time_us)
         if isinstance(event, Engagement) and event.kind != "hide":
             self.engagers.setdefault(activity, []).append(event.user)

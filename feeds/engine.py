@@ -1,0 +1,331 @@
+"""The feed engine: the machine, a store and a replica, composed.
+
+A write is checked and stamped, proposed to the replica, and applied on the replica's thread: its
+effects and the applied index are one batch. Reads answer from the store at once.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Self, TypeVar
+
+import msgspec
+import structlog
+
+from feeds import machine
+from feeds.commands import AddKey, ClearRows, Command, CreateTenant, decode_command
+from feeds.config import FeedsConfig
+from feeds.credentials import SCOPES, check_key_id
+from feeds.errors import InvalidInput, ReplicaStopped
+from feeds.events import Engagement, Event, Impression
+from feeds.keys import APPLIED, OutboxKey, read_number, write_number
+from feeds.model import (
+    Activity,
+    ActivityDraft,
+    FeedId,
+    TenantId,
+    check_tenant_id,
+    id_time_us,
+)
+from feeds.outbox import Outbox
+from feeds.reader import StoreReader
+from feeds.replication.base import Applied, ApplyCommand, Replica, ReplicaStatus
+from feeds.results import (
+    Accepted,
+    FollowResult,
+    Placed,
+    PostResult,
+    RecordResult,
+    Rejected,
+    RemoveResult,
+    Result,
+    UnfollowResult,
+    decode_result,
+    encode_result,
+)
+from feeds.store.base import Store, Write
+
+__all__ = ["FeedEngine", "Listener", "ReplicaFactory", "system_clock_us"]
+
+_log = structlog.get_logger(__name__)
+
+Listener = Callable[[TenantId, int, Sequence[Event]], None]
+"""(tenant, log index, events) of an applied command."""
+
+ReplicaFactory = Callable[[ApplyCommand, int], Replica]
+"""(apply, applied index) -> a replica that has applied everything in its log."""
+
+_Answer = TypeVar("_Answer", bound=Result)
+_Value = TypeVar("_Value")
+
+
+def system_clock_us() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+class FeedEngine(StoreReader):
+    """Everything a node can be asked: the reads of `StoreReader`, and writes.
+
+    Writes return a future that is done once the write is durable, applied and visible to reads.
+    What cannot be right raises `InvalidInput` or `NotFound` at once and is never logged; a future
+    fails with `Conflict`, `LimitExceeded` or a `StorageError`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        replica_factory: ReplicaFactory,
+        config: FeedsConfig | None = None,
+        clock: Callable[[], int] = system_clock_us,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        config = config or FeedsConfig()
+        if problems := config.problems():
+            raise InvalidInput("; ".join(problems))
+        super().__init__(store, config)
+        self._store = store
+        self._clock = clock
+        self._release = release
+        self._listeners: tuple[Listener, ...] = ()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._unflushed_bytes = 0
+        applied = store.get("meta", APPLIED)
+        self._applied_index = read_number(applied) if applied else 0
+        self._outbox = Outbox(self._propose_clear, config)
+        self._replica = replica_factory(self._apply, self._applied_index)
+        self._outbox.resume(store)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        config: FeedsConfig | None = None,
+        clock: Callable[[], int] = system_clock_us,
+    ) -> Self:
+        """The engine on a data directory: RocksDB, and one replica on a durable log.
+
+        Raises `DataDirectoryLocked`, `FormatUnsupported`, `LogDamaged` or another `StorageError`.
+        """
+        from feeds.opening import open_parts  # noqa: PLC0415 - RocksDB only where it is used
+
+        store, replica_factory, release = open_parts(directory, config or FeedsConfig())
+        try:
+            return cls(store, replica_factory, config, clock, release)
+        except BaseException:
+            store.close()
+            release()
+            raise
+
+    def create_tenant(self, tenant: str) -> "Future[None]":
+        """Create a tenant; nothing happens if it exists."""
+        command = CreateTenant(tenant=check_tenant_id(tenant), now_us=self._clock())
+        return self._propose(command, Accepted, lambda _: None)
+
+    def add_key(
+        self,
+        tenant: TenantId,
+        key_id: str,
+        secret_sha256: bytes,
+        scopes: Sequence[str] = SCOPES,
+    ) -> "Future[None]":
+        """Give a tenant an API key by its public id and the hash of its secret."""
+        self._check_tenant(tenant)
+        if len(secret_sha256) != 32:  # noqa: PLR2004 - SHA-256 has 32 bytes
+            raise InvalidInput("secret_sha256 is not 32 bytes: hash the secret with hash_secret")
+        if unknown := [scope for scope in scopes if scope not in SCOPES]:
+            raise InvalidInput(f"scope {unknown[0]!r} is not known: use {' or '.join(SCOPES)}")
+        command = AddKey(
+            tenant=tenant,
+            key_id=check_key_id(key_id),
+            secret_sha256=secret_sha256,
+            scopes=tuple(scopes),
+        )
+        return self._propose(command, Accepted, lambda _: None)
+
+    def post(
+        self, tenant: TenantId, feed: FeedId, draft: ActivityDraft, key: str | None = None
+    ) -> "Future[PostResult]":
+        """Post an activity to a feed, the feeds in its `to`, and before their followers.
+
+        The same activity (foreign id and time, or content and time) again keeps its place and takes
+        the new content. The same idempotency `key` again answers as the first time.
+        """
+        self._check_tenant(tenant)
+        command, activity = self._intake.post(tenant, feed, draft, key, self._clock())
+        return self._propose(command, Placed, lambda placed: _posted(placed, activity))
+
+    def remove(self, tenant: TenantId, activity_id: str) -> "Future[RemoveResult]":
+        """Remove an activity from every feed."""
+        self._check_tenant(tenant)
+        command = self._intake.remove(tenant, activity_id, self._clock())
+        return self._propose(command, RemoveResult, _same)
+
+    def follow(
+        self,
+        tenant: TenantId,
+        follower: FeedId,
+        target: FeedId,
+        *,
+        copy_limit: int | None = None,
+        derived: bool = False,
+        time_us: int | None = None,
+    ) -> "Future[FollowResult]":
+        """Let `follower` follow `target`, with its newest `copy_limit` activities."""
+        self._check_tenant(tenant)
+        command = self._intake.follow(
+            tenant,
+            follower,
+            target,
+            copy_limit=self._config.copy_limit_default if copy_limit is None else copy_limit,
+            derived=derived,
+            time_us=time_us,
+            now_us=self._clock(),
+        )
+        return self._propose(command, FollowResult, _same)
+
+    def unfollow(
+        self,
+        tenant: TenantId,
+        follower: FeedId,
+        target: FeedId,
+        *,
+        keep_history: bool = False,
+        time_us: int | None = None,
+    ) -> "Future[UnfollowResult]":
+        """Let `follower` no longer follow `target`; its rows stay with `keep_history`."""
+        self._check_tenant(tenant)
+        command = self._intake.unfollow(
+            tenant,
+            follower,
+            target,
+            keep_history=keep_history,
+            time_us=time_us,
+            now_us=self._clock(),
+        )
+        left = OutboxKey(command.tenant, command.follower, command.target)
+        return self._propose(command, UnfollowResult, lambda result: self._unfollowed(result, left))
+
+    def record(
+        self,
+        tenant: TenantId,
+        events: Sequence[Impression | Engagement],
+        key: str | None = None,
+    ) -> "Future[RecordResult]":
+        """Record impressions and engagements; those of unknown activities are left out, and named.
+
+        The counters have moved when the future is done. The same idempotency `key` again records
+        nothing.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.record(tenant, events, key, self._clock())
+        return self._propose(command, RecordResult, _same)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener` for every command that leaves events, from now on, in log order.
+
+        It is called on the replica's thread before the command's future is done; what it raises is
+        logged and goes no further.
+        """
+        self._listeners = (*self._listeners, listener)
+
+    def status(self) -> ReplicaStatus:
+        """Where the replica stands."""
+        return self._replica.status()
+
+    def close(self) -> None:
+        """Finish what was proposed, flush, and let go of the directory; twice is harmless."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._replica.close()
+            try:
+                self._store.flush()
+            finally:
+                self._store.close()
+                self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _propose(
+        self, command: Command, kind: type[_Answer], value: Callable[[_Answer], _Value]
+    ) -> "Future[_Value]":
+        """Propose a command; the future is the `value` of its answer, or its error."""
+        future: Future[_Value] = Future()
+        future.set_running_or_notify_cancel()
+
+        def settle(done: "Future[Applied]") -> None:
+            try:
+                settled = value(_answer(done.result(), kind))
+            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+                future.set_exception(error)
+            else:
+                future.set_result(settled)
+            self._outbox.retry()
+
+        self._replica.propose(self._intake.encode(command)).add_done_callback(settle)
+        return future
+
+    def _propose_clear(self, command: ClearRows) -> "Future[UnfollowResult]":
+        return self._propose(command, UnfollowResult, _same)
+
+    def _unfollowed(self, result: UnfollowResult, left: OutboxKey) -> UnfollowResult:
+        if result.unfinished:
+            self._outbox.clear(left)
+        return result
+
+    def _apply(self, index: int, term: int, data: bytes) -> bytes:
+        """Apply one command of the log; what was applied before is passed over."""
+        if index <= self._applied_index:
+            return b""
+        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
+        try:
+            command = decode_command(data)
+        except InvalidInput as error:
+            self._store.write([applied])
+            self._applied_index = index
+            return encode_result(Rejected("invalid", str(error)))
+        outcome = machine.apply(command, index, self._store)
+        self._store.write([*outcome.writes, applied])
+        self._applied_index = index
+        self._unflushed_bytes += len(data)
+        if outcome.events:
+            self._tell(TenantId(command.tenant), index, outcome.events)
+        return encode_result(outcome.result)
+
+    def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
+        for listener in self._listeners:
+            try:
+                listener(tenant, index, events)
+            except Exception:  # noqa: BLE001 - a listener must not stop the log
+                _log.exception("listener_failed", tenant=tenant, index=index)
+
+
+def _same(result: _Value) -> _Value:
+    return result
+
+
+def _answer(applied: Applied, kind: type[_Answer]) -> _Answer:
+    result = decode_result(applied.result)
+    if isinstance(result, Rejected):
+        raise result.error()
+    if not isinstance(result, kind):
+        raise ReplicaStopped(f"command {applied.index} was answered {type(result).__name__}")
+    return result
+
+
+def _posted(placed: Placed, activity: Activity) -> PostResult:
+    """With the id and time of the first post, where an idempotency key was used again."""
+    if placed.activity_id != activity.id:
+        activity = msgspec.structs.replace(
+            activity, id=placed.activity_id, time_us=id_time_us(placed.activity_id)
+        )
+    return PostResult(activity, placed.index, placed.duplicate)

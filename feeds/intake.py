@@ -1,0 +1,332 @@
+"""From what a caller sent to a command, or to a sentence that says why not.
+
+Everything is checked here, before anything is logged: a command in the log is one that the machine
+can apply. Times and ids are stamped here too.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from feeds.commands import (
+    Command,
+    FollowFeed,
+    Once,
+    PostActivity,
+    RecordEvents,
+    RemoveActivity,
+    UnfollowFeed,
+    encode_command,
+)
+from feeds.config import FeedsConfig
+from feeds.errors import InvalidCursor, InvalidInput, InvalidTime, LimitExceeded, UnknownFeedGroup
+from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
+from feeds.model import (
+    TIME_MAX_US,
+    TIME_MIN_US,
+    Activity,
+    ActivityDraft,
+    FeedId,
+    TenantId,
+    check_user_id,
+    encode_body,
+    identify,
+    position_of,
+)
+
+__all__ = ["Intake"]
+
+_PLACE_MAX = 2**31 - 1
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Intake:
+    """Makes commands of what callers send, within the limits of a configuration."""
+
+    def __init__(self, config: FeedsConfig) -> None:
+        self._config = config
+        self._groups = {group.name: group for group in config.groups}
+
+    def encode(self, command: Command) -> bytes:
+        """The command as the log holds it; raises `LimitExceeded` if it is too large for it."""
+        data = encode_command(command)
+        if len(data) > self._config.command_bytes_max:
+            raise LimitExceeded(
+                f"this write takes {len(data)} bytes, command_bytes_max is "
+                f"{self._config.command_bytes_max}: send it in smaller parts"
+            )
+        return data
+
+    def check_feed(self, feed: FeedId) -> str:
+        """The text of a feed whose group exists."""
+        FeedId.parse(str(feed))
+        if feed.group not in self._groups:
+            known = ", ".join(sorted(self._groups))
+            raise UnknownFeedGroup(
+                f"feed group {feed.group!r} is not configured: use one of {known}"
+            )
+        return str(feed)
+
+    def post(
+        self, tenant: TenantId, feed: FeedId, draft: ActivityDraft, key: str | None, now_us: int
+    ) -> tuple[PostActivity, Activity]:
+        """The command that posts a draft, and the activity that it makes."""
+        home = self.check_feed(feed)
+        activity = self._activity(home, draft, now_us)
+        body = self._body(activity)
+        posted = Posted(
+            time_us=activity.time_us,
+            activity_id=activity.id,
+            actor=activity.actor,
+            verb=activity.verb,
+            object=activity.object,
+            feed=home,
+            to=activity.to,
+            tags=activity.tags,
+            length=len(body),
+        )
+        once = None
+        if key is not None:
+            content = (home, draft.actor, draft.verb, draft.object, draft.target)
+            rest = (draft.foreign_id, draft.time_us, list(draft.to), draft.custom)
+            once = self._once(
+                key, orjson.dumps((content, rest), option=orjson.OPT_SORT_KEYS), now_us
+            )
+        return PostActivity(tenant=tenant, posted=posted, body=body, once=once), activity
+
+    def remove(self, tenant: TenantId, activity_id: str, now_us: int) -> RemoveActivity:
+        """The command that removes an activity."""
+        position_of(activity_id)
+        return RemoveActivity(tenant=tenant, activity_id=activity_id, time_us=now_us)
+
+    def follow(
+        self,
+        tenant: TenantId,
+        follower: FeedId,
+        target: FeedId,
+        *,
+        copy_limit: int,
+        derived: bool,
+        time_us: int | None,
+        now_us: int,
+    ) -> FollowFeed:
+        """The command that makes an edge."""
+        follower_text, target_text = self.check_feed(follower), self.check_feed(target)
+        if follower == target:
+            raise InvalidInput(f"{follower_text} cannot follow itself: name another feed")
+        if not self._groups[target.group].followable:
+            raise InvalidInput(
+                f"{target_text} cannot be followed, as feeds of group {target.group!r} only "
+                "gather: follow the feeds that they follow"
+            )
+        _check_number("copy_limit", copy_limit, 0, self._config.copy_limit_max, "copy_limit_max")
+        return FollowFeed(
+            tenant=tenant,
+            follower=follower_text,
+            target=target_text,
+            time_us=self._time(time_us, now_us),
+            copy_limit=copy_limit,
+            copy_max=self._config.copy_limit_max,
+            pull_above=self._config.pull_followers_min,
+            follows_max=self._config.follows_max,
+            derived=derived,
+        )
+
+    def unfollow(
+        self,
+        tenant: TenantId,
+        follower: FeedId,
+        target: FeedId,
+        *,
+        keep_history: bool,
+        time_us: int | None,
+        now_us: int,
+    ) -> UnfollowFeed:
+        """The command that ends an edge."""
+        config = self._config
+        return UnfollowFeed(
+            tenant=tenant,
+            follower=self.check_feed(follower),
+            target=self.check_feed(target),
+            time_us=self._time(time_us, now_us),
+            rows_max=config.unfollow_rows_max,
+            scan_max=config.pull_scan_max if keep_history else config.unfollow_scan_max,
+            copy_max=config.copy_limit_max,
+            keep_history=keep_history,
+        )
+
+    def record(
+        self,
+        tenant: TenantId,
+        events: Sequence[Impression | Engagement],
+        key: str | None,
+        now_us: int,
+    ) -> RecordEvents:
+        """The command that records events; the first that cannot be is named by its place."""
+        limit = self._config.events_batch_max
+        if len(events) > limit:
+            raise LimitExceeded(
+                f"{len(events)} events in one batch, events_batch_max is {limit}: send fewer"
+            )
+        for number, event in enumerate(events):
+            try:
+                self._check_event(event, now_us)
+            except InvalidInput as error:
+                raise type(error)(f"event {number}: {error}") from None
+        batch = tuple(events)
+        once = None if key is None else self._once(key, _encode(batch), now_us)
+        return RecordEvents(tenant=tenant, events=batch, once=once)
+
+    def _activity(self, home: str, draft: ActivityDraft, now_us: int) -> Activity:
+        for name in ("actor", "verb", "object"):
+            if not self._text(name, getattr(draft, name)):
+                raise InvalidInput(f"{name} is empty: say who (actor) did (verb) what (object)")
+        self._text("target", draft.target)
+        self._text("foreign_id", draft.foreign_id)
+        if not isinstance(draft.custom, dict):
+            raise InvalidInput("custom fields must be a JSON object: send names and values")
+        time_us = self._time(draft.time_us, now_us)
+        to = self._to(home, draft.to)
+        try:
+            activity_id = identify(draft, time_us)
+        except (TypeError, ValueError) as error:
+            raise _not_json(error) from None
+        return Activity(
+            id=activity_id,
+            actor=draft.actor,
+            verb=draft.verb,
+            object=draft.object,
+            time_us=time_us,
+            target=draft.target,
+            foreign_id=draft.foreign_id,
+            to=to,
+            tags=self._tags(draft.custom),
+            custom=draft.custom,
+        )
+
+    def _body(self, activity: Activity) -> bytes:
+        try:
+            body = encode_body(activity)
+        except (TypeError, ValueError) as error:
+            raise _not_json(error) from None
+        limit = self._config.activity_bytes_max
+        if len(body) > limit:
+            raise LimitExceeded(
+                f"the activity takes {len(body)} bytes, activity_bytes_max is {limit}: "
+                "send less, and link to large content"
+            )
+        # orjson writes NaN and infinity as null, which would not come back as it was sent.
+        if b"null" in body and not _finite(activity.custom):
+            raise InvalidInput(
+                "custom fields hold NaN or an infinite number: send null or leave out"
+            )
+        return body
+
+    def _to(self, home: str, to: Sequence[str]) -> tuple[str, ...]:
+        limit = self._config.to_max
+        if isinstance(to, str) or not all(isinstance(feed, str) for feed in to):
+            raise InvalidInput("to must be a list of feeds: write ['topic:news']")
+        if len(to) > limit:
+            raise LimitExceeded(f"{len(to)} feeds in `to`, to_max is {limit}: name fewer")
+        places = dict.fromkeys(self.check_feed(FeedId.parse(feed)) for feed in to)
+        places.pop(home, None)
+        return tuple(places)
+
+    def _tags(self, custom: dict[str, Any]) -> tuple[str, ...]:  # Any: the app's own JSON
+        """The texts in the custom field `tags`, without repeats, within the limits."""
+        tags = custom.get("tags")
+        if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
+            return ()
+        limit = self._config.tag_bytes_max
+        short = [tag for tag in tags if tag and len(tag.encode("utf-8", "replace")) <= limit]
+        return tuple(dict.fromkeys(short))[: self._config.tags_max]
+
+    def _check_event(self, event: Impression | Engagement, now_us: int) -> None:
+        check_user_id(event.user)
+        self._check_time(event.time_us, now_us)
+        try:
+            position_of(event.activity_id)
+        except InvalidCursor as error:
+            raise InvalidInput(str(error)) from None
+        self._text("feed", event.feed)
+        self._text("slate_id", event.slate_id)
+        _check_number("position", event.position, -1, _PLACE_MAX, "the largest")
+        if isinstance(event, Engagement):
+            self._check_engagement(event)
+
+    def _check_engagement(self, event: Engagement) -> None:
+        if event.kind not in ENGAGEMENT_KINDS:
+            kinds = ", ".join(ENGAGEMENT_KINDS)
+            raise InvalidInput(f"kind {str(event.kind)[:80]!r} is not known: use one of {kinds}")
+        value, limit = event.value, self._config.value_max
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInput("value is not a number: send one, or leave it out")
+        if not abs(value) <= limit:
+            raise InvalidInput(f"value {value!r} is out of range: send a number within ±{limit:g}")
+
+    def _text(self, name: str, text: str) -> str:
+        if not isinstance(text, str):
+            raise InvalidInput(f"{name} is not a text: send a string")
+        try:
+            length = len(text) if text.isascii() else len(text.encode())
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{name} is not valid Unicode: send UTF-8") from None
+        limit = self._config.text_bytes_max
+        if length > limit:
+            raise LimitExceeded(
+                f"{name} takes {length} bytes, text_bytes_max is {limit}: shorten it"
+            )
+        return text
+
+    def _time(self, time_us: int | None, now_us: int) -> int:
+        """The given time, or now; microseconds since the epoch."""
+        if time_us is None:
+            return now_us
+        return self._check_time(time_us, now_us)
+
+    def _check_time(self, time_us: int, now_us: int) -> int:
+        if isinstance(time_us, bool) or not isinstance(time_us, int):
+            raise InvalidTime("time is not a whole number of microseconds since 1970: send one")
+        if not TIME_MIN_US <= time_us < TIME_MAX_US:
+            raise InvalidTime(f"time {time_us} us lies outside 1970-01-01 to 2199-12-31")
+        ahead_s = (time_us - now_us) / 1_000_000
+        if ahead_s > self._config.future_time_max_s:
+            raise InvalidTime(
+                f"time is {ahead_s:.0f} s in the future, future_time_max_s is "
+                f"{self._config.future_time_max_s}: send the time at which it happened"
+            )
+        return time_us
+
+    def _once(self, key: str, content: bytes, now_us: int) -> Once:
+        if not self._text("idempotency key", key):
+            raise InvalidInput("the idempotency key is empty: send a unique text, or none")
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        return Once(key, digest, now_us, now_us + self._config.dedup_ttl_s * 1_000_000)
+
+
+def _check_number(name: str, number: int, low: int, high: int, limit: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InvalidInput(f"{name} is not a whole number: send one")
+    if number < low:
+        raise InvalidInput(f"{name} is {number}: send at least {low}")
+    if number > high:
+        raise LimitExceeded(f"{name} is {number}, {limit} is {high}: send less")
+
+
+def _finite(value: object) -> bool:
+    """True if no number within is NaN or infinite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return True
+
+
+def _not_json(error: Exception) -> InvalidInput:
+    return InvalidInput(f"custom fields cannot be written as JSON ({error}): send JSON in UTF-8")

@@ -1,0 +1,293 @@
+"""Reading: every question that a node's store answers, without writing.
+
+A `StoreReader` needs a view alone, so a worker that follows another process's store can answer too.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Literal
+
+from feeds.config import FeedsConfig
+from feeds.counters import CounterRecord, UserRecord
+from feeds.credentials import ApiKey
+from feeds.errors import InvalidInput, LimitExceeded, NotFound
+from feeds.events import Event, Posted
+from feeds.fanout import followers
+from feeds.intake import Intake
+from feeds.keys import (
+    POSITION_BYTES,
+    ActivityKey,
+    ApiKeyKey,
+    CounterKey,
+    EventKey,
+    FeedRowKey,
+    FollowKey,
+    TenantKey,
+    after,
+)
+from feeds.model import (
+    FeedId,
+    FeedPage,
+    FeedRow,
+    Follow,
+    Position,
+    TenantId,
+    UserId,
+    check_user_id,
+    position_of,
+)
+from feeds.rows import pulled_edges, scan, visible_rows
+from feeds.store.base import View
+from feeds.values import (
+    TenantRecord,
+    body_of,
+    decode_activity,
+    decode_api_key,
+    decode_counter,
+    decode_edge,
+    decode_event,
+    decode_tenant,
+    decode_user,
+    index_of,
+)
+
+__all__ = ["StoreReader", "StoredCounts"]
+
+StoredCounts = tuple[int, Posted, CounterRecord]
+"""An activity's log index, facts and counts: a row of the activity table."""
+
+_BEHIND_POSITION = b"\xff"  # behind every origin, which is ASCII
+
+
+class StoreReader:
+    """Answers reads from a view; safe to call from any thread."""
+
+    def __init__(self, view: View, config: FeedsConfig) -> None:
+        self._view = view
+        self._config = config
+        self._intake = Intake(config)
+        self._known: set[str] = set()
+
+    def tenants(self) -> list[TenantId]:
+        """Every tenant, by name."""
+        prefix = TenantKey.prefix()
+        keys = scan(self._view, "config", prefix, after(prefix))
+        return [TenantId(TenantKey.decode(key).tenant) for key, _ in keys]
+
+    def tenant(self, tenant: TenantId) -> TenantRecord:
+        """When a tenant was created; raises `NotFound` if it does not exist."""
+        data = self._view.get("config", TenantKey(tenant).encode())
+        if data is None:
+            raise NotFound(
+                f"tenant {str(tenant)[:80]!r} does not exist: "
+                "create it with `headwater tenants create`"
+            )
+        self._known.add(tenant)
+        return decode_tenant(data)
+
+    def key(self, key_id: str) -> ApiKey | None:
+        """The API key with this public id."""
+        try:
+            data = self._view.get("config", ApiKeyKey(key_id).encode())
+        except UnicodeEncodeError:
+            return None
+        return decode_api_key(data) if data else None
+
+    def keys(self, tenant: TenantId) -> list[ApiKey]:
+        """The API keys of a tenant, by id."""
+        self._check_tenant(tenant)
+        prefix = ApiKeyKey.prefix()
+        keys = (decode_api_key(data) for _, data in scan(self._view, "config", prefix, b"l"))
+        return [key for key in keys if key.tenant == tenant]
+
+    def read(
+        self, tenant: TenantId, feed: FeedId, limit: int | None = None, cursor: str | None = None
+    ) -> FeedPage:
+        """A page of a feed, newest first, behind the activity whose id is `cursor`.
+
+        Rows whose activity was removed are passed over, so that a page is full while there are
+        rows. Raises `UnknownFeedGroup`, `InvalidCursor`, or `LimitExceeded` above page_size_max.
+        """
+        size = self._config.page_size_default if limit is None else limit
+        self._check_limit(size, self._config.page_size_max, "page_size_max")
+        self._check_tenant(tenant)
+        text = self._intake.check_feed(feed)
+        behind = position_of(cursor) + _BEHIND_POSITION if cursor is not None else b""
+        found = self._visible(tenant, text, size + 1, behind)
+        rows, bodies = [row for row, _ in found[:size]], [body for _, body in found[:size]]
+        return FeedPage(rows, bodies, rows[-1].activity_id if len(found) > size else None)
+
+    def rows(self, tenant: TenantId, feed: FeedId, limit: int) -> list[Position]:
+        """The newest positions of a feed, each once; a removed activity may still be among them."""
+        self._check_limit(limit, self._config.rows_max, "rows_max")
+        self._check_tenant(tenant)
+        text = self._intake.check_feed(feed)
+        if pulled_edges(self._view, tenant, text):
+            return self._merged_rows(tenant, text, limit)
+        prefix = FeedRowKey.prefix(tenant, text)
+        head, end = len(prefix), len(prefix) + POSITION_BYTES
+        start, stop = prefix, after(prefix)
+        found: dict[bytes, None] = {}
+        while len(found) < limit:
+            keys = [key for key, _ in self._view.scan("feeds", start, stop, limit)]
+            found |= dict.fromkeys([key[head:end] for key in keys])
+            if len(keys) < limit:
+                break
+            start = keys[-1] + b"\0"
+        return [Position(position) for position in islice(found, limit)]
+
+    def bodies(self, tenant: TenantId, positions: Sequence[Position]) -> list[bytes | None]:
+        """The activities as encoded JSON without `origin`, None where there is none."""
+        return [data and body_of(data) for data in self._stored(tenant, positions)]
+
+    def follows(self, tenant: TenantId, feed: FeedId) -> dict[str, Follow]:
+        """The edges of a follower by the text of their targets; at most `follows_max`."""
+        self._check_tenant(tenant)
+        prefix = FollowKey.prefix(tenant, self._intake.check_feed(feed))
+        edges: dict[str, Follow] = {}
+        for key, data in scan(self._view, "follows", prefix, after(prefix)):
+            target, edge = key[len(prefix) :].decode(), decode_edge(data)
+            edges[target] = Follow(
+                feed,
+                FeedId(*target.split(":", 1)),
+                edge.created_us,
+                edge.index,
+                edge.since_us,
+                edge.derived,
+            )
+        return edges
+
+    def followers(
+        self, tenant: TenantId, feed: FeedId, limit: int, cursor: FeedId | None = None
+    ) -> list[FeedId]:
+        """Who follows a feed, by name, from behind the follower `cursor`."""
+        self._check_limit(limit, self._config.rows_max, "rows_max")
+        self._check_tenant(tenant)
+        behind = "" if cursor is None else self._intake.check_feed(cursor)
+        found = followers(self._view, tenant, self._intake.check_feed(feed), behind)
+        return [FeedId(*text.split(":", 1)) for text in islice(found, limit)]
+
+    def user_record(self, tenant: TenantId, user: UserId) -> UserRecord:
+        """The user's side of every feature; an empty one for a user who did nothing."""
+        self._check_tenant(tenant)
+        name = check_user_id(user).encode()
+        data = self._view.get("counters", CounterKey(tenant, "user", name).encode())
+        return decode_user(data) if data else UserRecord.empty()
+
+    def recent(self, tenant: TenantId, limit: int) -> list[StoredCounts]:
+        """The newest activities with log index and counts, newest first."""
+        self._check_tenant(tenant)
+        prefix = ActivityKey.prefix(tenant)
+        chunk = islice(scan(self._view, "activities", prefix, after(prefix)), limit)
+        found = list(chunk)
+        counts = self._counts(tenant, [key[len(prefix) :] for key, _ in found])
+        return [_counted(data, record) for (_, data), record in zip(found, counts, strict=True)]
+
+    def activities(
+        self, tenant: TenantId, positions: Sequence[Position]
+    ) -> list[StoredCounts | None]:
+        """Activities with log index and counts, in the order asked, None where there is none."""
+        stored = self._stored(tenant, positions)
+        counts = self._counts(tenant, positions)
+        return [
+            _counted(data, record) if data is not None else None
+            for data, record in zip(stored, counts, strict=True)
+        ]
+
+    def counters(
+        self, tenant: TenantId, entity: Literal["author", "tag"], names: Sequence[str]
+    ) -> list[CounterRecord]:
+        """The counts of authors or tags, in the order asked; empty ones where there are none."""
+        self._check_limit(len(names), self._config.rows_max, "rows_max", low=0)
+        self._check_tenant(tenant)
+        prefix = CounterKey.prefix(tenant, entity)
+        try:
+            keys = [prefix + name.encode() for name in names]
+        except UnicodeEncodeError:
+            raise InvalidInput(f"a name of {entity} is not valid Unicode: send UTF-8") from None
+        found = self._view.get_many("counters", keys)
+        return [decode_counter(data) if data else CounterRecord.empty() for data in found]
+
+    def events(
+        self, tenant: TenantId, after_index: int, limit: int
+    ) -> list[tuple[int, int, Event]]:
+        """(log index, ordinal, event) behind a log index, in order.
+
+        A command's events are never parted: the last command's come whole, also above `limit`. So
+        the last index is where to go on from.
+        """
+        self._check_tenant(tenant)
+        prefix = EventKey.prefix(tenant)
+        start = EventKey(tenant, after_index + 1, 0).encode()
+        found: list[tuple[int, int, Event]] = []
+        for key, data in scan(self._view, "events", start, after(prefix), limit):
+            place = EventKey.decode(key)
+            if len(found) >= limit and place.index != found[-1][0]:
+                break
+            found.append((place.index, place.ordinal, decode_event(data)))
+        return found
+
+    def _check_tenant(self, tenant: TenantId) -> None:
+        if tenant not in self._known:
+            self.tenant(tenant)
+
+    def _check_limit(self, number: int, limit: int, name: str, low: int = 1) -> None:
+        if not low <= number <= limit:
+            raise LimitExceeded(f"limit is {number}, {name} is {limit}: ask for {low} to {limit}")
+
+    def _stored(self, tenant: TenantId, positions: Sequence[bytes]) -> list[bytes | None]:
+        self._check_limit(len(positions), self._config.rows_max, "rows_max", low=0)
+        self._check_tenant(tenant)
+        prefix = ActivityKey.prefix(tenant)
+        return self._view.get_many("activities", [prefix + position for position in positions])
+
+    def _counts(self, tenant: TenantId, positions: Sequence[bytes]) -> list[CounterRecord]:
+        prefix = CounterKey.prefix(tenant, "activity")
+        found = self._view.get_many("counters", [prefix + position for position in positions])
+        return [decode_counter(data) if data else CounterRecord.empty() for data in found]
+
+    def _merged_rows(self, tenant: TenantId, feed: str, limit: int) -> list[Position]:
+        rows = visible_rows(
+            self._view, tenant, feed, scan_max=self._config.pull_scan_max, chunk=limit
+        )
+        found: dict[bytes, None] = {}
+        for suffix, _ in rows:
+            found[suffix[:POSITION_BYTES]] = None
+            if len(found) >= limit:
+                break
+        return [Position(position) for position in found]
+
+    def _visible(
+        self, tenant: TenantId, feed: str, wanted: int, behind: bytes
+    ) -> list[tuple[FeedRow, bytes]]:
+        """The first `wanted` rows with a living activity, each position once, and their bodies."""
+        rows = visible_rows(
+            self._view,
+            tenant,
+            feed,
+            scan_max=self._config.pull_scan_max,
+            behind=behind,
+            chunk=wanted,
+        )
+        found: dict[bytes, tuple[FeedRow, bytes]] = {}
+        while len(found) < wanted and (chunk := list(islice(rows, wanted))):
+            stored = self._stored(tenant, [suffix[:POSITION_BYTES] for suffix, _ in chunk])
+            for (suffix, value), data in zip(chunk, stored, strict=True):
+                position = suffix[:POSITION_BYTES]
+                # A row written before the activity's first post is of one that was removed.
+                if data is None or value < data[:8] or position in found:
+                    continue
+                found[position] = _shown(position, suffix[POSITION_BYTES:], data)
+        return list(found.values())[:wanted]
+
+
+def _shown(position: bytes, origin: bytes, data: bytes) -> tuple[FeedRow, bytes]:
+    feed = FeedId(*origin.decode().split(":", 1)) if origin else None
+    ending = b',"origin":"' + origin + b'"}' if origin else b',"origin":null}'
+    row = FeedRow(Position(position), index_of(data), feed)
+    return row, body_of(data)[:-1] + ending
+
+
+def _counted(data: bytes, record: CounterRecord) -> StoredCounts:
+    stored = decode_activity(data)
+    return stored.index, stored.posted, record
