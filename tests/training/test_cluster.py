@@ -1,0 +1,32 @@
+import operator
+import os
+import socket
+
+import pytest
+
+from training.cluster import open_workers
+from training.config import ClusterConfig
+from training.errors import ClusterError
+
+
+def test_tasks_wait_for_tasks_inline() -> None:
+    with open_workers("inline") as workers:
+        one = workers.submit(operator.add, 1, 2)
+        assert workers.submit(operator.add, one, one).result() == 6
+
+
+def test_tasks_run_in_other_processes_on_a_local_cluster() -> None:
+    with open_workers(config=ClusterConfig(workers=1)) as workers:
+        first = workers.submit(os.getpid)
+        assert workers.submit(operator.add, first, 0).result() != os.getpid()
+
+
+def test_a_scheduler_that_does_not_answer_is_refused_with_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterError, match="dask scheduler"),
+            open_workers(address, ClusterConfig(start_s_max=1)),
+        ):
+            pass

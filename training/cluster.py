@@ -1,0 +1,123 @@
+"""Where work runs: in Dask's worker processes, or inline. The only place that makes a Client.
+
+Steps are functions of file paths and small frozen configs; big arrays never travel, so workers of a
+remote scheduler need the same files (a shared directory) and the same version of this package.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+
+from training.config import ClusterConfig
+from training.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["InlineWorkers", "Task", "Workers", "open_workers"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Task(Protocol[T_co]):
+    """Work that was handed in; give it as an argument to make another task wait for it."""
+
+    def result(self) -> T_co:
+        """What the work returned, waiting for it; raises what it raised."""
+        ...
+
+
+class Workers(Protocol):
+    """Runs functions, each once its arguments that are tasks are done."""
+
+    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        """Hand in `function(*arguments)`; tasks among the arguments become their results."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    value: T
+
+    def result(self) -> T:
+        return self.value
+
+
+class InlineWorkers:
+    """Runs everything at once in this process: for tests, notebooks and debuggers."""
+
+    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        """Run it now; an error is raised here."""
+        ready = [a.result() if isinstance(a, _Done) else a for a in arguments]
+        return _Done(function(*ready))
+
+
+class _DaskWorkers:
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        # pure=False: every call runs, even one that equals an earlier one in all but the clock.
+        return cast("Task[T]", self._client.submit(function, *arguments, pure=False))
+
+
+@contextlib.contextmanager
+def open_workers(
+    scheduler: str | None = None, config: ClusterConfig | None = None
+) -> Iterator[Workers]:
+    """Workers for the time of a `with` block.
+
+    `scheduler` None starts a local cluster of processes, bound to loopback; `tcp://…` (or `tls://…`)
+    uses that cluster and leaves it running; `inline` runs in this process. Raises `ClusterError`.
+    """
+    config = config or ClusterConfig()
+    if scheduler == "inline":
+        yield InlineWorkers()
+        return
+    with contextlib.ExitStack() as stack:
+        yield _DaskWorkers(_connect(scheduler, config, stack))
+
+
+def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.ExitStack) -> "Client":
+    import dask  # noqa: PLC0415 - one second that only training pays
+    from distributed import Client  # noqa: PLC0415
+
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="headwater-dask-"))
+    stack.enter_context(
+        dask.config.set(
+            {
+                "temporary-directory": directory,
+                "distributed.admin.system-monitor.gil.enabled": False,
+                "distributed.worker.profile.enabled": False,
+            }
+        )
+    )
+    address: Any = scheduler or stack.enter_context(_local_cluster(config))
+    try:
+        client = stack.enter_context(Client(address, timeout=config.start_s_max))
+        client.wait_for_workers(1, timeout=config.start_s_max)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            f"no Dask workers at {scheduler or 'the local cluster'} ({error}); start them with "
+            "`dask scheduler` and `dask worker`, or leave --scheduler out to run on this machine"
+        ) from error
+    return client
+
+
+def _local_cluster(config: ClusterConfig) -> Any:  # Any: distributed has no types
+    from distributed import LocalCluster  # noqa: PLC0415
+
+    # Left to itself, Dask's dashboard listens on every interface, and warns if its port is taken.
+    return LocalCluster(
+        n_workers=config.workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=config.dashboard_address,
+        worker_dashboard_address=None,
+        memory_limit=config.worker_memory_bytes,
+        silence_logs=40,
+    )

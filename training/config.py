@@ -1,0 +1,209 @@
+"""Every setting and limit of training, in one frozen class with its units."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+
+from training.errors import TrainingError
+
+__all__ = [
+    "PRESETS",
+    "BoostedConfig",
+    "BoostedVariant",
+    "ClusterConfig",
+    "EvaluationConfig",
+    "FactorizationConfig",
+    "RequestConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "preset",
+]
+
+_LABELS: Mapping[str, int] = MappingProxyType(
+    {"click": 1, "like": 1, "comment": 1, "share": 1, "bookmark": 1}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitConfig:
+    """Shares of the engagements, by time, that each step may learn or be judged from.
+
+    Factors are learnt from the first part and are a feature of the second: had they seen its
+    labels, the ranker would learn to trust them more than it can when serving.
+    """
+
+    factors: float = 0.45
+    """Share of the engagements from which factors are learnt."""
+    ranker: float = 0.20
+    """Share of the next ones, whose requests train the ranker."""
+    validation: float = 0.15
+    """Share of the next ones, which stop the training early and choose the model."""
+    test: float = 0.20
+    """Share of the last ones, looked at once."""
+
+    def problems(self) -> list[str]:
+        """Every mistake as a sentence."""
+        shares = asdict(self)
+        found = [
+            f"split {name} is {share}: a share lies above 0 and below 1"
+            for name, share in shares.items()
+            if not 0 < share < 1
+        ]
+        if abs(sum(shares.values()) - 1) > 1e-6:  # noqa: PLR2004 - rounding of decimal shares
+            found.append(f"the split shares add up to {sum(shares.values()):.3f}, not to 1")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RequestConfig:
+    """How engagements become requests, and what could have been shown in each."""
+
+    window_s: int = 3_600
+    """Seconds after a request's first touch in which further first touches belong to it."""
+    touches_max: int = 10
+    """First touches that one request can have."""
+    candidates_max: int = 500
+    """Candidates of a request; the newest are kept."""
+    active_days: int | None = None
+    """Days: candidates are what was active within them; None: the mix that serving uses."""
+    earlier_touches_min: int = 0
+    """First touches that a user must have before a request counts."""
+    table_rows: int = 100_000
+    """Activities that the replay's table holds, as in serving."""
+    train_requests_max: int = 3_000
+    """Requests that train the ranker; more are thinned out at random."""
+    validation_requests_max: int = 2_000
+    """Requests that choose the model; more are thinned out at random."""
+    test_requests_max: int = 5_000
+    """Requests that judge the model; more are thinned out at random."""
+    labels: Mapping[str, int] = field(default_factory=lambda: _LABELS)
+    """Relevance of each engagement kind, a whole number from 0 (not relevant) to 31."""
+
+
+@dataclass(frozen=True, slots=True)
+class FactorizationConfig:
+    """LightFM with WARP loss and one thread, so that a seed gives the same factors again."""
+
+    dimensions: int = 32
+    """Length of a user's or activity's vector."""
+    epochs: int = 20
+    """Passes over the engagements."""
+    learning_rate: float = 0.05
+    """First step size of Adagrad."""
+    item_alpha: float = 1e-5
+    """L2 penalty on activity and tag factors."""
+    user_alpha: float = 1e-5
+    """L2 penalty on user factors."""
+    engagements_min: int = 50
+    """Distinct engagements below which there is nothing to factorize."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoostedVariant:
+    """One XGBoost model to try. `families` None means every feature family."""
+
+    name: str
+    depth: int
+    families: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoostedConfig:
+    """XGBoost `rank:ndcg` on the requests of the training window."""
+
+    variants: tuple[BoostedVariant, ...] = (
+        BoostedVariant("boosted-3", 3),
+        BoostedVariant("boosted-4", 4),
+        BoostedVariant("boosted-6", 6),
+        BoostedVariant("boosted-recency", 3, ("recency",)),
+    )
+    """The models that are tried; validation chooses."""
+    trees_max: int = 300
+    """Trees, unless validation stops earlier."""
+    stop_rounds: int = 30
+    """Trees without a better validation NDCG@10 after which training stops."""
+    learning_rate: float = 0.08
+    """Shrinkage of each tree."""
+    rows_per_leaf_min: float = 5.0
+    """Least sum of second derivatives in a leaf (XGBoost's min_child_weight)."""
+    l2: float = 5.0
+    """L2 penalty on leaf weights."""
+    rows_share: float = 0.8
+    """Share of rows that each tree sees."""
+    columns_share: float = 0.8
+    """Share of columns that each tree sees."""
+    pairs_per_candidate: int = 8
+    """Candidates that each candidate is compared with (lambdarank_num_pair_per_sample)."""
+    threads: int = 1
+    """Threads of one model; the variants already run side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """How models are compared."""
+
+    k: int = 10
+    """Places that count."""
+    resamples: int = 1_000
+    """Bootstrap resamples of users."""
+    confidence: float = 0.95
+    """Coverage of every interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """The Dask cluster that is made when no scheduler is named."""
+
+    workers: int = 2
+    """Processes, one thread each."""
+    worker_memory_bytes: int = 2_147_483_648
+    """Memory above which a worker is restarted."""
+    start_s_max: int = 60
+    """Seconds to wait for workers, or for a scheduler to answer."""
+    dashboard_address: str = "127.0.0.1:0"
+    """Where Dask's dashboard listens: loopback, any free port."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """All of it. Two runs with equal config, events and seed give equal models."""
+
+    seed: int = 20_180_312
+    """Seeds every random choice."""
+    split: SplitConfig = field(default_factory=SplitConfig)
+    requests: RequestConfig = field(default_factory=RequestConfig)
+    factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
+    boosted: BoostedConfig = field(default_factory=BoostedConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    derived: tuple[str, ...] = ()
+    """Sentences on what the data's source derived; they are repeated in every report."""
+
+    def check(self) -> "TrainingConfig":
+        """Itself; raises `TrainingError` with every mistake at once."""
+        found = self.split.problems()
+        found += [
+            f"label of {kind} is {label}: a label is a whole number from 0 to 31"
+            for kind, label in self.requests.labels.items()
+            if not 0 <= label <= 31  # noqa: PLR2004 - what rank:ndcg takes
+        ]
+        if found:
+            raise TrainingError("; ".join(found))
+        return self
+
+
+PRESETS: Mapping[str, SplitConfig] = MappingProxyType(
+    {
+        "default": SplitConfig(),
+        "movielens": SplitConfig(),
+        # The last 40 %, so that the figures stand beside those of the data's README.
+        "stackexchange": SplitConfig(factors=0.20, ranker=0.25, validation=0.15, test=0.40),
+    }
+)
+"""Split shares by data set."""
+
+
+def preset(name: str) -> TrainingConfig:
+    """The config for a data set; raises `TrainingError` with the names there are."""
+    if name not in PRESETS:
+        raise TrainingError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
+    return replace(TrainingConfig(), split=PRESETS[name])

@@ -1,0 +1,221 @@
+"""Reading an exported event log: Parquet files by tenant and day, and the manifest that counts.
+
+    out/tenant=acme/manifest.json
+    out/tenant=acme/day=2018-03-12/events-<first index>-<last index>.parquet
+
+Only files that the manifest names are read, and each must have the rows and the checksum that it
+states. The order of events is (index, ordinal): that of the engine's log.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from feeds.events import (
+    EVENT_SCHEMA,
+    EVENT_SCHEMA_VERSION,
+    Engagement,
+    Event,
+    Followed,
+    Impression,
+    Posted,
+    Removed,
+    Unfollowed,
+)
+from training.errors import ExportDamaged
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["EventLog", "ExportedFile", "Manifest", "load_events", "read_event_log"]
+
+MANIFEST = "manifest.json"
+MANIFEST_BYTES_MAX = 67_108_864
+"""The largest manifest that is read, in bytes."""
+
+_BATCH_ROWS = 65_536
+_TIMES = ("time", "since")
+
+
+class ExportedFile(msgspec.Struct, frozen=True):
+    """A file of the export; `path` is relative to the manifest's directory."""
+
+    path: str
+    rows: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What an export consists of."""
+
+    schema_version: int
+    last_index: int
+    files: tuple[ExportedFile, ...]
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """A tenant's events in log order; `indexes[i]` is the log index of `events[i]`.
+
+    Memory: about 500 bytes an event.
+    """
+
+    tenant: str
+    indexes: list[int]
+    events: list[Event]
+
+    def __len__(self) -> int:
+        """How many events there are."""
+        return len(self.events)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change with any event or its place."""
+        digest = hashlib.blake2b(digest_size=16)
+        encoder = msgspec.msgpack.Encoder()
+        for pair in zip(self.indexes, self.events, strict=True):
+            digest.update(encoder.encode(pair))
+        return digest.hexdigest()
+
+
+def load_events(path: Path | str, tenant: str) -> "pd.DataFrame":
+    """A tenant's exported events as a DataFrame: one row an event, in log order.
+
+    Columns are those of `feeds.events.EVENT_SCHEMA`; what an event's type does not have is missing.
+    `time` and `since` are in UTC. Raises `ExportDamaged` with what to do.
+    """
+    frame: pd.DataFrame = _read_table(Path(path), tenant).to_pandas()
+    return frame
+
+
+def read_event_log(path: Path | str, tenant: str) -> EventLog:
+    """A tenant's exported events in log order; raises `ExportDamaged` with what to do."""
+    table = _read_table(Path(path), tenant)
+    indexes: list[int] = table.column("index").to_pylist()
+    return EventLog(tenant, indexes, list(_events(table)))
+
+
+def _read_table(path: Path, tenant: str) -> "pa.Table":
+    import pyarrow as pa  # noqa: PLC0415 - half a second that only training pays
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    root, manifest = _read_manifest(path, tenant)
+    columns = [name for name, _ in EVENT_SCHEMA]
+    tables = []
+    for file in manifest.files:
+        _check_file(root, file)
+        try:
+            # One file a table: a directory name such as day=… must not become a column.
+            table = pq.ParquetFile(root / file.path).read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(root / file.path, str(error)) from error
+        if table.num_rows != file.rows or table.column_names != columns:
+            raise _damaged(root / file.path, "its rows or columns are not those of the manifest")
+        tables.append(table)
+    if not tables:
+        raise ExportDamaged(f"{root}: no events were exported yet; record some and export again")
+    return pa.concat_tables(tables, promote_options="permissive").sort_by(
+        [("index", "ascending"), ("ordinal", "ascending")]
+    )
+
+
+def _read_manifest(path: Path, tenant: str) -> tuple[Path, Manifest]:
+    root = path / f"tenant={tenant}"
+    file = root / MANIFEST
+    try:
+        if file.stat().st_size > MANIFEST_BYTES_MAX:
+            raise _damaged(file, f"it is larger than {MANIFEST_BYTES_MAX} bytes")
+        manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
+    except FileNotFoundError as error:
+        raise ExportDamaged(
+            f"{file}: there is no such file; run `headwater export --tenant {tenant}` first, and "
+            "give the directory that it wrote to"
+        ) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise _damaged(file, str(error)) from error
+    if manifest.schema_version != EVENT_SCHEMA_VERSION:
+        raise ExportDamaged(
+            f"{file}: events of schema version {manifest.schema_version}; this release reads "
+            f"version {EVENT_SCHEMA_VERSION}: export again with it"
+        )
+    return root, manifest
+
+
+def _check_file(root: Path, file: ExportedFile) -> None:
+    path = (root / file.path).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise _damaged(root / MANIFEST, f"{file.path!r} lies outside the export")
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+    if digest != file.sha256:
+        raise _damaged(path, "its checksum is not that of the manifest")
+
+
+def _damaged(path: Path, problem: str) -> ExportDamaged:
+    return ExportDamaged(f"{path}: {problem}; delete the export and run `headwater export` again")
+
+
+def _events(table: "pa.Table") -> Iterator[Event]:
+    import pyarrow as pa  # noqa: PLC0415
+
+    for name in _TIMES:
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table.column(name).cast(pa.int64()))
+    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+        for row in batch.to_pylist():
+            yield _event(row)
+
+
+def _event(row: dict[str, Any]) -> Event:  # Any: a row of mixed columns
+    time_us, kind = row["time"], row["type"]
+    if kind == "engagement":
+        return Engagement(time_us=time_us, kind=row["kind"], value=row["value"], **_shown(row))
+    if kind == "impression":
+        return Impression(time_us=time_us, **_shown(row))
+    if kind == "posted":
+        return _posted(row)
+    if kind == "followed":
+        return Followed(
+            time_us=time_us,
+            follower=row["follower"],
+            target=row["target"],
+            since_us=row["since"],
+            derived=row["derived"],
+        )
+    if kind == "unfollowed":
+        return Unfollowed(
+            time_us=time_us,
+            follower=row["follower"],
+            target=row["target"],
+            keep_history=row["keep_history"],
+        )
+    if kind == "removed":
+        return Removed(time_us=time_us, activity_id=row["activity_id"])
+    raise ExportDamaged(f"an event has the unknown type {kind!r}; export again with this release")
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:  # Any: keywords of mixed types
+    return {name: row[name] for name in ("user", "activity_id", "feed", "position", "slate_id")}
+
+
+def _posted(row: dict[str, Any]) -> Posted:  # Any: a row of mixed columns
+    return Posted(
+        time_us=row["time"],
+        activity_id=row["activity_id"],
+        actor=row["actor"],
+        verb=row["verb"],
+        object=row["object"],
+        feed=row["feed"],
+        to=tuple(row["to"]),
+        tags=tuple(row["tags"]),
+        length=row["length"],
+    )
