@@ -19,7 +19,7 @@ import typer
 
 from serving.extras import DISTRIBUTION, cure
 
-__all__ = ["COMMAND_GROUP", "build", "main"]
+__all__ = ["COMMAND_GROUP", "build", "entry_points", "main"]
 
 COMMAND_GROUP = "headwater.commands"
 """The entry-point group that sub-commands are found in."""
@@ -64,7 +64,7 @@ def build(load: Collection[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for name, entry_point in sorted(_entry_points().items()):
+    for name, entry_point in sorted(entry_points().items()):
         target = entry_point.load() if name in load else _listed(entry_point)
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=name)
@@ -92,7 +92,8 @@ def _root(
     del version
 
 
-def _entry_points() -> Mapping[str, EntryPoint]:
+def entry_points() -> Mapping[str, EntryPoint]:
+    """The sub-commands that are installed, by name."""
     return {found.name: found for found in importlib.metadata.entry_points(group=COMMAND_GROUP)}
 
 
