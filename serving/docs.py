@@ -25,8 +25,8 @@ _ABOUT_SETTINGS = """\
 Every value that can be set, by the class that holds it. Those of `Settings` are read from the
 environment as `HEADWATER_<NAME>` by `headwater serve`; the others are arguments of the classes."""
 _ABOUT_FEATURES = """\
-The registry of features, version {version}; a `FeatureSpec` names those that a model reads. The same
-code computes them in training and in serving. A missing value is NaN, never 0."""
+The registry of features, version {version}; a `FeatureSpec` names those that a model reads. The
+same code computes them in training and in serving. A missing value is NaN, never 0."""
 _SETTINGS_CLASSES = ("Config", "Settings", "Parameters")
 _METRIC_KINDS = ("Counter", "Gauge", "Histogram")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "pattern": "matches"}
