@@ -15,6 +15,7 @@ from feeds.events import Event, Posted
 from feeds.fanout import followers
 from feeds.intake import Intake
 from feeds.keys import (
+    APPLIED,
     POSITION_BYTES,
     ActivityKey,
     ApiKeyKey,
@@ -24,6 +25,7 @@ from feeds.keys import (
     FollowKey,
     TenantKey,
     after,
+    read_number,
 )
 from feeds.model import (
     FeedId,
@@ -67,6 +69,11 @@ class StoreReader:
         self._config = config
         self._intake = Intake(config)
         self._known: set[str] = set()
+
+    def applied_index(self) -> int:
+        """The log index that the view is at: it moves in one batch with a command's effects."""
+        applied = self._view.get("meta", APPLIED)
+        return read_number(applied) if applied else 0
 
     def tenants(self) -> list[TenantId]:
         """Every tenant, by name."""
