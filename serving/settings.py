@@ -80,13 +80,16 @@ class Settings(BaseSettings):
         60.0, ge=0, le=3_600, description="Seconds until a key is read from the store again."
     )
     candidates_max: int = Field(
-        500, ge=1, le=5_000, description="Activities that one ranked read considers at most."
+        500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )
     slate_size_max: int = Field(
         200, ge=1, le=1_000, description="Activities of one slate, over all of its pages, at most."
     )
     slates_max: int = Field(
-        10_000, ge=1, le=1_000_000, description="Slates held for their next pages at most."
+        5_000,
+        ge=1,
+        le=1_000_000,
+        description="Slates held for their next pages at most, about 14 KB each.",
     )
     slate_ttl_s: float = Field(
         900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
@@ -107,7 +110,7 @@ class Settings(BaseSettings):
         100_000, ge=1_000, le=1_000_000, description="Activities of one activity table at most."
     )
     table_backlog_max: int = Field(
-        50_000,
+        20_000,
         ge=1,
         le=1_000_000,
         description="Events that wait for a tenant's table at most; beyond it the table is "

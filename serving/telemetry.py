@@ -7,6 +7,7 @@ template, a status its class of three digits.
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
@@ -57,13 +58,19 @@ class Metrics:
         )
         self.ranked = Counter(
             "headwater_ranked_reads",
-            "Slates made, by feed and by what ranked them: model, no_model, or why it fell back.",
+            "Slates made: by model, or why by time: no_model, no_table, deadline, failed.",
             ("kind", "outcome"),
+            registry=self.registry,
+        )
+        self.source_failures = Counter(
+            "headwater_source_failures",
+            "Candidate sources that failed and were left out.",
+            ("source",),
             registry=self.registry,
         )
         self.table_loads = Counter(
             "headwater_table_loads",
-            "Activity tables loaded from the store: first, backlog (too much waited), evicted.",
+            "Activity tables loaded from the store: first, or backlog (too much waited).",
             ("cause",),
             registry=self.registry,
         )
@@ -73,6 +80,12 @@ class Metrics:
         self.slates = Gauge(
             "headwater_slates", "Slates held for their next pages.", registry=self.registry
         )
+
+    def note_slate(self, kind: str, outcome: str, stages_us: Mapping[str, int]) -> None:
+        """Count a slate, and time its stages."""
+        self.ranked.labels(kind, outcome).inc()
+        for stage, time_us in stages_us.items():
+            self.stage_seconds.labels(stage).observe(time_us / 1e6)
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format."""

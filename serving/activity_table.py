@@ -1,0 +1,254 @@
+"""Activity tables that follow the store: one a tenant, loaded once, then moved by each event.
+
+The engine tells every applied command from the thread that applies it; here its events wait in a
+bounded queue and are applied on the event loop, in slices while nobody asks and all of them before
+a read, so that a table is touched by one thread and a read sees every acknowledged write.
+
+Loading is exact while others write. A listener that is held up holds up the thread that writes, so
+while the gate is shut at most one more command reaches the store; what was read belongs to one log
+index if the store's applied index was the same before and after, and at the second attempt it is.
+Events up to that index are in what was read, later ones are applied: nothing twice, nothing lost.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Final, Literal
+
+import structlog
+
+from feeds.counters import CounterRecord
+from feeds.engine import FeedEngine
+from feeds.events import Event
+from feeds.model import TenantId
+from ranking.table import ActivityTable
+from serving.telemetry import Metrics
+
+__all__ = ["ActivityTables", "TableFollower", "load_names", "load_table"]
+
+_log = structlog.get_logger(__name__)
+
+LOAD_ATTEMPTS: Final = 5
+NAMES_READ_MAX: Final = 1_000
+"""Authors or tags whose counts one call reads."""
+
+SLICE_EVENTS: Final = 200
+"""Events that are applied between two turns of the event loop, about 3 ms."""
+
+
+class TableFollower:
+    """One tenant's table, and the events that it has yet to see."""
+
+    def __init__(self, backlog_max: int) -> None:
+        self.table: ActivityTable | None = None
+        self.loading: asyncio.Future[ActivityTable] | None = None
+        self._backlog_max = backlog_max
+        self._lock = threading.Lock()
+        self._backlog: deque[tuple[int, Sequence[Event]]] = deque()
+        self._waiting = 0
+        self._overflowed = False
+        self._loaded_index = 0
+
+    def offer(self, index: int, events: Sequence[Event]) -> None:
+        """Queue the events of a command; beyond the limit the table is given up instead."""
+        with self._lock:
+            if self._overflowed:
+                return
+            self._waiting += len(events)
+            if self._waiting <= self._backlog_max:
+                self._backlog.append((index, events))
+                return
+            self._overflowed = True
+            self._waiting = 0
+            self._backlog.clear()
+
+    def begin(self) -> None:
+        """Start over: what comes from now on is queued for the table that is being loaded."""
+        with self._lock:
+            self._overflowed = False
+            self._waiting = 0
+            self._backlog.clear()
+        self.table = None
+
+    def adopt(self, table: ActivityTable, index: int) -> None:
+        """Take a table that holds everything up to a log index."""
+        self.table, self._loaded_index = table, index
+
+    def drain(self, events_max: int | None = None) -> bool:
+        """Apply what waits, at least one command of it; True if some still waits.
+
+        `table` is None afterwards if too much had waited.
+        """
+        applied = 0
+        while events_max is None or applied < events_max:
+            with self._lock:
+                if self._overflowed:
+                    self.table = None
+                if not self._backlog:
+                    return False
+                index, events = self._backlog.popleft()
+                self._waiting -= len(events)
+            applied += len(events)
+            if self.table is not None and index > self._loaded_index:
+                for event in events:
+                    self.table.apply(index, event)
+        return True
+
+
+class ActivityTables:
+    """The tables of the tenants that were asked for last, at most `tables_max`."""
+
+    def __init__(
+        self,
+        engine: FeedEngine,
+        metrics: Metrics,
+        *,
+        tables_max: int,
+        capacity: int,
+        backlog_max: int,
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._tables_max = tables_max
+        self._capacity = capacity
+        self._backlog_max = backlog_max
+        self._followers: OrderedDict[TenantId, TableFollower] = OrderedDict()
+        self._gate = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = False
+        engine.subscribe(self._listen)
+
+    async def start(self, tenants: Sequence[TenantId]) -> None:
+        """Follow on the running event loop, and load the tables of the first `tables_max`."""
+        self._loop = asyncio.get_running_loop()
+        for tenant in tenants[: self._tables_max]:
+            await self.get(tenant)
+
+    def stop(self) -> None:
+        """No longer wake the event loop."""
+        self._loop = None
+
+    def loaded(self) -> list[TenantId]:
+        """The tenants whose table is in memory and has missed nothing."""
+        return [tenant for tenant, held in self._followers.items() if held.table is not None]
+
+    def ready(self, tenant: TenantId) -> ActivityTable | None:
+        """The tenant's table with every event that was acknowledged before the call, or None.
+
+        To be used until the next await.
+        """
+        follower = self._followers.get(tenant)
+        if follower is None:
+            return None
+        self._followers.move_to_end(tenant)
+        follower.drain()
+        return follower.table
+
+    async def get(self, tenant: TenantId) -> ActivityTable:
+        """As `ready`, but loads the table on the first call and where events were missed.
+
+        The caller sets the time limit; the load goes on beyond it.
+        """
+        follower = self._followers.get(tenant)
+        cause = "backlog"
+        if follower is None:
+            cause = "first"
+            follower = self._followers[tenant] = TableFollower(self._backlog_max)
+            self._trim(follower)
+        self._followers.move_to_end(tenant)
+        follower.drain()
+        while follower.table is None:
+            if follower.loading is None:
+                follower.begin()
+                self._metrics.table_loads.labels(cause).inc()
+                follower.loading = asyncio.ensure_future(self._load(tenant, follower))
+            await asyncio.shield(follower.loading)
+            follower.drain()
+        return follower.table
+
+    def _trim(self, kept: TableFollower) -> None:
+        """Let the tables that were asked for longest ago go."""
+        for tenant in list(self._followers):
+            if len(self._followers) <= self._tables_max:
+                break
+            held = self._followers[tenant]
+            if held is not kept and held.loading is None:
+                del self._followers[tenant]
+        self._metrics.tables.set(len(self._followers))
+
+    async def _load(self, tenant: TenantId, follower: TableFollower) -> ActivityTable:
+        try:
+            started = perf_counter()
+            table, index = await asyncio.to_thread(self._read, tenant)
+            follower.adopt(table, index)
+            _log.info(
+                "table_loaded",
+                tenant=tenant,
+                activities=len(table),
+                index=index,
+                ms=round((perf_counter() - started) * 1e3, 1),
+            )
+            return table
+        finally:
+            follower.loading = None
+
+    def _read(self, tenant: TenantId) -> tuple[ActivityTable, int]:
+        """The table as of one log index, and that index; writes wait meanwhile."""
+        with self._gate:
+            for _ in range(LOAD_ATTEMPTS):
+                index = self._engine.applied_index()
+                table = load_table(self._engine, tenant, self._capacity)
+                if index == self._engine.applied_index():
+                    return table, index
+        raise RuntimeError("the store moved while its writer was held up: please report this")
+
+    def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
+        """Called by the thread that applies commands, after each."""
+        follower = self._followers.get(tenant)
+        if follower is not None and events:
+            follower.offer(index, events)
+            loop = self._loop
+            if loop is not None and not self._woken:
+                self._woken = True
+                loop.call_soon_threadsafe(self._apply_slice)
+        with self._gate:
+            pass
+
+    def _apply_slice(self) -> None:
+        self._woken = False
+        more = [
+            follower.drain(SLICE_EVENTS)
+            for follower in list(self._followers.values())
+            if follower.table is not None
+        ]
+        if any(more) and self._loop is not None and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._apply_slice)
+
+
+def load_table(engine: FeedEngine, tenant: TenantId, capacity: int) -> ActivityTable:
+    """The newest activities of the store as a table, with the counts of their authors and tags."""
+    table = ActivityTable(capacity)
+    for index, posted, record in engine.recent(tenant, capacity):
+        table.load(index, posted, record)
+    load_names(engine, tenant, table)
+    return table
+
+
+def load_names(engine: FeedEngine, tenant: TenantId, table: ActivityTable) -> None:
+    """Put the store's counts of all authors and tags that the table knows into it."""
+    for author, record in _counters(engine, tenant, "author", table.names.authors.names):
+        table.load_author(author, record)
+    for tag, record in _counters(engine, tenant, "tag", table.names.tags.names):
+        table.load_tag(tag, record)
+
+
+def _counters(
+    engine: FeedEngine, tenant: TenantId, entity: Literal["author", "tag"], names: Sequence[str]
+) -> Iterator[tuple[str, CounterRecord]]:
+    known = [name for name in names if name]
+    for start in range(0, len(known), NAMES_READ_MAX):
+        chunk = known[start : start + NAMES_READ_MAX]
+        yield from zip(chunk, engine.counters(tenant, entity, chunk), strict=True)

@@ -1,0 +1,145 @@
+"""A page of a ranked feed as bytes: stored bodies are spliced, nothing is decoded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+
+from feeds.engine import FeedEngine
+from feeds.model import FeedId, Follow, Position, TenantId, position_of
+from ranking.candidates import Slate
+from ranking.table import ActivityTable
+from serving.activity_table import ActivityTables
+from serving.cursors import PinnedSlate, SlateCursor
+
+__all__ = ["Page", "RankedPages", "explanation_bytes", "slate_head"]
+
+
+class Page(NamedTuple):
+    """An encoded page of a slate, and the cursor of the next one (None at the end)."""
+
+    content: bytes
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPages:
+    """Cuts slates into pages. Activities removed since then are passed over: pages stay full."""
+
+    engine: FeedEngine
+    tables: ActivityTables
+    home_group: str
+
+    def page(
+        self,
+        slate: PinnedSlate,
+        offset: int,
+        limit: int,
+        follows: Mapping[str, Follow] | None = None,
+        explained: Slate | None = None,
+    ) -> Page:
+        """The page that begins at a place, with its explanation if it was asked for.
+
+        `follows` are the user's, read here where the caller has not read them.
+        """
+        places, bodies, after = self._living(slate, offset, limit)
+        if follows is None:
+            follows = self.engine.follows(slate.tenant, FeedId(self.home_group, slate.user))
+        origins = self._origins(slate.tenant, [position for _, position in places], follows)
+        results = [
+            body[:-1] + b"," + _ranking(slate, place, origin)[1:]
+            for (place, _), body, origin in zip(places, bodies, origins, strict=True)
+        ]
+        cursor = SlateCursor(slate.request_id, after).encode() if after < len(slate) else None
+        parts = [slate.head[:-1], b',"results":[', b",".join(results), b'],"next":']
+        parts.append(orjson.dumps(cursor))
+        if explained is not None and explained.explanation is not None:
+            shown = [place for place, _ in places]
+            parts += [b',"explanation":', explanation_bytes(explained, shown)]
+        parts.append(b"}")
+        return Page(b"".join(parts), cursor)
+
+    def _living(
+        self, slate: PinnedSlate, offset: int, limit: int
+    ) -> tuple[list[tuple[int, Position]], list[bytes], int]:
+        """The next places whose activity exists, their bodies, and the place behind them."""
+        places: list[tuple[int, Position]] = []
+        bodies: list[bytes] = []
+        while len(places) < limit and offset < len(slate):
+            end = min(offset + limit - len(places), len(slate))
+            asked = [(place, position_of(slate.activity_id(place))) for place in range(offset, end)]
+            found = self.engine.bodies(slate.tenant, [position for _, position in asked])
+            for place, body in zip(asked, found, strict=True):
+                if body is not None:
+                    places.append(place)
+                    bodies.append(body)
+            offset = end
+        return places, bodies, offset
+
+    def _origins(
+        self, tenant: TenantId, positions: Sequence[Position], follows: Mapping[str, Follow]
+    ) -> list[str | None]:
+        """The followed feed that each activity reached the user by; None where there is none."""
+        table = self.tables.ready(tenant)
+        if table is None or not follows:
+            return [None] * len(positions)
+        return [_origin(table, row, follows) for row in table.rows(positions).tolist()]
+
+
+def _origin(table: ActivityTable, row: int, follows: Mapping[str, Follow]) -> str | None:
+    """The first in byte order of the followed feeds that the activity belongs to, as the engine."""
+    if row < 0:
+        return None
+    index, time_us = int(table.index[row]), int(table.time_us[row])
+    names = table.names.feeds.names
+    followed = [
+        edge
+        for number in table.feeds[row].tolist()
+        if number >= 0 and (edge := follows.get(names[number])) is not None
+    ]
+    return min(
+        (str(edge.target) for edge in followed if index > edge.index or time_us >= edge.since_us),
+        default=None,
+    )
+
+
+def _ranking(slate: PinnedSlate, place: int, origin: str | None) -> bytes:
+    """What a place of a slate adds to its activity, as a JSON object."""
+    return orjson.dumps(
+        {
+            "origin": origin,
+            "position": place,
+            "score": slate.scores[place],
+            "source": slate.sources[place],
+            "reason": slate.reasons[place],
+            "propensity": slate.propensities[place],
+        }
+    )
+
+
+def slate_head(slate: Slate) -> bytes:
+    """What a slate says of itself, as a JSON object; NaN is null."""
+    return orjson.dumps(
+        {
+            "slate_id": slate.request_id,
+            "kind": slate.kind,
+            "scorer": slate.scorer,
+            "model_version": slate.model_version,
+            "degraded": slate.degraded,
+        }
+    )
+
+
+def explanation_bytes(slate: Slate, places: Sequence[int]) -> bytes:
+    """The stages, what was removed and why, and the features of these places, as JSON."""
+    explanation = slate.explanation
+    return orjson.dumps(
+        {
+            "stages": explanation.stages if explanation else (),
+            "removed": slate.removed,
+            "activities": [explanation.activities[place] for place in places]
+            if explanation
+            else (),
+        }
+    )

@@ -1,0 +1,112 @@
+"""Candidate sources that ask the engine, and one request's own table: feeds meets ranking.
+
+What a user follows is read from the user's home feed, whose rows the engine keeps in order, so it
+costs a scan of what is needed instead of a look at the whole table. It gives the rows that
+`ranking.sources.FollowingSource` gives, and besides what was posted to the home feed itself and
+what an unfollow left there: what the user sees in the feed can be ranked.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from feeds.engine import FeedEngine
+from feeds.model import FeedId, Position
+from ranking.candidates import Query
+from ranking.sources import CANDIDATES_MAX, CandidateSource
+from ranking.table import ActivityTable
+from serving.activity_table import load_names
+
+__all__ = ["EngineFollowingSource", "PositionsSource", "SparedSource", "own_table"]
+
+_log = structlog.get_logger(__name__)
+
+Rows = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PositionsSource:
+    """Activities that are known by their positions: read before, or brought by the caller."""
+
+    name: str
+    quota: int
+    positions: Sequence[Position]
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """The rows of those that are in the table, in the order of the positions."""
+        del query
+        rows = table.rows(self.positions)
+        found: Rows = rows[rows >= 0]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFollowingSource:
+    """The newest rows of the user's home feed `<home_group>:<user>`."""
+
+    engine: FeedEngine
+    home_group: str
+    quota: int = 400
+    name: str = "following"
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """The rows of the home feed that are in the table, newest first."""
+        return self.read(query).propose(query, table)
+
+    def read(self, query: Query) -> PositionsSource:
+        """The home feed as of now, as a source of its own."""
+        home = FeedId(self.home_group, query.user)
+        positions = self.engine.rows(query.tenant, home, CANDIDATES_MAX)
+        return PositionsSource(self.name, self.quota, positions)
+
+
+@dataclass(frozen=True, slots=True)
+class SparedSource:
+    """A source whose failure leaves its candidates out, and the request alive.
+
+    `failed` is told the source's name.
+    """
+
+    source: CandidateSource
+    failed: Callable[[str], None]
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.name
+
+    @property
+    def quota(self) -> int:
+        """The source's quota."""
+        return self.source.quota
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """What the source proposes; nothing where it fails."""
+        try:
+            return self.source.propose(query, table)
+        except Exception as error:  # noqa: BLE001 - whatever a source does, the feed is answered
+            _log.error("source_failed", source=self.source.name, error=type(error).__name__)
+            self.failed(self.source.name)
+            return np.zeros(0, dtype=np.int32)
+
+
+def own_table(
+    engine: FeedEngine, query: Query, positions: Sequence[Position], recent: int = 0
+) -> ActivityTable:
+    """A table of exactly these activities, and the newest `recent` ones, read from the store.
+
+    For a request whose candidates lie behind the shared table, which holds the newest activities
+    and takes in no older one, or while that one is loading. About 50 us an activity. Activities
+    that do not exist are left out.
+    """
+    table = ActivityTable(capacity=max(1, len(positions) + recent))
+    found = engine.activities(query.tenant, positions) if positions else []
+    newest = engine.recent(query.tenant, recent) if recent else []
+    for activity in (*newest, *found):
+        if activity is not None:
+            table.load(*activity)
+    load_names(engine, query.tenant, table)
+    return table
