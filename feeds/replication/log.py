@@ -1,0 +1,347 @@
+"""The segment log: records that are on disk before anyone is told that they are.
+
+A directory of segments (`feeds.replication.segment`), each named by the index of its first record;
+the last one is appended to. What opening does with a record that is incomplete or fails its
+checksum:
+
+* It is in the last segment, nothing sound comes after it, and it never was applied: the rest of a
+  write that never was acknowledged. It is cut. (So are zeros, as some file systems leave them.)
+* A sound record comes after it, however far, or it is in an earlier segment, or it was applied:
+  damage. The log refuses, naming file and offset, and changes nothing.
+
+One case is refused that might be a tail: power was lost while several records were being written,
+and the disk kept a later one and not an earlier one. File systems that order data before sizes
+(ext4, XFS) do not show it; it cannot be told from damage, so a person decides, as the message says.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Final, Self
+
+import structlog
+
+from feeds.errors import LimitExceeded, LogDamaged, ReplicaStopped, StorageError
+from feeds.replication.segment import (
+    HEADER_BYTES,
+    Record,
+    SegmentHeader,
+    SegmentReader,
+    encode_record,
+    find_record,
+    segment_path,
+    sync_directory,
+    write_all,
+)
+
+__all__ = ["LogConfig", "SegmentLog"]
+
+_log = structlog.get_logger(__name__)
+_NAME: Final = re.compile(r"\d{20}\.log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The limits of a segment log."""
+
+    segment_bytes_max: int = 64 * 1024 * 1024
+    """Bytes after which a segment takes no further group of records; the next begins a new one."""
+
+    record_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of one command at most."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    header: SegmentHeader
+    last_index: int
+    bytes: int
+
+
+class SegmentLog:
+    """An append-only log of commands with gapless indexes. One writer; compaction from any thread.
+
+    An error while writing takes the write back, so that the log is as before; where that fails, or
+    a sync fails, the log is `broken`, and refuses every further write: what the disk has is then
+    known only after a restart.
+    """
+
+    def __init__(self, directory: Path, config: LogConfig, salts: Callable[[], int]) -> None:
+        # Use `SegmentLog.open`.
+        self.directory = directory
+        """Where the segments lie."""
+        self._config = config
+        self._salts = salts
+        self._segments: list[_Segment] = []
+        self._lock = Lock()
+        self._file: int | None = None
+        self._synced_bytes = 0
+        self._closed = False
+        self.last_index = 0
+        """Index of the last record; the index before the first where there is none."""
+        self.term = 0
+        """Term of the last record, 0 where there is none."""
+        self.broken: str | None = None
+        """Why nothing can be written any more; None while all is well."""
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        applied_index: int = 0,
+        config: LogConfig | None = None,
+        salts: Callable[[], int] = lambda: secrets.randbits(64),
+    ) -> Self:
+        """Read and check every record, cut a torn tail, and make the rest durable.
+
+        `applied_index` is what the store has applied: those records must not be missing behind it.
+        `salts` gives 64 random bits for each new segment. An empty directory begins behind
+        `applied_index`. Raises `LogDamaged`, `FormatUnsupported`, or `StorageError` (the disk).
+        Cost: about 1 us a record and the time to read the files.
+        """
+        log = cls(directory, config or LogConfig(), salts)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            log._load(applied_index)
+            log._check_reach(applied_index)
+            log._open_tail()
+        except OSError as error:
+            log.close()
+            raise StorageError(
+                f"the log in {directory} cannot be opened: {error}. Check the disk and the "
+                "permissions, then start again"
+            ) from error
+        return log
+
+    @property
+    def first_index(self) -> int:
+        """Index of the first record that is kept; last_index + 1 where there is none."""
+        with self._lock:
+            return self._segments[0].header.first_index if self._segments else self.last_index + 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all segments."""
+        with self._lock:
+            return sum(segment.bytes for segment in self._segments)
+
+    def append(self, term: int, commands: Sequence[bytes]) -> int:
+        """Write commands behind the last record, in one piece; the index of the first.
+
+        They are not durable before `sync`. Raises OSError with nothing changed (or `broken`), and
+        `LimitExceeded` if a command is too long.
+        """
+        self._check_writable()
+        for command in commands:
+            if len(command) > self._config.record_bytes_max:
+                raise LimitExceeded(
+                    f"a command of {len(command)} bytes is above record_bytes_max "
+                    f"({self._config.record_bytes_max}): send less at once"
+                )
+        segment, file = self._active()
+        first = self.last_index + 1
+        data = b"".join(
+            encode_record(segment.header.seed, index, term, command)
+            for index, command in enumerate(commands, first)
+        )
+        try:
+            write_all(file, data)
+        except OSError as error:
+            self._take_back(segment, file, error)
+            raise
+        segment.bytes += len(data)
+        segment.last_index = self.last_index = first + len(commands) - 1
+        self.term = term
+        return first
+
+    def sync(self) -> None:
+        """Make every appended record survive a loss of power; raises OSError and is then `broken`.
+
+        After a failed sync the kernel may hold pages as clean that are not on disk: the records
+        since the last sync are taken out of the file, so that a restart does not trust them.
+        """
+        self._check_writable()
+        if self._file is None:
+            return
+        segment = self._segments[-1]
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            self.broken = f"{segment.path} could not be synced: {error}"
+            with suppress(OSError):
+                os.ftruncate(self._file, self._synced_bytes)
+            raise
+        self._synced_bytes = segment.bytes
+
+    def records(self, after_index: int) -> Iterator[Record]:
+        """The records behind an index, in order, read from the files as they are asked for.
+
+        Raises `LogDamaged` if one is not sound. Not to be run beside `append` or `compact`.
+        """
+        for segment in list(self._segments):
+            if segment.last_index <= after_index:
+                continue
+            reader = SegmentReader(segment.path)
+            yield from (record for record in reader if record.index > after_index)
+            if reader.next_index <= segment.last_index:
+                raise _damage(reader.path, reader.offset, reader.problem or "the end of the file")
+
+    def compact(self, index: int) -> int:
+        """Drop every segment, but the last, that has no record behind `index`; how many went.
+
+        Oldest first, so that what is left has no gap whenever it is cut short. Raises OSError.
+        """
+        dropped = 0
+        with self._lock:
+            while len(self._segments) > 1 and self._segments[0].last_index <= index:
+                self._segments[0].path.unlink(missing_ok=True)
+                del self._segments[0]
+                dropped += 1
+        if dropped:
+            sync_directory(self.directory)
+        return dropped
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless. Nothing is synced: `sync` is for that."""
+        self._closed = True
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _load(self, applied_index: int) -> None:
+        paths = sorted(self.directory.glob("*.log"))
+        for path in paths:
+            if not _NAME.fullmatch(path.name):
+                raise LogDamaged(f"{path} is no name of a log segment: move the file elsewhere")
+        for path in paths:
+            self._load_segment(path, applied_index, tail=path == paths[-1])
+        if not self._segments:
+            self.last_index = applied_index
+            if applied_index:
+                _log.warning("log_begins_anew", directory=str(self.directory), after=applied_index)
+
+    def _load_segment(self, path: Path, applied_index: int, *, tail: bool) -> None:
+        reader = SegmentReader(path)
+        if reader.header is None:
+            self._drop_unborn(reader, applied_index, tail=tail)
+            return
+        first = reader.header.first_index
+        if first != int(path.stem):
+            raise _damage(path, 0, f"the header of a segment that begins with {first}")
+        if self._segments and first != self.last_index + 1:
+            raise _damage(path, 0, f"the record {first}, where {self.last_index + 1} belongs")
+        for record in reader:
+            self.term = record.term
+        if reader.problem is not None:
+            self._cut_tail(reader, applied_index, tail=tail)
+        last = reader.next_index - 1
+        self._segments.append(_Segment(path, reader.header, last, reader.offset))
+        self.last_index = last
+
+    def _drop_unborn(self, reader: SegmentReader, applied_index: int, *, tail: bool) -> None:
+        """Remove a segment whose creation was cut short; its header was never synced."""
+        path = reader.path
+        if not tail or reader.size > HEADER_BYTES or int(path.stem) <= applied_index:
+            raise _damage(path, 0, "no header of a segment")
+        path.unlink()
+        sync_directory(self.directory)
+        _log.warning("log_segment_unborn", file=path.name, bytes=reader.size)
+
+    def _cut_tail(self, reader: SegmentReader, applied_index: int, *, tail: bool) -> None:
+        problem, path, offset = reader.problem or "", reader.path, reader.offset
+        if not tail:
+            raise _damage(path, offset, f"{problem}, and newer segments follow")
+        if reader.misplaced or reader.header is None:
+            raise _damage(path, offset, problem)
+        if reader.next_index <= applied_index:
+            raise _damage(path, offset, f"{problem}, though the store has applied this record")
+        after = find_record(path, reader.header.seed, offset, reader.next_index)
+        if after is not None:
+            raise _damage(
+                path,
+                offset,
+                f"{problem}, and a sound record at {after}",
+                "Only if power was lost while it was written, and nothing was acknowledged since: "
+                f"cut it with `truncate -s {offset}` on a copy",
+            )
+        os.truncate(path, offset)
+        _log.warning("log_tail_cut", file=path.name, offset=offset, bytes=reader.size - offset)
+
+    def _check_reach(self, applied_index: int) -> None:
+        first = self._segments[0].header.first_index if self._segments else applied_index + 1
+        if first > applied_index + 1:
+            raise LogDamaged(
+                f"the log in {self.directory} begins with {first}, but the store has applied only "
+                f"{applied_index}: records are missing. Restore store and log from one backup"
+            )
+        if self.last_index < applied_index:
+            raise LogDamaged(
+                f"the log in {self.directory} ends with {self.last_index}, but the store has "
+                f"applied {applied_index}: records are missing. Keep a copy of both; then move the "
+                "log elsewhere, and a new one begins behind the store"
+            )
+
+    def _open_tail(self) -> None:
+        """Append to the last segment; what was in it is made durable before it is trusted."""
+        if self._segments:
+            self._file = os.open(self._segments[-1].path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            os.fdatasync(self._file)
+            self._synced_bytes = self._segments[-1].bytes
+            sync_directory(self.directory)
+
+    def _active(self) -> tuple[_Segment, int]:
+        if self._file is not None:
+            segment = self._segments[-1]
+            if segment.bytes < self._config.segment_bytes_max:
+                return segment, self._file
+            self.sync()
+        segment, file = self._create(self.last_index + 1)
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._synced_bytes = file, segment.bytes
+        with self._lock:
+            self._segments.append(segment)
+        return segment, file
+
+    def _create(self, first_index: int) -> tuple[_Segment, int]:
+        path = segment_path(self.directory, first_index)
+        header, data = SegmentHeader.create(self._salts(), first_index)
+        file = os.open(
+            path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        try:
+            write_all(file, data)
+            os.fdatasync(file)
+            sync_directory(self.directory)
+        except OSError:
+            os.close(file)
+            path.unlink(missing_ok=True)
+            raise
+        return _Segment(path, header, first_index - 1, HEADER_BYTES), file
+
+    def _take_back(self, segment: _Segment, file: int, cause: OSError) -> None:
+        """Undo a partial write, durably: what was refused must not come back after a restart."""
+        try:
+            os.ftruncate(file, segment.bytes)
+            os.fdatasync(file)
+        except OSError as error:
+            self.broken = f"{segment.path}: {cause}, and the write could not be undone: {error}"
+
+    def _check_writable(self) -> None:
+        if self._closed:
+            raise ReplicaStopped("the log is closed: open it again to write")
+        if self.broken is not None:
+            raise ReplicaStopped(f"the log takes no writes: {self.broken}")
+
+
+def _damage(path: Path, offset: int, found: str, advice: str = "") -> LogDamaged:
+    return LogDamaged(
+        f"{path} is damaged at offset {offset}: found {found}. Nothing was changed. Keep a copy of "
+        f"the data directory and restore it from a backup. {advice}".strip()
+    )

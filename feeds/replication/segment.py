@@ -1,0 +1,220 @@
+"""One file of the log: its bytes, how they are checked, and what a damaged one still holds.
+
+All numbers are big endian:
+
+    header:  magic (8), version (4), salt (8), first index (8), CRC32C of these (4)
+    record:  length of the command (4), index (8), term (8), CRC32C (4), command
+
+A record's checksum continues that of its segment's header, then covers the record's own numbers and
+its command. The salt is random, so no command can hold bytes that pass for a record of its file.
+CRC32C (google_crc32c, SSE 4.2): 25 GB/s on blocks, 0.12 us for a small record.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple, Self
+
+import google_crc32c
+import numpy as np
+
+from feeds.errors import FormatUnsupported
+
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_BYTES",
+    "RECORD_BYTES",
+    "Record",
+    "SegmentHeader",
+    "SegmentReader",
+    "encode_record",
+    "find_record",
+    "segment_path",
+    "sync_directory",
+    "write_all",
+]
+
+FORMAT_VERSION: Final = 1
+"""The version of the segment format that this code writes, and the only one it reads."""
+
+_MAGIC: Final = b"HWSEGLOG"
+_HEADER = struct.Struct(">8sIQQ")
+_RECORD = struct.Struct(">IQQI")
+_NUMBERS = struct.Struct(">IQQ")
+_CHECKSUM = struct.Struct(">I")
+_INDEX_OFFSET: Final = 4
+_INDEX_BYTES: Final = 8
+
+HEADER_BYTES: Final = _HEADER.size + _CHECKSUM.size
+"""Bytes of a segment's header."""
+
+RECORD_BYTES: Final = _RECORD.size
+"""Bytes of a record besides its command."""
+
+READ_BUFFER_BYTES: Final = 1024 * 1024
+"""Bytes that are read from a segment at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A command in its place of the log."""
+
+    index: int
+    term: int
+    command: bytes
+
+
+class SegmentHeader(NamedTuple):
+    """What stands at the start of a segment. `seed` is where its records' checksums begin."""
+
+    salt: int
+    first_index: int
+    seed: int
+
+    @classmethod
+    def create(cls, salt: int, first_index: int) -> tuple[Self, bytes]:
+        """A header and its bytes."""
+        numbers = _HEADER.pack(_MAGIC, FORMAT_VERSION, salt, first_index)
+        seed = google_crc32c.value(numbers)
+        return cls(salt, first_index, seed), numbers + _CHECKSUM.pack(seed)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Self | None:
+        """The header in the first bytes of a segment; None if they are no header.
+
+        Raises `FormatUnsupported` if they are one of another version.
+        """
+        if len(data) < HEADER_BYTES:
+            return None
+        magic, version, salt, first_index = _HEADER.unpack_from(data)
+        seed = google_crc32c.value(data[: _HEADER.size])
+        if magic != _MAGIC or _CHECKSUM.unpack_from(data, _HEADER.size) != (seed,):
+            return None
+        if version != FORMAT_VERSION:
+            raise FormatUnsupported(
+                f"{path} is a log segment of format {version}; this release reads format "
+                f"{FORMAT_VERSION}: start the release that wrote it"
+            )
+        return cls(salt, first_index, seed)
+
+
+def segment_path(directory: Path, first_index: int) -> Path:
+    """Where the segment that begins with this index lies: names sort as indexes do."""
+    return directory / f"{first_index:020d}.log"
+
+
+def encode_record(seed: int, index: int, term: int, command: bytes) -> bytes:
+    """A record's bytes in the segment whose header has this seed."""
+    numbers = _NUMBERS.pack(len(command), index, term)
+    return numbers + _CHECKSUM.pack(_checksum(seed, numbers, command)) + command
+
+
+class SegmentReader:
+    """The records of a segment in order, up to its end or the first that is not sound.
+
+    `header` is None where the file has none; then there are no records. After the iteration
+    `offset` is where the last sound record ends, `next_index` the index that would come next, and
+    `problem` says what is wrong at `offset` (None at the end of the file). `misplaced` is true
+    where the record there is whole, but not the one that belongs there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self.offset = HEADER_BYTES
+        self.problem: str | None = None
+        self.misplaced = False
+        with path.open("rb") as file:
+            self.header = SegmentHeader.parse(file.read(HEADER_BYTES), path)
+        self.next_index = self.header.first_index if self.header else 0
+
+    def __iter__(self) -> Iterator[Record]:
+        """The sound records, in one pass over the file."""
+        if self.header is None:
+            return
+        with self.path.open("rb", buffering=READ_BUFFER_BYTES) as file:
+            file.seek(HEADER_BYTES)
+            while (record := self._read(file, self.header.seed)) is not None:
+                self.offset += RECORD_BYTES + len(record.command)
+                self.next_index += 1
+                yield record
+
+    def _read(self, file: BinaryIO, seed: int) -> Record | None:
+        numbers = file.read(RECORD_BYTES)
+        if not numbers:
+            return None
+        if len(numbers) < RECORD_BYTES:
+            self.problem = f"{len(numbers)} bytes, too few for a record"
+            return None
+        length, index, term, checksum = _RECORD.unpack(numbers)
+        if length > self.size - self.offset - RECORD_BYTES:
+            self.problem = f"a record of {length} bytes, more than the file has left"
+            return None
+        command = file.read(length)
+        if _checksum(seed, numbers[: _NUMBERS.size], command) != checksum:
+            self.problem = "a record whose checksum is wrong"
+            return None
+        if index != self.next_index:
+            self.problem = f"a record with index {index}, where {self.next_index} belongs"
+            self.misplaced = True
+            return None
+        return Record(index, term, command)
+
+
+def find_record(path: Path, seed: int, start: int, index_min: int) -> int | None:
+    """The offset of a sound record with index `index_min` or more, at any byte from `start` on.
+
+    None if there is none. Every byte is tried: places whose eight index bytes are possible are
+    found for the whole rest at once, and only those are checked. Memory: the rest of the file.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        rest = file.read()
+    index_max = index_min + len(rest) // RECORD_BYTES
+    for shift in range(_INDEX_BYTES):
+        count = (len(rest) - _INDEX_OFFSET - shift) // _INDEX_BYTES
+        if count <= 0:
+            break
+        indexes = np.frombuffer(rest, ">u8", count, _INDEX_OFFSET + shift)
+        possible = np.flatnonzero((indexes >= index_min) & (indexes <= index_max))
+        for place in possible.tolist():
+            offset = place * _INDEX_BYTES + shift
+            if _sound(rest, offset, seed):
+                return start + offset
+    return None
+
+
+def _sound(data: bytes, offset: int, seed: int) -> bool:
+    if len(data) - offset < RECORD_BYTES:
+        return False
+    length: int
+    checksum: int
+    length, _, _, checksum = _RECORD.unpack_from(data, offset)
+    begin = offset + RECORD_BYTES
+    if length > len(data) - begin:
+        return False
+    numbers = data[offset : offset + _NUMBERS.size]
+    return _checksum(seed, numbers, data[begin : begin + length]) == checksum
+
+
+def _checksum(seed: int, numbers: bytes, command: bytes) -> int:
+    checksum: int = google_crc32c.extend(google_crc32c.extend(seed, numbers), command)
+    return checksum
+
+
+def write_all(file: int, data: bytes) -> None:
+    """Write every byte to a file descriptor; raises OSError with an unknown part written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a loss of power."""
+    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
