@@ -20,7 +20,7 @@ from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
 from feeds.errors import InvalidInput, ReplicaStopped
 from feeds.events import Engagement, Event, Impression
-from feeds.keys import APPLIED, OutboxKey, read_number, write_number
+from feeds.keys import APPLIED, OutboxKey, write_number
 from feeds.model import (
     Activity,
     ActivityDraft,
@@ -93,8 +93,8 @@ class FeedEngine(StoreReader):
         self._closing = threading.Lock()
         self._closed = False
         self._unflushed_bytes = 0
-        applied = store.get("meta", APPLIED)
-        self._applied_index = read_number(applied) if applied else 0
+        self._flushed_index = 0
+        self._applied_index = self.applied_index()
         self._outbox = Outbox(self._propose_clear, config)
         self._replica = replica_factory(self._apply, self._applied_index)
         self._outbox.resume(store)
@@ -270,6 +270,7 @@ class FeedEngine(StoreReader):
             else:
                 future.set_result(settled)
             self._outbox.retry()
+            self._compact()
 
         self._replica.propose(self._intake.encode(command)).add_done_callback(settle)
         return future
@@ -296,10 +297,28 @@ class FeedEngine(StoreReader):
         outcome = machine.apply(command, index, self._store)
         self._store.write([*outcome.writes, applied])
         self._applied_index = index
-        self._unflushed_bytes += len(data)
+        self._flush_after(len(data))
         if outcome.events:
             self._tell(TenantId(command.tenant), index, outcome.events)
         return encode_result(outcome.result)
+
+    def _flush_after(self, command_bytes: int) -> None:
+        """Flush the store every so many bytes, so that the log before can be dropped."""
+        self._unflushed_bytes += command_bytes
+        if self._unflushed_bytes >= self._config.flush_every_bytes:
+            self._store.flush()
+            self._unflushed_bytes = 0
+            self._flushed_index = self._applied_index
+
+    def _compact(self) -> None:
+        """Drop the log that a flush made needless."""
+        if not self._flushed_index:
+            return
+        flushed, self._flushed_index = self._flushed_index, 0
+        try:
+            self._replica.compact(flushed)
+        except OSError as error:
+            _log.warning("compaction_failed", flushed_index=flushed, error=str(error))
 
     def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         for listener in self._listeners:

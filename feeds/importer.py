@@ -1,0 +1,224 @@
+"""Replaying an action log through the engine, as fast as the engine takes it.
+
+Writes are pipelined: their order is that of the log, their futures are awaited behind. Impressions
+and engagements that follow each other become one batch. Each batch has an idempotency key made from
+its place and content, and an activity's id is made from its content: replaying the same log again
+(after a crash, say) adds nothing twice, as long as idempotency keys are remembered.
+"""
+
+import hashlib
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from feeds import actions
+from feeds.actions import Action
+from feeds.engine import FeedEngine
+from feeds.errors import FeedsError, InvalidInput
+from feeds.events import Engagement, Impression
+from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId
+from feeds.results import FollowResult, PostResult, RecordResult, RemoveResult, UnfollowResult
+
+__all__ = ["BATCH_EVENTS_MAX", "PENDING_MAX", "ImportReport", "replay"]
+
+BATCH_EVENTS_MAX: Final = 500
+"""Impressions and engagements in one command."""
+
+PENDING_MAX: Final = 512
+"""Commands whose futures are awaited behind; enough to fill a group commit and the next one."""
+
+_PROGRESS_EVERY = 500
+_encode = msgspec.msgpack.Encoder().encode
+
+Answer = PostResult | RemoveResult | FollowResult | UnfollowResult | RecordResult
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What a replay did: `counts` by kind of action, and of what had no effect.
+
+    `duplicate` counts posts of activities that were there and batches that were recorded before;
+    `unknown` counts activities that were engaged with and do not exist.
+    """
+
+    counts: dict[str, int]
+    actions: int
+    seconds: float
+    actions_per_s: float
+    last_index: int
+
+    @property
+    def events_per_s(self) -> float:
+        """Actions through the engine in a second."""
+        return self.actions_per_s
+
+
+def replay(
+    engine: FeedEngine,
+    tenant: TenantId,
+    log: Iterable[Action],
+    progress: Callable[[int], None] = lambda _: None,
+) -> ImportReport:
+    """Put every action of a log through the engine in order; all are durable on return.
+
+    `progress` is called with the number of actions so far, every 500. Raises the first action's
+    error, with its number; what came before it has taken place.
+    """
+    started = time.monotonic()
+    pipeline = _Pipeline(engine, tenant)
+    number = 0
+    for number, action in enumerate(log, 1):
+        pipeline.add(number, action)
+        if number % _PROGRESS_EVERY == 0:
+            progress(number)
+    pipeline.finish()
+    progress(number)
+    seconds = time.monotonic() - started
+    return ImportReport(
+        counts=dict(sorted(pipeline.counts.items())),
+        actions=number,
+        seconds=seconds,
+        actions_per_s=number / seconds if seconds else 0.0,
+        last_index=pipeline.last_index,
+    )
+
+
+class _Pipeline:
+    """Bounded: at most `PENDING_MAX` futures and one batch of events are held."""
+
+    def __init__(self, engine: FeedEngine, tenant: TenantId) -> None:
+        self.counts: Counter[str] = Counter()
+        self.last_index = 0
+        self._engine = engine
+        self._tenant = tenant
+        self._batch: list[Impression | Engagement] = []
+        self._batch_number = 0
+        self._pending: deque[tuple[int, Future[Any]]] = deque()  # Any: each kind's own result
+
+    def add(self, number: int, action: Action) -> None:
+        """Propose an action, or keep it for the batch that it belongs to."""
+        self.counts[str(type(action).__struct_config__.tag)] += 1
+        if isinstance(action, actions.Show | actions.Engage):
+            self._add_event(number, action)
+            return
+        self._send_batch()
+        self._send(number, lambda: self._propose(action))
+
+    def finish(self) -> None:
+        """Send what is left, and wait for everything."""
+        self._send_batch()
+        self._settle(0)
+
+    def _add_event(self, number: int, action: actions.Show | actions.Engage) -> None:
+        if not self._batch:
+            self._batch_number = number
+        self._batch.append(_event(action))
+        if len(self._batch) >= BATCH_EVENTS_MAX:
+            self._send_batch()
+
+    def _send_batch(self) -> None:
+        if not self._batch:
+            return
+        batch, self._batch = self._batch, []
+        key = _batch_key(self._batch_number, batch)
+        self._send(self._batch_number, lambda: self._engine.record(self._tenant, batch, key))
+
+    def _send(self, number: int, propose: Callable[[], "Future[Any]"]) -> None:  # Any: as above
+        try:
+            future = propose()
+        except FeedsError as error:
+            self._settle(0)
+            raise _numbered(number, error) from error
+        self._pending.append((number, future))
+        self._settle(PENDING_MAX)
+
+    def _settle(self, pending_max: int) -> None:
+        while len(self._pending) > pending_max:
+            number, future = self._pending.popleft()
+            try:
+                self._count(future.result())
+            except FeedsError as error:
+                raise _numbered(number, error) from error
+
+    def _count(self, answer: Answer) -> None:
+        self.last_index = max(self.last_index, answer.index)
+        if isinstance(answer, RecordResult):
+            self.counts["unknown"] += len(answer.unknown)
+        if isinstance(answer, PostResult | RecordResult):
+            self.counts["duplicate"] += answer.duplicate
+
+    def _propose(self, action: Action) -> "Future[Any]":  # Any: as above
+        match action:
+            case actions.Post():
+                return self._engine.post(self._tenant, FeedId.parse(action.feed), _draft(action))
+            case actions.Remove():
+                return self._engine.remove(self._tenant, action.activity_id)
+            case actions.Follow():
+                return self._engine.follow(
+                    self._tenant,
+                    FeedId.parse(action.follower),
+                    FeedId.parse(action.target),
+                    copy_limit=action.copy_limit,
+                    derived=action.derived,
+                    time_us=action.time_us,
+                )
+            case actions.Unfollow():
+                return self._engine.unfollow(
+                    self._tenant,
+                    FeedId.parse(action.follower),
+                    FeedId.parse(action.target),
+                    keep_history=action.keep_history,
+                    time_us=action.time_us,
+                )
+            case _:
+                raise InvalidInput(f"{type(action).__name__} is no action of its own")
+
+
+def _draft(action: actions.Post) -> ActivityDraft:
+    return ActivityDraft(
+        actor=action.actor,
+        verb=action.verb,
+        object=action.object,
+        target=action.target,
+        foreign_id=action.foreign_id,
+        time_us=action.time_us,
+        to=action.to,
+        custom=action.custom,
+    )
+
+
+def _event(action: actions.Show | actions.Engage) -> Impression | Engagement:
+    user, activity = UserId(action.user), ActivityId(action.activity_id)
+    if isinstance(action, actions.Show):
+        return Impression(
+            time_us=action.time_us,
+            user=user,
+            activity_id=activity,
+            feed=action.feed,
+            position=action.position,
+            slate_id=action.slate_id,
+        )
+    return Engagement(
+        time_us=action.time_us,
+        user=user,
+        activity_id=activity,
+        kind=action.kind,
+        feed=action.feed,
+        position=action.position,
+        slate_id=action.slate_id,
+        value=action.value,
+    )
+
+
+def _batch_key(number: int, batch: list[Impression | Engagement]) -> str:
+    digest = hashlib.blake2b(_encode(batch), digest_size=12).hexdigest()
+    return f"import:{number}:{digest}"
+
+
+def _numbered(number: int, error: FeedsError) -> FeedsError:
+    return type(error)(f"action {number}: {error}")
