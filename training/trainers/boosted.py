@@ -1,0 +1,107 @@
+"""XGBoost `rank:ndcg` on the requests of the ranker's window, stopped early on validation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ranking.features import FEATURES
+from training.config import BoostedConfig, BoostedVariant
+from training.dataset import TrainingSet
+from training.trainers.base import Stopwatch, Trained
+
+__all__ = ["BoostedTrainer", "features_of"]
+
+RANKER_SET = "ranker.npz"
+VALIDATION_SET = "validation.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class BoostedTrainer:
+    """Trains one variant from `ranker.npz` and `validation.npz` in the source directory.
+
+    The model is UBJ bytes, cut after the best round; `figures` has `trees`, `validation_ndcg`,
+    `seconds`.
+    """
+
+    variant: BoostedVariant
+    config: BoostedConfig
+    k: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.variant.name
+
+    def train(self, source: Path, out: Path) -> Trained:
+        """Learn from the training sets in `source`."""
+        import xgboost  # noqa: PLC0415 - a second that only workers pay
+
+        watch = Stopwatch()
+        train = TrainingSet.load(source / RANKER_SET)
+        names = features_of(self.variant, train.names)
+        validation = TrainingSet.load(source / VALIDATION_SET)
+        matrix = _matrix(train, names, self.config.threads)
+        held_out = _matrix(validation, names, self.config.threads, matrix)
+        del train, validation
+        booster = xgboost.train(
+            self._parameters(),
+            matrix,
+            num_boost_round=self.config.trees_max,
+            evals=[(held_out, "validation")],
+            early_stopping_rounds=self.config.stop_rounds,
+            verbose_eval=False,
+        )
+        best = booster[: booster.best_iteration + 1]
+        path = out / f"{self.name}.ubj"
+        path.write_bytes(best.save_raw("ubj"))
+        figures = {
+            "trees": float(booster.best_iteration + 1),
+            "validation_ndcg": float(booster.best_score),
+            "seconds": watch.seconds,
+        }
+        return Trained(self.name, path, names, figures)
+
+    def _parameters(self) -> dict[str, Any]:  # Any: XGBoost's own names and values
+        config = self.config
+        return {
+            "objective": "rank:ndcg",
+            "eval_metric": f"ndcg@{self.k}-",  # requests without a relevant one count 0
+            "tree_method": "hist",
+            "max_depth": self.variant.depth,
+            "learning_rate": config.learning_rate,
+            "min_child_weight": config.rows_per_leaf_min,
+            "lambda": config.l2,
+            "subsample": config.rows_share,
+            "colsample_bytree": config.columns_share,
+            "lambdarank_pair_method": "topk",
+            "lambdarank_num_pair_per_sample": config.pairs_per_candidate,
+            "ndcg_exp_gain": False,
+            "nthread": config.threads,
+            "seed": self.seed,
+            "verbosity": 0,
+        }
+
+
+def features_of(variant: BoostedVariant, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the set's features that the variant reads, in the set's order."""
+    if variant.families is None:
+        return names
+    return tuple(name for name in names if FEATURES[name].family in variant.families)
+
+
+def _matrix(data: TrainingSet, names: tuple[str, ...], threads: int, like: Any = None) -> Any:
+    # Any: XGBoost has no types. `like` lends its bins, so that both are cut alike.
+    import xgboost  # noqa: PLC0415
+
+    return xgboost.QuantileDMatrix(
+        data.columns(names).values,
+        label=data.labels.astype(np.float32),
+        group=data.sizes[data.sizes > 0],
+        feature_names=list(names),
+        missing=np.nan,
+        nthread=threads,
+        ref=like,
+    )
