@@ -212,7 +212,7 @@ def events_of(steps: list[Step]) -> Iterator[Event]:
 
 @given(activity_events)
 @settings(max_examples=60)
-def test_a_table_loaded_from_the_records_holds_what_one_fed_by_events_holds(
+def test_a_table_loaded_from_records_holds_what_one_fed_by_events_holds(
     steps: list[Step],
 ) -> None:
     events = list(events_of(steps))
