@@ -22,9 +22,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.headwater-ready
 LOCKS := requirements-build.lock requirements.lock
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation
+PIP_INSTALL := $(BIN)/python -m pip install --progress-bar off --no-deps --no-build-isolation
 NOTEBOOKS := $(wildcard notebooks/*.py notebooks/*.ipynb)
 NOTEBOOKS_OUT := .headwater/notebooks
+
+# $(call install,what,pip's arguments): one line that counts on a terminal, errors as pip tells them.
+define install
+	echo "setup: $(1)"; \
+	$(PIP_INSTALL) $(2) | { \
+		count=0; \
+		while read -r line; do \
+			case "$$line" in \
+				Collecting*) count=$$((count + 1)); step="$$count fetched";; \
+				Installing\ collected*) step="$$count fetched, installing";; \
+				*) continue;; \
+			esac; \
+			if [ -t 1 ]; then printf '\r\033[Ksetup: %s' "$$step"; fi; \
+		done; \
+		if [ -t 1 ]; then printf '\r\033[K'; fi; \
+	}
+endef
 
 export HEADWATER_DATA
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -35,19 +52,17 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY) ## Virtual environment with the locked dependencies; every target below does it first
+setup: $(READY) ## The virtual environment with the locked dependencies; every target below does it first
 
 $(READY): $(LOCKS) pyproject.toml
 	@$(PYTHON) scripts/preflight.py $(VENV)
 	@echo "setup: $$($(PYTHON) --version) from $(PYTHON), into $(VENV)"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
-	@echo "setup: build tools"
-	@$(PIP_INSTALL) --require-hashes -r requirements-build.lock
-	@echo "setup: $$(grep -c '^[a-z0-9].*==' requirements.lock) locked packages; this takes a minute or two the first time"
-	@$(PIP_INSTALL) --require-hashes -r requirements.lock
-	@$(PIP_INSTALL) --editable .
+	@$(call install,build tools,--require-hashes -r requirements-build.lock)
+	@$(call install,locked packages; a minute or two the first time,--require-hashes -r requirements.lock)
+	@$(call install,headwater,--editable .)
 	@touch $@
-	@echo "setup: done"
+	@echo "setup: done; $(BIN)/headwater --help"
 
 .PHONY: demo
 demo: $(READY) ## The whole job on real data (DATASET=movielens|stackexchange, SERVE=1 keeps the service running)

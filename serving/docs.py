@@ -27,7 +27,7 @@ environment as `HEADWATER_<NAME>` by `headwater serve`; the others are arguments
 _ABOUT_FEATURES = """\
 The registry of features, version {version}; a `FeatureSpec` names those that a model reads. The
 same code computes them in training and in serving. A missing value is NaN, never 0."""
-_SETTINGS_CLASSES = ("Config", "Settings", "Parameters")
+_SETTINGS_CLASSES = ("Config", "Settings", "FeatureParameters")
 _METRIC_KINDS = ("Counter", "Gauge", "Histogram")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "pattern": "matches"}
 
