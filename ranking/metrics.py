@@ -168,10 +168,8 @@ def mean_by_user(users: Sequence[str], values: Numbers) -> tuple[list[str], Floa
     numbers = np.asarray(values, dtype=np.float64)
     if len(users) != len(numbers):
         raise InvalidMetricInput(f"{len(users)} users but {len(numbers)} values: give one each")
-    defined = np.flatnonzero(~np.isnan(numbers))
-    if not len(defined):
-        return [], np.zeros(0)
-    names, place = np.unique([users[query] for query in defined], return_inverse=True)
+    defined = ~np.isnan(numbers)
+    names, place = np.unique(np.asarray(users, dtype=np.str_)[defined], return_inverse=True)
     sums = np.bincount(place, weights=numbers[defined])
     return names.tolist(), sums / np.bincount(place)
 
@@ -265,9 +263,7 @@ def _discounted(gains: Floats) -> float:
 def _total(relevant: npt.NDArray[np.bool_], total: int | None) -> int:
     shown = int(relevant.sum())
     if total is not None and total < shown:
-        raise InvalidMetricInput(
-            f"{shown} relevant activities were shown, but the total is {total}"
-        )
+        raise InvalidMetricInput(f"{shown} relevant activities were shown, but total is {total}")
     return shown if total is None else total
 
 
