@@ -26,12 +26,12 @@ def replace_file(path: Path, content: bytes) -> None:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    _sync(path.parent, os.O_DIRECTORY)
 
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A draft directory to fill with files, which becomes `path` at the end of the block.
+    """A draft directory to fill, which becomes `path` at the end of the block.
 
     Where the block raises, the draft is removed. Raises `FileExistsError` where `path` exists.
     """
@@ -40,16 +40,14 @@ def whole_directory(path: Path) -> Iterator[Path]:
     draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=path.parent))
     try:
         yield draft
-        for file in draft.iterdir():
-            _sync_file(file)
-        _sync_directory(draft)
+        _sync_tree(draft)
         draft.chmod(0o755)
         _refuse_existing(path)
         draft.rename(path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _sync_directory(path.parent)
+    _sync(path.parent, os.O_DIRECTORY)
 
 
 def copy_files(source: Path, target: Path) -> None:
@@ -83,16 +81,17 @@ def _refuse_existing(path: Path) -> None:
         raise FileExistsError(f"{path} exists already: choose another directory, or remove it")
 
 
-def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync_tree(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            _sync_tree(entry)
+        else:
+            _sync(entry, os.O_NOFOLLOW)
+    _sync(directory, os.O_DIRECTORY)
 
 
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path, flag: int) -> None:
+    handle = os.open(path, os.O_RDONLY | flag)
     try:
         os.fsync(handle)
     finally:

@@ -1,0 +1,320 @@
+"""Where trained models are published, promoted and fetched from.
+
+A tenant's versions are numbered from 1. Aliases name versions: `live` is what serving follows,
+`previous` is what was live before, `shadow` is for a version on trial.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from feeds.model import TenantId, check_tenant_id
+from ranking.bundle import ModelBundle, ModelKind
+from ranking.errors import (
+    AliasConflict,
+    BundleDamaged,
+    ModelNotFound,
+    RankingError,
+    RegistryUnavailable,
+)
+from ranking.files import copy_files, locked, replace_file, sweep_drafts, whole_directory
+from ranking.manifest import manifest_digest
+
+__all__ = [
+    "Alias",
+    "DirectoryRegistry",
+    "ModelRegistry",
+    "ModelVersion",
+    "check_fetched",
+    "check_published",
+    "open_registry",
+    "promoted",
+    "rolled_back",
+    "wall_clock_us",
+]
+
+Alias = Literal["live", "previous", "shadow"]
+
+VERSIONS_MAX: Final = 1_000_000
+"""Versions of one tenant; the directory names of more would no longer sort."""
+
+NOTES_CHARS_MAX: Final = 5_000
+"""Characters of a version's notes."""
+
+_ALIASES: Final = "aliases.json"
+_VERSION: Final = "version.json"
+_BUNDLE: Final = "bundle"
+
+
+class ModelVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One published bundle. `digest` is the bundle's; `published_us` microseconds since 1970."""
+
+    tenant: TenantId
+    version: int
+    kind: ModelKind
+    digest: str
+    published_us: int
+    notes: str = ""
+    metrics: Mapping[str, float] = {}
+
+
+class ModelRegistry(Protocol):
+    """Versions of models by tenant. Safe for several threads and processes.
+
+    Every method raises `RegistryUnavailable` where the registry cannot be reached or read.
+    """
+
+    def tenants(self) -> list[TenantId]:
+        """The tenants with a published version, in order of their names."""
+        ...
+
+    def publish(self, tenant: TenantId, bundle: Path, notes: str = "") -> ModelVersion:
+        """Load the bundle in a directory, to be sure of it, and copy it in as the next version.
+
+        Raises `BundleDamaged`, or `RankingError` for a bundle of another tenant.
+        """
+        ...
+
+    def versions(self, tenant: TenantId) -> list[ModelVersion]:
+        """Every version, newest first; none for an unknown tenant."""
+        ...
+
+    def alias(self, tenant: TenantId, name: Alias) -> ModelVersion | None:
+        """The version that an alias names, or None. Cheap: made for polling."""
+        ...
+
+    def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
+        """Make a version live; what was live becomes `previous`.
+
+        With `expected`, only if that version is live now (0: none is), or else `AliasConflict`.
+        Raises `ModelNotFound` where there is no such version.
+        """
+        ...
+
+    def roll_back(self, tenant: TenantId) -> ModelVersion:
+        """Exchange `live` and `previous`; raises `ModelNotFound` where there is no previous one."""
+        ...
+
+    def fetch(self, version: ModelVersion, directory: Path) -> Path:
+        """Copy a version's bundle into a new directory, which appears whole or not at all.
+
+        Raises `ModelNotFound`, `BundleDamaged` where it is not the bundle that was published, and
+        `FileExistsError` where the directory exists. The bundle's files are checked by loading it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release connections; closing twice is harmless."""
+        ...
+
+
+def open_registry(uri: str, clock: Callable[[], int] | None = None) -> ModelRegistry:
+    """The registry at a URI: `dir:DIRECTORY`, or `mlflow+sqlite:///FILE` for MLflow on SQLite.
+
+    `clock` gives microseconds since 1970, for `published_us`; the real time unless it is given.
+    """
+    clock = wall_clock_us if clock is None else clock
+    scheme, _, rest = uri.partition(":")
+    if scheme == "dir" and rest:
+        return DirectoryRegistry(Path(rest), clock)
+    if scheme == "mlflow+sqlite" and rest.startswith("///") and len(rest) > len("///"):
+        try:
+            from ranking.mlflow_registry import MlflowRegistry  # noqa: PLC0415  (3 s to import)
+        except ModuleNotFoundError as error:
+            raise RegistryUnavailable(
+                f"the registry {uri!r} needs {error.name}: install headwater[train]"
+            ) from error
+        return MlflowRegistry(uri.removeprefix("mlflow+"), clock)
+    raise RegistryUnavailable(
+        f"{uri!r} is not a model registry: write dir:DIRECTORY or mlflow+sqlite:///FILE"
+    )
+
+
+def wall_clock_us() -> int:
+    """The real time, in microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+def promoted(
+    aliases: Mapping[str, int], version: int, expected: int | None = None
+) -> dict[str, int]:
+    """The aliases after a promotion; raises `AliasConflict`. Pure."""
+    live = aliases.get("live", 0)
+    if expected is not None and expected != live:
+        now = f"version {live} is live" if live else "none is live"
+        wanted = f"version {expected} was expected to be" if expected else "none was expected to be"
+        raise AliasConflict(f"{wanted}, but {now}: look at it, and promote again if you still want")
+    if version == live:
+        return dict(aliases)
+    return {**aliases, "live": version, **({"previous": live} if live else {})}
+
+
+def rolled_back(aliases: Mapping[str, int], tenant: TenantId) -> dict[str, int]:
+    """The aliases with live and previous exchanged; raises `ModelNotFound`. Pure."""
+    if "previous" not in aliases or "live" not in aliases:
+        raise ModelNotFound(
+            f"tenant {tenant} has no previous version to roll back to: promote a version"
+        )
+    return {**aliases, "live": aliases["previous"], "previous": aliases["live"]}
+
+
+def check_published(tenant: TenantId, directory: Path, notes: str) -> ModelBundle:
+    """The bundle that is to be published; raises `BundleDamaged`, `RankingError` if foreign."""
+    if len(notes) > NOTES_CHARS_MAX:
+        raise RankingError(
+            f"the notes have {len(notes)} characters, at most {NOTES_CHARS_MAX} are kept"
+        )
+    bundle = ModelBundle.load(directory)
+    if bundle.tenant != tenant:
+        raise RankingError(
+            f"the bundle in {directory} belongs to tenant {bundle.tenant}, not to {tenant}: "
+            "publish it there, or train for this tenant"
+        )
+    return bundle
+
+
+def check_fetched(version: ModelVersion, directory: Path) -> None:
+    """Raise `BundleDamaged` where a directory does not hold the bundle that was published."""
+    if manifest_digest(directory) != version.digest:
+        raise BundleDamaged(
+            f"version {version.version} of tenant {version.tenant} holds another bundle than was "
+            "published: publish it again"
+        )
+
+
+class DirectoryRegistry:
+    """A registry of plain files: `<root>/<tenant>/<number>/{version.json, bundle/}`.
+
+    Aliases stand in `<root>/<tenant>/aliases.json`, replaced whole. Writers of a tenant take turns
+    by a lock file; readers need none.
+    """
+
+    def __init__(self, root: Path, clock: Callable[[], int] = wall_clock_us) -> None:
+        self._root = root
+        self._clock = clock
+
+    def tenants(self) -> list[TenantId]:
+        """The tenants with a published version, in order of their names."""
+        homes = {
+            path.parent.parent.name for path in self._root.glob(f"[a-z0-9]*/[0-9]*/{_VERSION}")
+        }
+        return [TenantId(name) for name in sorted(homes)]
+
+    def publish(self, tenant: TenantId, bundle: Path, notes: str = "") -> ModelVersion:
+        """See `ModelRegistry.publish`."""
+        published = check_published(tenant, bundle, notes)
+        home = self._home(tenant)
+        try:
+            with locked(home / "LOCK"):
+                sweep_drafts(home)
+                version = ModelVersion(
+                    tenant=tenant,
+                    version=max(self._numbers(tenant), default=0) + 1,
+                    kind=published.kind,
+                    digest=published.digest,
+                    published_us=self._clock(),
+                    notes=notes,
+                    metrics=dict(published.metrics),
+                )
+                self._write(version, bundle)
+        except OSError as error:
+            raise _unavailable(home, error) from error
+        return version
+
+    def versions(self, tenant: TenantId) -> list[ModelVersion]:
+        """See `ModelRegistry.versions`."""
+        return [self._version(tenant, number) for number in sorted(self._numbers(tenant))[::-1]]
+
+    def alias(self, tenant: TenantId, name: Alias) -> ModelVersion | None:
+        """See `ModelRegistry.alias`."""
+        number = self._aliases(tenant).get(name)
+        return None if number is None else self._version(tenant, number)
+
+    def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
+        """See `ModelRegistry.promote`."""
+        wanted = self._version(tenant, version)
+        self._move(tenant, lambda aliases: promoted(aliases, version, expected))
+        return wanted
+
+    def roll_back(self, tenant: TenantId) -> ModelVersion:
+        """See `ModelRegistry.roll_back`."""
+        aliases = self._move(tenant, lambda aliases: rolled_back(aliases, tenant))
+        return self._version(tenant, aliases["live"])
+
+    def fetch(self, version: ModelVersion, directory: Path) -> Path:
+        """See `ModelRegistry.fetch`."""
+        self._version(version.tenant, version.version)
+        with whole_directory(directory) as draft:
+            source = self._path(version.tenant, version.version) / _BUNDLE
+            try:
+                copy_files(source, draft)
+            except OSError as error:
+                raise _unavailable(source, error) from error
+            check_fetched(version, draft)
+        return directory
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _home(self, tenant: TenantId) -> Path:
+        return self._root / check_tenant_id(tenant)
+
+    def _path(self, tenant: TenantId, number: int) -> Path:
+        return self._home(tenant) / f"{number:06d}"
+
+    def _numbers(self, tenant: TenantId) -> list[int]:
+        paths = self._home(tenant).glob("[0-9]*")
+        return [int(path.name) for path in paths if path.name.isascii() and path.name.isdigit()]
+
+    def _version(self, tenant: TenantId, number: int) -> ModelVersion:
+        path = self._path(tenant, number) / _VERSION
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=ModelVersion)
+        except FileNotFoundError:
+            known = ", ".join(str(each) for each in sorted(self._numbers(tenant))[-10:]) or "none"
+            raise ModelNotFound(
+                f"tenant {tenant} has no version {number}: the latest are {known}"
+            ) from None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise _unavailable(path, error) from error
+
+    def _aliases(self, tenant: TenantId) -> dict[str, int]:
+        path = self._home(tenant) / _ALIASES
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.MsgspecError) as error:
+            raise _unavailable(path, error) from error
+
+    def _move(
+        self, tenant: TenantId, change: Callable[[Mapping[str, int]], dict[str, int]]
+    ) -> dict[str, int]:
+        home = self._home(tenant)
+        if not home.is_dir():
+            raise ModelNotFound(f"tenant {tenant} has no versions: publish one first")
+        try:
+            with locked(home / "LOCK"):
+                aliases = change(self._aliases(tenant))
+                replace_file(home / _ALIASES, msgspec.json.encode(aliases, order="sorted"))
+        except OSError as error:
+            raise _unavailable(home, error) from error
+        return aliases
+
+    def _write(self, version: ModelVersion, bundle: Path) -> None:
+        if version.version >= VERSIONS_MAX:
+            raise RegistryUnavailable(f"tenant {version.tenant} has {VERSIONS_MAX} versions")
+        with whole_directory(self._path(version.tenant, version.version)) as draft:
+            (draft / _BUNDLE).mkdir()
+            copy_files(bundle, draft / _BUNDLE)
+            check_fetched(version, draft / _BUNDLE)
+            (draft / _VERSION).write_bytes(msgspec.json.encode(version))
+
+
+def _unavailable(path: Path, error: Exception) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        f"the registry cannot be read or written at {path} ({error}): check the disk and its rights"
+    )
