@@ -214,14 +214,15 @@ class FeedEngine(StoreReader):
         tenant: TenantId,
         events: Sequence[Impression | Engagement],
         key: str | None = None,
+        content: bytes | None = None,
     ) -> "Future[RecordResult]":
         """Record impressions and engagements; those of unknown activities are left out, and named.
 
         The counters have moved when the future is done. The same idempotency `key` again records
-        nothing.
+        nothing; `content` is what was sent, where the caller stamped times that were not in it.
         """
         self._check_tenant(tenant)
-        command = self._intake.record(tenant, events, key, self._clock())
+        command = self._intake.record(tenant, events, key, self._clock(), content)
         return self._propose(command, RecordResult, _same)
 
     def subscribe(self, listener: Listener) -> None:

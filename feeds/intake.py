@@ -165,8 +165,12 @@ class Intake:
         events: Sequence[Impression | Engagement],
         key: str | None,
         now_us: int,
+        content: bytes | None = None,
     ) -> RecordEvents:
-        """The command that records events; the first that cannot be is named by its place."""
+        """The command that records events; the first that cannot be is named by its place.
+
+        `content` is what the key stands for, where it is not the events themselves.
+        """
         limit = self._config.events_batch_max
         if len(events) > limit:
             raise LimitExceeded(
@@ -178,7 +182,7 @@ class Intake:
             except InvalidInput as error:
                 raise type(error)(f"event {number}: {error}") from None
         batch = tuple(events)
-        once = None if key is None else self._once(key, _encode(batch), now_us)
+        once = None if key is None else self._once(key, content or _encode(batch), now_us)
         return RecordEvents(tenant=tenant, events=batch, once=once)
 
     def _activity(self, home: str, draft: ActivityDraft, now_us: int) -> Activity:
