@@ -1,7 +1,7 @@
 """The writes of one command, as they are decided."""
 
 from feeds.events import Event
-from feeds.keys import EventKey
+from feeds.keys import EventKey, write_number
 from feeds.store.base import Write
 from feeds.values import encode
 
@@ -16,6 +16,7 @@ class Changes:
         self.index = index
         self.writes: list[Write] = []
         self.events: list[Event] = []
+        self._event_prefix = EventKey.prefix(tenant) + write_number(index)
 
     def put(self, family: str, key: bytes, value: bytes) -> None:
         """Set a key."""
@@ -27,6 +28,6 @@ class Changes:
 
     def tell(self, event: Event) -> None:
         """Leave a fact in the event log, behind those told before."""
-        key = EventKey(self.tenant, self.index, len(self.events)).encode()
+        key = self._event_prefix + len(self.events).to_bytes(4)
         self.writes.append(Write("events", key, encode(event)))
         self.events.append(event)
