@@ -118,6 +118,7 @@ class ActivityTables:
         self._gate = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = False
+        self.following = False
         engine.subscribe(self._listen)
 
     async def start(self, tenants: Sequence[TenantId]) -> None:
@@ -125,9 +126,11 @@ class ActivityTables:
         self._loop = asyncio.get_running_loop()
         for tenant in tenants[: self._tables_max]:
             await self.get(tenant)
+        self.following = True
 
     def stop(self) -> None:
         """No longer wake the event loop."""
+        self.following = False
         self._loop = None
 
     def loaded(self) -> list[TenantId]:

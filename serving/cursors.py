@@ -40,8 +40,8 @@ class PinnedSlate:
     request_id: str
     head: bytes
     ids: str
-    scores: array[float]
-    propensities: array[float]
+    scores: "array[float]"
+    propensities: "array[float]"
     sources: tuple[str, ...]
     reasons: tuple[str, ...]
 

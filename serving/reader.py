@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -21,19 +21,20 @@ from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
 from ranking.candidates import Candidates, FeedKind, Query, Slate, Stage
 from ranking.exploration import EpsilonExplorer
+from ranking.features import Factors
 from ranking.ranker import Ranker, default_ranker
+from ranking.scorers.base import Scorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.sources import CandidateSource, default_sources, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor, SlateStore
-from serving.models import LoadedModel, ModelCache
 from serving.pages import Page, RankedPages, slate_head
 from serving.settings import Settings
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
-__all__ = ["FeedReader"]
+__all__ = ["FeedReader", "LiveModel", "LiveModels"]
 
 _log = structlog.get_logger(__name__)
 
@@ -45,6 +46,33 @@ _OUTCOMES: Final = {NO_MODEL: "no_model", NO_TABLE: "no_table", TOO_LATE: "deadl
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
+
+
+class LiveModel(Protocol):
+    """What ranks a tenant's feeds (`serving.models.LoadedModel`). Immutable."""
+
+    @property
+    def version(self) -> object:
+        """Which version of the model it is."""
+        ...
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores."""
+        ...
+
+    @property
+    def factors(self) -> Factors | None:
+        """The factors that its features need."""
+        ...
+
+
+class LiveModels(Protocol):
+    """The live model of each tenant (`serving.models.ModelCache`)."""
+
+    def get(self, tenant: TenantId) -> LiveModel | None:
+        """The tenant's live model, None where there is none."""
+        ...
 
 
 class _Gathered(NamedTuple):
@@ -61,7 +89,7 @@ class FeedReader:
 
     engine: FeedEngine
     tables: ActivityTables
-    models: ModelCache
+    models: LiveModels
     slates: SlateStore
     settings: Settings
     metrics: Metrics
@@ -111,7 +139,8 @@ class FeedReader:
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
         slate = await self._rank(query, (source,), explain=True)
-        told = {place.activity_id for place in (*slate.ranked, *slate.removed)}
+        told = {place.activity_id for place in slate.ranked}
+        told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
         return slate if explain else replace(slate, explanation=None), unknown
 
@@ -207,7 +236,7 @@ class FeedReader:
         self,
         query: Query,
         gathered: _Gathered,
-        model: LoadedModel | None,
+        model: LiveModel | None,
         without: str,
         explain: bool,
     ) -> Slate:
@@ -230,7 +259,7 @@ class FeedReader:
         slate = self._ranker(query.kind, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
 
-    def _ranker(self, kind: FeedKind, model: LoadedModel | None) -> Ranker:
+    def _ranker(self, kind: FeedKind, model: LiveModel | None) -> Ranker:
         ranker = (
             default_ranker(kind, RecencyScorer())
             if model is None

@@ -33,6 +33,8 @@ __all__ = [
     "RankBody",
 ]
 
+JSON_TYPE = "application/json"
+
 RESERVED = ("id", "origin")
 """Keys of an activity that the server gives."""
 
@@ -45,9 +47,16 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
+            _check_content_type(request)
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handle_json
+
+
+def _check_content_type(request: Request) -> None:
+    given = request.headers.get("content-type", JSON_TYPE).partition(";")[0].strip().lower()
+    if given != JSON_TYPE:
+        raise BadRequest(f"the content type is {given[:80]!r}: send {JSON_TYPE}")
 
 
 class _JsonRequest(Request):
@@ -168,7 +177,7 @@ class EngagementBody(_EventBody):
 
     type: Literal["engagement"]
     kind: EngagementKind = Field(description="What the user did; `hide` is the negative one.")
-    value: float = Field(1.0, strict=False, description="How much it counts to the app; finite.")
+    value: float = Field(1.0, description="How much it counts to the app; finite.")
 
     def event(self, now_us: int) -> Engagement:
         """The fact; `now_us` where the body has no time. Raises `InvalidInput`."""

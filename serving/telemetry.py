@@ -27,6 +27,9 @@ SECONDS: Final = (
 )
 """Upper bounds of the latency histograms' buckets, seconds."""
 
+METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""Methods that have a label of their own."""
+
 UNMATCHED: Final = "unmatched"
 """The route label of a request that no route took."""
 
@@ -136,12 +139,13 @@ class TelemetryMiddleware:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
-        self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         _log.debug(
             "request_answered",
             request_id=scope["headwater.request_id"],
-            method=scope["method"],
+            method=method,
             route=route,
             status=status,
             ms=round(seconds * 1e3, 3),

@@ -1,0 +1,125 @@
+"""From settings to services: the only place that wires."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from feeds.config import FeedsConfig
+from feeds.engine import FeedEngine, system_clock_us
+from serving.activity_table import ActivityTables
+from serving.cursors import SlateStore
+from serving.reader import FeedReader, LiveModels
+from serving.settings import Settings
+from serving.telemetry import Metrics
+from serving.tenants import Authenticator
+
+__all__ = ["Services", "clock_from", "compose"]
+
+STOPPED_ROLE = "stopped"
+
+
+class FollowedModels(LiveModels, Protocol):
+    """Live models that follow what the loader hands over."""
+
+    async def start(self) -> None:
+        """Load what there is, and follow it."""
+        ...
+
+    async def stop(self) -> None:
+        """Follow no longer."""
+        ...
+
+    def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
+        """Each tenant's live model, and what went wrong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes call. `start` and `stop` belong to the app's lifespan."""
+
+    settings: Settings
+    feeds: FeedsConfig
+    engine: FeedEngine
+    authenticator: Authenticator
+    tables: ActivityTables
+    models: FollowedModels
+    reader: FeedReader
+    metrics: Metrics
+    clock_us: Callable[[], int]
+
+    async def start(self) -> None:
+        """Load tables and models, and follow what changes."""
+        await self.models.start()
+        await self.tables.start(self.engine.tenants())
+
+    async def stop(self) -> None:
+        """Finish what was proposed, and let go of everything."""
+        self.tables.stop()
+        await self.models.stop()
+        self.engine.close()
+
+    def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
+        """What is loaded and running; `problems` says what is missing."""
+        status = self.engine.status()
+        problems = []
+        if not self.tables.following:
+            problems.append("the activity tables are being loaded: wait")
+        if status.role == STOPPED_ROLE:
+            problems.append("the replica stopped: reads go on, writes are refused; see the log")
+        return {
+            "status": "not ready" if problems else "ready",
+            "problems": problems,
+            "replica": {
+                "role": status.role,
+                "term": status.term,
+                "last_index": status.last_index,
+                "applied_index": status.applied_index,
+                "log_bytes": status.log_bytes,
+            },
+            "tables": self.tables.loaded(),
+            "models": self.models.status(),
+        }
+
+
+def clock_from(
+    start_us: int | None, monotonic_ns: Callable[[], int] = time.monotonic_ns
+) -> Callable[[], int]:
+    """The real clock, or one that starts at a time and runs on from there; microseconds."""
+    if start_us is None:
+        return system_clock_us
+    started_ns = monotonic_ns()
+    return lambda: start_us + (monotonic_ns() - started_ns) // 1_000
+
+
+def compose(
+    settings: Settings, feeds: FeedsConfig | None = None, models: FollowedModels | None = None
+) -> Services:
+    """The services on the settings' data directory; `models` in place of the loader's.
+
+    Raises a `StorageError` where the directory is in use, damaged or of another format.
+    """
+    config = feeds or FeedsConfig()
+    clock_us = clock_from(settings.clock_start_us)
+    engine = FeedEngine.open(settings.data_dir, config, clock_us)
+    if models is None:
+        from serving.models import ModelCache
+
+        models = ModelCache(settings.models_path)
+    metrics = Metrics()
+    tables = ActivityTables(
+        engine,
+        metrics,
+        tables_max=settings.tables_max,
+        capacity=settings.table_capacity,
+        backlog_max=settings.table_backlog_max,
+    )
+    slates = SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
+    authenticator = Authenticator(
+        engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
+    )
+    reader = FeedReader(engine, tables, models, slates, settings, metrics, clock_us)
+    return Services(
+        settings, config, engine, authenticator, tables, models, reader, metrics, clock_us
+    )

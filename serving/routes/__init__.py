@@ -1,0 +1,1 @@
+"""The v2 API: a route parses, calls and renders."""

@@ -1,0 +1,149 @@
+"""A whole service for tests: real engine, real sockets, tenants with keys."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import uvicorn
+
+from feeds.config import FeedsConfig
+from feeds.credentials import format_api_key, hash_secret
+from feeds.engine import FeedEngine
+from feeds.model import TenantId
+from ranking.features import Factors
+from ranking.scorers.base import Scorer
+from serving.app import create_app
+from serving.compose import FollowedModels, Services, compose
+from serving.reader import LiveModel
+from serving.settings import load_settings
+
+__all__ = ["HeldModel", "HeldModels", "Served", "add_tenant", "served", "wait_until"]
+
+Value = TypeVar("Value")
+
+DEADLINE_S = 30.0
+
+
+def wait_until(
+    condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S, pause_s: float = 0.01
+) -> None:
+    """Return once the condition holds; raises `TimeoutError` naming `what` after the deadline."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {deadline_s} s for {what}")
+        time.sleep(pause_s)
+
+
+def add_tenant(engine: FeedEngine, name: str, scopes: tuple[str, ...] = ("read", "write")) -> str:
+    """Create a tenant; returns an API key of it with these scopes."""
+    engine.create_tenant(name).result()
+    key_id = "".join(filter(str.isalnum, name)) + "0".join(scope[0] for scope in scopes) + "key"
+    secret = f"secret-of-{name}-0123456789"
+    engine.add_key(TenantId(name), key_id, hash_secret(secret), scopes).result()
+    return format_api_key(key_id, secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A service that answers on a socket of this machine, from a thread of this process."""
+
+    services: Services
+    address: str
+    loop: asyncio.AbstractEventLoop
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        """A client with this API key."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.address, headers=headers, timeout=DEADLINE_S)
+
+    def tenant(self, name: str, scopes: tuple[str, ...] = ("read", "write")) -> httpx.Client:
+        """A client of a new tenant."""
+        return self.client(add_tenant(self.services.engine, name, scopes))
+
+    def run(self, work: Callable[[], Awaitable[Value]]) -> Value:
+        """Await something on the service's event loop."""
+
+        async def awaited() -> Value:
+            return await work()
+
+        future: Future[Value] = asyncio.run_coroutine_threadsafe(awaited(), self.loop)
+        return future.result(DEADLINE_S)
+
+
+class HeldModels:
+    """Live models that are set by hand: the memory twin of what the loader hands over."""
+
+    def __init__(self) -> None:
+        self.held: dict[TenantId, LiveModel] = {}
+
+    def get(self, tenant: TenantId) -> LiveModel | None:
+        """The model that was set for the tenant."""
+        return self.held.get(tenant)
+
+    async def start(self) -> None:
+        """Nothing to follow."""
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+    def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
+        """The versions that are set."""
+        return {tenant: {"version": str(model.version)} for tenant, model in self.held.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class HeldModel:
+    """A live model made by hand."""
+
+    version: str
+    scorer: Scorer
+    factors: Factors | None = None
+
+
+@contextmanager
+def served(
+    data_dir: Path,
+    feeds: FeedsConfig | None = None,
+    models: FollowedModels | None = None,
+    **settings: object,
+) -> Iterator[Served]:
+    """A service on a data directory until the block ends; `settings` as in `Settings`."""
+    services = compose(
+        load_settings(data_dir=data_dir, port=0, **settings), feeds, models or HeldModels()
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        create_app(services), loop="uvloop", http="httptools", ws="none", log_config=None
+    )
+    server = uvicorn.Server(config)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve(sockets=[listener])
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=work, name="served")
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), "the service to listen")
+        if not server.started:
+            raise RuntimeError("the service did not start: its log has the cause")
+        host, port = listener.getsockname()[:2]
+        yield Served(services, f"http://{host}:{port}", loops[0])
+    finally:
+        server.should_exit = True
+        thread.join(DEADLINE_S)
+        listener.close()

@@ -1,0 +1,93 @@
+import pytest
+
+from feeds.credentials import ApiKey, format_api_key, hash_secret
+from feeds.model import TenantId
+from serving.errors import KeyRefused, NotAllowed
+from serving.tenants import Authenticator
+
+SECRET = "0123456789abcdef0123456789"
+STORED = ApiKey(TenantId("acme"), "key1", hash_secret(SECRET), ("read",))
+HEADER = "Bearer " + format_api_key("key1", SECRET)
+
+
+class Keys:
+    """A store of keys that counts how often it is asked."""
+
+    def __init__(self, *keys: ApiKey) -> None:
+        self.held = {key.key_id: key for key in keys}
+        self.asked: list[str] = []
+
+    def find(self, key_id: str) -> ApiKey | None:
+        self.asked.append(key_id)
+        return self.held.get(key_id)
+
+
+def authenticator(keys: Keys, now: list[float], cached_max: int = 2) -> Authenticator:
+    return Authenticator(keys.find, lambda: now[0], cached_max, cached_s=60)
+
+
+def test_the_tenant_comes_from_the_key() -> None:
+    assert authenticator(Keys(STORED), [0.0]).tenant(HEADER, "read") == "acme"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer hw_key1",
+        "Bearer hw_key1_",
+        f"Basic hw_key1_{SECRET}",
+        f"hw_key1_{SECRET}",
+        HEADER + "x",
+        HEADER[:-1],
+        f"Bearer hw_key2_{SECRET}",
+        "Bearer hw_key1_" + "é" * 20,
+        "Bearer hw_key1_" + "a" * 100_000,
+    ],
+)
+def test_what_is_no_valid_key_is_refused(header: str | None) -> None:
+    with pytest.raises(KeyRefused) as caught:
+        authenticator(Keys(STORED), [0.0]).tenant(header, "read")
+
+    assert SECRET not in str(caught.value.detail)
+
+
+def test_a_key_does_what_its_scopes_say() -> None:
+    with pytest.raises(NotAllowed, match="may not write"):
+        authenticator(Keys(STORED), [0.0]).tenant(HEADER, "write")
+
+
+def test_a_key_is_looked_up_again_after_its_time() -> None:
+    keys, now = Keys(STORED), [0.0]
+    subject = authenticator(keys, now)
+
+    subject.tenant(HEADER, "read")
+    subject.tenant(HEADER, "read")
+    assert keys.asked == ["key1"]
+
+    now[0] = 61.0
+    keys.held.clear()
+    with pytest.raises(KeyRefused):
+        subject.tenant(HEADER, "read")
+
+
+def test_keys_in_memory_are_bounded_and_guesses_do_not_push_them_out() -> None:
+    others = [ApiKey(TenantId("b"), f"other{n}", hash_secret(SECRET)) for n in range(3)]
+    keys = Keys(STORED, *others)
+    subject = authenticator(keys, [0.0])
+
+    subject.tenant(HEADER, "read")
+    for n in range(50):
+        with pytest.raises(KeyRefused):
+            subject.tenant(f"Bearer hw_guess{n}_{SECRET}", "read")
+    keys.asked.clear()
+    subject.tenant(HEADER, "read")
+    assert keys.asked == []
+
+    for other in others:
+        subject.tenant("Bearer " + format_api_key(other.key_id, SECRET), "read")
+    keys.asked.clear()
+    subject.tenant(HEADER, "read")
+    assert keys.asked == ["key1"]
