@@ -6,6 +6,7 @@ size that the file claims before it allocates memory, so that a damaged or hosti
 
 import io
 import math
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,17 @@ Arrays = Mapping[str, npt.NDArray[Any]]  # Any: each array has a type of its own
 
 _TIME: Final = (1980, 1, 1, 0, 0, 0)  # one time for all, so that equal arrays give equal bytes
 _HEADER_BYTES_MAX: Final = 10_000
+_UNREADABLE: Final = (  # what zipfile and numpy raise for bytes that are not theirs
+    zipfile.BadZipFile,
+    struct.error,
+    ValueError,
+    EOFError,
+    KeyError,
+    OverflowError,
+    RuntimeError,  # includes NotImplementedError, for other features of zip
+    SyntaxError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ def unpack_arrays(
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _check_members(archive, len(content), name, shapes)
             return {key: _read(archive, name, key, shapes[key]) for key in shapes}
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise _damaged(name, f"it is not a file of arrays ({error})") from error
 
 

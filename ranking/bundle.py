@@ -48,6 +48,12 @@ from ranking.scorers.recency import RecencyScorer
 
 __all__ = ["BundleLimits", "ModelBundle", "ModelKind"]
 
+_KINDS: Final[Mapping[type, ModelKind]] = {
+    RecencyScorer: "recency",
+    PopularityScorer: "popularity",
+    FactorizationScorer: "factorization",
+    BoostedScorer: "boosted",
+}
 _GOLDEN_SHAPES: Final = {"features": ArrayShape("<f4", 2), "scores": ArrayShape("<f4", 1)}
 
 
@@ -125,12 +131,17 @@ class ModelBundle:
         return directory
 
     @classmethod
-    def load(cls, directory: Path, limits: BundleLimits = LIMITS) -> Self:
+    def load(
+        cls, directory: Path, limits: BundleLimits = LIMITS, *, digest: str | None = None
+    ) -> Self:
         """Read a bundle, check every byte of it, and score its golden slate.
 
-        Raises `BundleDamaged` naming the file, what is wrong and what to do.
+        With `digest`, it must be that very bundle. Raises `BundleDamaged` naming the file, what is
+        wrong and what to do.
         """
-        manifest, digest = read_manifest(directory, limits)
+        manifest, found = read_manifest(directory, limits)
+        if digest not in {None, found}:
+            raise BundleDamaged(f"{MANIFEST} is not the one that was published; {CURE}")
         contents = read_files(directory, manifest, limits)
         try:
             bundle = cls._restore(manifest, contents, limits)
@@ -138,7 +149,7 @@ class ModelBundle:
             raise
         except (RankingError, InvalidInput) as error:
             raise BundleDamaged(f"{MANIFEST} does not fit the files: {error}; {CURE}") from error
-        bundle.__dict__["digest"] = digest  # as it was written, not as we would write it
+        bundle.__dict__["digest"] = found  # as it was written, not as we would write it
         return bundle
 
     @classmethod
@@ -204,23 +215,17 @@ class ModelBundle:
             },
         )
         encoded = msgspec.json.encode(manifest, order="deterministic")
-        return {**files, MANIFEST: msgspec.json.format(encoded, indent=2) + b"\n"}
+        return {**files, MANIFEST: msgspec.json.format(encoded, indent=2)}
 
 
 def _kind_of(scorer: Scorer) -> ModelKind:
-    match scorer:
-        case BoostedScorer():
-            return "boosted"
-        case FactorizationScorer():
-            return "factorization"
-        case PopularityScorer():
-            return "popularity"
-        case RecencyScorer():
-            return "recency"
-    raise RankingError(
-        f"a scorer of type {type(scorer).__name__} cannot be bundled: ranking/bundle.py lists those"
-        " that can"
-    )
+    kind = _KINDS.get(type(scorer))  # not a subclass: what it adds would be lost
+    if kind is None:
+        raise RankingError(
+            f"a scorer of type {type(scorer).__name__} cannot be bundled: use one of "
+            f"{', '.join(known.__name__ for known in _KINDS)}"
+        )
+    return kind
 
 
 def _parameters_of(scorer: Scorer) -> ScorerParameters:
