@@ -1,0 +1,137 @@
+"""Commands and results come back from their bytes, and nothing else is taken for one."""
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feeds.commands import (
+    AddKey,
+    ClearRows,
+    Command,
+    CreateTenant,
+    FollowFeed,
+    Once,
+    PostActivity,
+    RecordEvents,
+    RemoveActivity,
+    UnfollowFeed,
+    decode_command,
+    encode_command,
+)
+from feeds.errors import InvalidInput
+from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
+from feeds.model import ActivityId
+from feeds.results import (
+    Accepted,
+    FollowResult,
+    Placed,
+    RecordResult,
+    Rejected,
+    RemoveResult,
+    Result,
+    UnfollowResult,
+    decode_result,
+    encode_result,
+)
+
+ints = st.integers(0, 2**62)
+texts = st.text(max_size=8)
+tuples = st.lists(texts, max_size=3).map(tuple)
+once = st.none() | st.builds(
+    Once, key=texts, digest=st.binary(max_size=16), now_us=ints, expires_us=ints
+)
+events = st.builds(
+    Impression,
+    time_us=ints,
+    user=texts,
+    activity_id=texts,
+    feed=texts,
+    position=st.integers(-1, 99),
+    slate_id=texts,
+) | st.builds(
+    Engagement,
+    time_us=ints,
+    user=texts,
+    activity_id=texts,
+    kind=st.sampled_from(ENGAGEMENT_KINDS),
+    feed=texts,
+    position=st.integers(-1, 99),
+    slate_id=texts,
+    value=st.floats(-1e9, 1e9),
+)
+
+
+def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
+    by_type: dict[Any, st.SearchStrategy[Any]] = {
+        str: texts,
+        ActivityId: texts,
+        int: ints,
+        bool: st.booleans(),
+        bytes: st.binary(max_size=8),
+        tuple[str, ...]: tuples,
+        Once | None: once,
+        tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
+        Posted: st.deferred(lambda: st.builds(Posted, **_fields(Posted))),
+    }
+    return {field.name: by_type[field.type] for field in msgspec.structs.fields(kind)}
+
+
+kinds: tuple[type[msgspec.Struct], ...] = (
+    CreateTenant,
+    AddKey,
+    PostActivity,
+    RemoveActivity,
+    FollowFeed,
+    UnfollowFeed,
+    ClearRows,
+    RecordEvents,
+)
+commands = st.one_of([st.builds(kind, **_fields(kind)) for kind in kinds])
+results = st.one_of(
+    st.builds(Accepted, ints),
+    st.builds(Placed, ints, texts, st.booleans()),
+    st.builds(RemoveResult, ints, st.booleans()),
+    st.builds(FollowResult, ints, ints),
+    st.builds(UnfollowResult, ints, st.booleans(), st.booleans()),
+    st.builds(RecordResult, ints, ints, tuples, st.booleans()),
+    st.builds(Rejected, st.sampled_from(("invalid", "conflict", "limit")), texts),
+)
+
+
+@given(commands)
+def test_command_comes_back(command: Command) -> None:
+    assert command == decode_command(encode_command(command))
+
+
+@given(results)
+def test_result_comes_back(result: Result) -> None:
+    assert result == decode_result(encode_result(result))
+
+
+@given(commands, st.integers(0, 10_000))
+def test_cut_command_is_refused(command: Command, cut: int) -> None:
+    data = encode_command(command)
+    with pytest.raises(InvalidInput, match=r"not a command|version missing"):
+        decode_command(data[: cut % len(data)])
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
+    with suppress(InvalidInput):
+        decode_command(data)
+
+
+def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
+    data = encode_command(CreateTenant(tenant="demo", now_us=1))
+    with pytest.raises(InvalidInput, match=r"version 2 is not known: .* start a newer one"):
+        decode_command(b"\x02" + data[1:])
+
+
+def test_command_with_a_field_of_another_type_is_refused() -> None:
+    data = encode_command(CreateTenant(tenant="demo", now_us="now"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="not a command"):
+        decode_command(data)
