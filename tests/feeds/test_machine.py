@@ -1,0 +1,332 @@
+"""The machine: the same log gives the same state, and counters equal a naive recount."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feeds import machine
+from feeds.commands import (
+    ClearRows,
+    Command,
+    FollowFeed,
+    Once,
+    PostActivity,
+    RecordEvents,
+    RemoveActivity,
+    UnfollowFeed,
+)
+from feeds.counters import COUNTER_KINDS, HOUR_US, CounterRecord, UserRecord
+from feeds.engine import FeedEngine
+from feeds.events import ENGAGEMENT_KINDS, Engagement, Event, Impression, Posted
+from feeds.keys import FeedRowKey, after
+from feeds.model import (
+    ActivityDraft,
+    FeedId,
+    TenantId,
+    UserId,
+    activity_id,
+    position_of,
+)
+from feeds.replication.base import ApplyCommand
+from feeds.replication.memory import MemoryReplica
+from feeds.results import Placed, RecordResult, Rejected, Result, UnfollowResult
+from feeds.store.base import COLUMN_FAMILIES
+from feeds.store.memory import MemoryStore
+from feeds.testing_engine import NOW_US, ManualClock, memory_engine
+
+TENANT = TenantId("demo")
+
+
+def posted(number: int, time_us: int = NOW_US, to: tuple[str, ...] = ()) -> PostActivity:
+    activity = activity_id(time_us, b"%d" % number)
+    facts = Posted(
+        time_us=time_us,
+        activity_id=activity,
+        actor=f"user:{number % 3}",
+        verb="post",
+        object="o",
+        feed="user:a",
+        to=to,
+        tags=tuple("abc"[: number % 4]),
+    )
+    return PostActivity(tenant="demo", posted=facts, body=b'{"n":%d}' % number)
+
+
+def followed(follower: str = "timeline:x", target: str = "user:a", limit: int = 100) -> FollowFeed:
+    return FollowFeed(
+        tenant="demo",
+        follower=follower,
+        target=target,
+        time_us=NOW_US,
+        copy_limit=limit,
+        copy_max=1_000,
+        pull_above=1_000,
+        follows_max=3,
+    )
+
+
+def unfollowed(rows_max: int = 2, *, keep_history: bool = False) -> UnfollowFeed:
+    return UnfollowFeed(
+        tenant="demo",
+        follower="timeline:x",
+        target="user:a",
+        time_us=NOW_US,
+        rows_max=rows_max,
+        scan_max=100,
+        copy_max=1_000,
+        keep_history=keep_history,
+    )
+
+
+CLEAR = ClearRows(tenant="demo", follower="timeline:x", target="user:a", rows_max=2, scan_max=100)
+
+
+class Node:
+    """A store and the index it has applied."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.index = 0
+
+    def apply(self, command: Command) -> Result:
+        self.index += 1
+        outcome = machine.apply(command, self.index, self.store)
+        self.store.write(outcome.writes)
+        return outcome.result
+
+    def rows(self, feed: str) -> list[FeedRowKey]:
+        prefix = FeedRowKey.prefix("demo", feed)
+        return [
+            FeedRowKey.decode(key) for key, _ in self.store.scan("feeds", prefix, after(prefix))
+        ]
+
+    def state(self) -> dict[str, list[tuple[bytes, bytes]]]:
+        return _state(self.store)
+
+
+def _state(store: MemoryStore) -> dict[str, list[tuple[bytes, bytes]]]:
+    return {family: list(store.scan(family, b"", b"\xff" * 99)) for family in COLUMN_FAMILIES}
+
+
+def test_ended_follow_is_cleared_in_bounded_commands() -> None:
+    node = Node()
+    node.apply(followed())
+    for number in range(5):
+        node.apply(posted(number))
+    assert UnfollowResult(7, removed=True, unfinished=True) == node.apply(unfollowed())
+    assert 3 == len(node.rows("timeline:x"))
+    assert UnfollowResult(8, removed=True, unfinished=True) == node.apply(CLEAR)
+    assert UnfollowResult(9, removed=True, unfinished=False) == node.apply(CLEAR)
+    assert [] == node.rows("timeline:x")
+    assert UnfollowResult(10, removed=False) == node.apply(CLEAR)
+
+
+def test_rows_of_a_follow_made_while_the_ended_one_is_cleared_stay() -> None:
+    node = Node()
+    node.apply(followed())
+    for number in range(5):
+        node.apply(posted(number))
+    node.apply(unfollowed())
+    node.apply(followed())
+    node.apply(posted(5))
+    while node.apply(CLEAR) != UnfollowResult(node.index, removed=False):
+        pass
+    assert 6 == len(node.rows("timeline:x"))
+
+
+def test_follow_above_the_limit_is_rejected_and_changes_nothing() -> None:
+    node = Node()
+    for target in ("user:a", "user:b", "user:c"):
+        node.apply(followed(target=target))
+    before = node.state()
+    result = node.apply(followed(target="user:d"))
+    assert isinstance(result, Rejected)
+    assert "timeline:x follows 3 feeds, which is the limit: unfollow one" == result.message
+    assert before == node.state()
+
+
+def test_ties_with_the_oldest_copied_are_copied_too() -> None:
+    node = Node()
+    for number in range(3):
+        node.apply(posted(number))
+    node.apply(posted(3, NOW_US - 1))
+    node.apply(followed(limit=1))
+    assert 3 == len(node.rows("timeline:x"))
+
+
+def test_key_is_forgotten_after_its_time_and_its_entry_is_pruned() -> None:
+    node = Node()
+
+    def record(key: str, now_us: int, user: str) -> Result:
+        event = Impression(time_us=NOW_US, user=UserId(user), activity_id=activity_id(NOW_US, b"0"))
+        once = Once(key, user.encode(), now_us, now_us + 10)
+        return node.apply(RecordEvents(tenant="demo", events=(event,), once=once))
+
+    node.apply(posted(0))
+    assert RecordResult(2, 1) == record("k", 0, "alice")
+    assert RecordResult(2, 1, duplicate=True) == record("k", 9, "alice")
+    assert isinstance(record("k", 9, "bob"), Rejected)
+    assert RecordResult(5, 1) == record("k", 10, "bob")
+    assert RecordResult(6, 1) == record("other", 30, "carol")
+    assert 2 == len(node.state()["dedup"])
+
+
+def test_rejected_command_has_no_writes() -> None:
+    bad = RemoveActivity(tenant="demo", activity_id="no id", time_us=NOW_US)
+    outcome = machine.apply(bad, 1, MemoryStore())
+    assert isinstance(outcome.result, Rejected)
+    assert () == outcome.writes
+
+
+def test_new_post_of_a_removed_activity_does_not_wake_kept_rows() -> None:
+    engine = memory_engine()
+    timeline, author = FeedId("timeline", "x"), FeedId("user", "a")
+    draft = ActivityDraft(actor="user:a", verb="post", object="o", foreign_id="f", time_us=NOW_US)
+    engine.follow(TENANT, timeline, author).result()
+    posted_id = engine.post(TENANT, author, draft).result().activity.id
+    engine.unfollow(TENANT, timeline, author, keep_history=True).result()
+    assert 1 == len(engine.read(TENANT, timeline).rows)
+    engine.remove(TENANT, posted_id).result()
+    assert 0 == len(engine.read(TENANT, timeline).rows)
+    assert not engine.post(TENANT, author, draft).result().duplicate
+    assert 0 == len(engine.read(TENANT, timeline).rows)
+    assert 1 == len(engine.read(TENANT, author).rows)
+
+
+commands = st.lists(
+    st.one_of(
+        st.builds(posted, st.integers(0, 5)),
+        st.builds(followed, st.sampled_from(("timeline:x", "timeline:y"))),
+        st.builds(unfollowed, st.integers(1, 3), keep_history=st.booleans()),
+        st.just(CLEAR),
+        st.integers(0, 5).map(
+            lambda n: RemoveActivity(
+                tenant="demo", activity_id=activity_id(NOW_US, b"%d" % n), time_us=NOW_US
+            )
+        ),
+        st.tuples(st.integers(0, 5), st.integers(0, 2)).map(
+            lambda pair: RecordEvents(
+                tenant="demo",
+                events=(
+                    Impression(
+                        time_us=NOW_US,
+                        user=UserId("u"),
+                        activity_id=activity_id(NOW_US, b"%d" % pair[0]),
+                    ),
+                ),
+                once=Once(f"k{pair[1]}", b"%d" % pair[0], NOW_US, NOW_US + 1),
+            )
+        ),
+    ),
+    max_size=12,
+)
+
+
+@given(commands)
+@settings(deadline=None)
+def test_same_log_gives_the_same_state(log: list[Command]) -> None:
+    one, other = Node(), Node()
+    assert [one.apply(command) for command in log] == [other.apply(command) for command in log]
+    assert one.state() == other.state()
+
+
+@given(commands, st.integers(0, 12))
+@settings(deadline=None)
+def test_log_applied_again_from_the_applied_index_changes_nothing(
+    log: list[Command], first: int
+) -> None:
+    store, logged = MemoryStore(), []
+
+    def recording(apply: ApplyCommand, index: int) -> MemoryReplica:
+        def apply_and_keep(index: int, term: int, data: bytes) -> bytes:
+            logged.append((index, term, data))
+            return apply(index, term, data)
+
+        return MemoryReplica(apply_and_keep, index)
+
+    engine = FeedEngine(store, recording, clock=ManualClock())
+    for command in log:
+        engine._propose(command, object, lambda _: None).exception()  # type: ignore[type-var]
+    before = _state(store)
+    again = FeedEngine(store, MemoryReplica, clock=ManualClock())
+    seen: list[int] = []
+    again.subscribe(lambda _tenant, index, _events: seen.append(index))
+    assert [b""] * len(logged[first:]) == [again._apply(*entry) for entry in logged[first:]]
+    assert before == _state(store)
+    assert [] == seen
+
+
+events = st.lists(
+    st.tuples(
+        st.integers(0, 5),
+        st.sampled_from(("ann", "bob", "cid")),
+        st.sampled_from(("impression", *ENGAGEMENT_KINDS)),
+        st.integers(-40 * 24, 0).map(lambda hours: NOW_US + hours * HOUR_US + 17),
+    ),
+    max_size=40,
+)
+
+
+def _event(spec: tuple[int, str, str, int]) -> Impression | Engagement:
+    number, user, kind, time_us = spec
+    activity = activity_id(NOW_US, b"%d" % number)
+    if kind == "impression":
+        return Impression(time_us=time_us, user=UserId(user), activity_id=activity)
+    return Engagement(
+        time_us=time_us,
+        user=UserId(user),
+        activity_id=activity,
+        kind=kind,  # type: ignore[arg-type]
+    )
+
+
+@given(events, st.integers(1, 40))
+@settings(deadline=None)
+def test_counters_equal_a_naive_recount_of_the_event_log(
+    specs: list[tuple[int, str, str, int]], batch: int
+) -> None:
+    engine = memory_engine()
+    for number in range(5):  # activity 5 is unknown
+        engine._propose(posted(number), Placed, lambda _: None).result()
+    sent = [_event(spec) for spec in specs]
+    for start in range(0, len(sent), batch):
+        engine.record(TENANT, sent[start : start + batch]).result()
+    logged = [event for _, _, event in engine.events(TENANT, 0, 1_000)]
+    assert [e for e in sent if e.activity_id != activity_id(NOW_US, b"5")] == logged[5:]
+    counts, users = recount(logged)
+    for (entity, name), expected in counts.items():
+        assert expected == stored_counts(engine, entity, name)
+    for name, user in users.items():
+        assert user == engine.user_record(TENANT, UserId(name))
+
+
+def stored_counts(engine: FeedEngine, entity: str, name: str) -> CounterRecord:
+    if entity == "activity":
+        found = engine.activities(TENANT, [position_of(name)])[0]
+        assert found is not None
+        return found[2]
+    return engine.counters(TENANT, entity, [name])[0]  # type: ignore[arg-type]
+
+
+def recount(
+    log: list[Event],
+) -> tuple[dict[tuple[str, str], CounterRecord], dict[str, UserRecord]]:
+    """Every record, made one event at a time."""
+    facts: dict[str, Posted] = {}
+    counts: dict[tuple[str, str], CounterRecord] = {}
+    users: dict[str, UserRecord] = {}
+    for event in log:
+        if isinstance(event, Posted):
+            facts[event.activity_id] = event
+        if not isinstance(event, Impression | Engagement):
+            continue
+        about = facts[event.activity_id]
+        kind = "impression" if isinstance(event, Impression) else event.kind
+        names = [("activity", str(event.activity_id)), ("author", about.actor)]
+        for name in names + [("tag", tag) for tag in about.tags]:
+            record = counts.setdefault(name, CounterRecord.empty())
+            record.add(COUNTER_KINDS.index(kind), event.time_us)
+        if kind not in {"impression", "hide"}:
+            counts[names[0]].add_engager(event.user)
+        user = users.setdefault(event.user, UserRecord.empty())
+        user.add(event, position_of(event.activity_id), about.actor, about.tags)
+    return counts, users
