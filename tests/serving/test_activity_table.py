@@ -1,0 +1,318 @@
+"""The law: a table that followed, and one loaded from the store, give the same features."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feeds.counters import HOUR_US
+from feeds.engine import FeedEngine
+from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression
+from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, identify
+from ranking.candidates import Candidates, Query
+from ranking.features import FeatureSpec, build
+from ranking.table import ActivityTable
+from serving.activity_table import ActivityTables, load_table
+from serving.telemetry import Metrics
+
+ACME = TenantId("acme")
+NOW_US = 1_600_000_000_000_000
+USERS = ("ann", "bob", "eve")
+CAPACITY = 1_000
+
+
+def tables_on(engine: FeedEngine, tables_max: int = 4, backlog_max: int = 10_000) -> ActivityTables:
+    return ActivityTables(
+        engine, Metrics(), tables_max=tables_max, capacity=CAPACITY, backlog_max=backlog_max
+    )
+
+
+def opened(directory: Path, *tenants: str) -> FeedEngine:
+    engine = FeedEngine.open(directory, clock=lambda: NOW_US)
+    for tenant in tenants or (ACME,):
+        engine.create_tenant(tenant).result()
+    return engine
+
+
+def post(engine: FeedEngine, name: str, tenant: TenantId = ACME, **fields: Any) -> ActivityId:
+    """Post, and wait until it is applied."""
+    activity, future = posting(engine, name, tenant, **fields)
+    future.result()
+    return activity
+
+
+def posting(
+    engine: FeedEngine, name: str, tenant: TenantId = ACME, **fields: Any
+) -> tuple[ActivityId, Future[Any]]:
+    hours = fields.pop("hours", 0)
+    actor = fields.pop("actor", "user:ann")
+    draft = ActivityDraft(
+        actor=actor,
+        verb="post",
+        object=name,
+        foreign_id=name,
+        time_us=NOW_US - hours * HOUR_US,
+        custom={"tags": list(fields.pop("tags", ()))},
+        to=tuple(fields.pop("to", ())),
+    )
+    future = engine.post(tenant, FeedId.parse(actor), draft)
+    return identify(draft, draft.time_us or 0), future
+
+
+def like(
+    engine: FeedEngine, activity: ActivityId, user: str = "bob", hours: int = 0
+) -> Future[Any]:
+    event = Engagement(
+        time_us=NOW_US - hours * HOUR_US, user=UserId(user), activity_id=activity, kind="like"
+    )
+    return engine.record(ACME, [event])
+
+
+def features(engine: FeedEngine, table: ActivityTable, user: str) -> dict[str, list[bytes]]:
+    """Every feature of every activity, as bytes, by activity id."""
+    query = Query(
+        tenant=ACME,
+        user=UserId(user),
+        kind="personalized",
+        now_us=NOW_US,
+        limit=10,
+        request_id="r",
+        seed=1,
+        record=engine.user_record(ACME, UserId(user)),
+        follows=engine.follows(ACME, FeedId("timeline", user)),
+    )
+    rows = table.alive_rows()
+    candidates = Candidates(rows, np.zeros(len(rows), np.int8), ("all",))
+    values: npt.NDArray[np.float32] = build(FeatureSpec(), query, candidates, table).values
+    return dict(zip(table.ids(rows), [row.tobytes() for row in values], strict=True))
+
+
+def assert_same(engine: FeedEngine, table: ActivityTable) -> None:
+    loaded = load_table(engine, ACME, CAPACITY)
+    for user in USERS:
+        assert features(engine, table, user) == features(engine, loaded, user)
+
+
+def run(work: Callable[[], Awaitable[None]]) -> None:
+    async def awaited() -> None:
+        await work()
+
+    asyncio.run(awaited())
+
+
+numbers = st.integers(0, 5)
+hours = st.integers(0, 40 * 24)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("post"), numbers, hours, st.sampled_from(USERS), st.sets(numbers)),
+        st.tuples(st.just("remove"), numbers),
+        st.tuples(st.just("show"), numbers, hours, st.sampled_from(USERS)),
+        st.tuples(st.sampled_from(ENGAGEMENT_KINDS), numbers, hours, st.sampled_from(USERS)),
+    ),
+    max_size=40,
+)
+
+
+def perform(
+    engine: FeedEngine, posted: dict[int, ActivityId], operation: tuple[Any, ...]
+) -> Future[Any] | None:
+    """Start the operation; later ones are applied after it."""
+    match operation:
+        case ("post", number, ago, author, tags):
+            named = [f"t{tag}" for tag in sorted(tags)]
+            posted[number], future = posting(
+                engine, f"a{number}", hours=ago, actor=f"user:{author}", tags=named
+            )
+            return future
+        case ("remove", number) if number in posted:
+            return engine.remove(ACME, posted[number])
+        case ("show", number, ago, user) if number in posted:
+            event = Impression(
+                time_us=NOW_US - ago * HOUR_US, user=UserId(user), activity_id=posted[number]
+            )
+            return engine.record(ACME, [event])
+        case (kind, number, ago, user) if number in posted:
+            engaged = Engagement(
+                time_us=NOW_US - ago * HOUR_US,
+                user=UserId(user),
+                activity_id=posted[number],
+                kind=kind,
+            )
+            return engine.record(ACME, [engaged])
+    return None
+
+
+@settings(max_examples=25, deadline=None)
+@given(operations=operations, loaded_after=st.integers(0, 40))
+def test_following_and_loading_give_the_same_features(
+    operations: list[tuple[Any, ...]], loaded_after: int
+) -> None:
+    with TemporaryDirectory() as directory:
+        with opened(Path(directory)) as engine:
+            tables, posted = tables_on(engine), dict[int, ActivityId]()
+
+            async def follow() -> None:
+                last = None
+                for number, operation in enumerate(operations):
+                    if number == loaded_after:
+                        await tables.get(ACME)
+                    last = perform(engine, posted, operation) or last
+                if last is not None:
+                    last.result()
+                table = await tables.get(ACME)
+                assert_same(engine, table)
+                followed.update({user: features(engine, table, user) for user in USERS})
+
+            followed: dict[str, dict[str, list[bytes]]] = {}
+            run(follow)
+        with FeedEngine.open(Path(directory), clock=lambda: NOW_US) as engine:
+            loaded = load_table(engine, ACME, CAPACITY)
+            assert followed == {user: features(engine, loaded, user) for user in USERS}
+
+
+def test_a_table_loaded_while_others_write_misses_and_repeats_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        tables = tables_on(engine)
+        activities = [post(engine, f"a{n}", tags=["x"], hours=n) for n in range(40)]
+        written = threading.Event()
+
+        def write() -> None:
+            futures = [
+                like(engine, activities[n % 40], USERS[n % 3], hours=n % 50) for n in range(400)
+            ]
+            for future in futures:
+                future.result()
+            written.set()
+
+        async def load_again_and_again() -> None:
+            writer = threading.Thread(target=write)
+            writer.start()
+            loads = 0
+            while not written.is_set():
+                table = await tables_on(engine).get(ACME)
+                assert len(table) == 40
+                await tables.get(ACME)
+                loads += 1
+            writer.join()
+            assert loads > 1
+            assert_same(engine, await tables.get(ACME))
+
+        run(load_again_and_again)
+
+
+def test_every_table_loaded_amid_writes_ends_up_the_same(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        activity = post(engine, "a", tags=["x"])
+
+        async def load_each_time() -> None:
+            followed = []
+            for _ in range(30):
+                futures = [like(engine, activity, "eve") for _ in range(50)]
+                tables = tables_on(engine)
+                await tables.get(ACME)
+                followed.append(tables)
+                for future in futures:
+                    await asyncio.wrap_future(future)
+            for tables in followed:
+                assert_same(engine, await tables.get(ACME))
+
+        run(load_each_time)
+
+
+def test_an_acknowledged_write_is_in_the_next_read(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        tables = tables_on(engine)
+
+        async def read_after_each_write() -> None:
+            await tables.get(ACME)
+            for number in range(20):
+                activity = post(engine, f"a{number}")
+                table = tables.ready(ACME)
+                assert table is not None
+                assert activity in table.ids(table.alive_rows())
+
+        run(read_after_each_write)
+
+
+def test_too_much_waiting_loads_the_table_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        tables = tables_on(engine, backlog_max=5)
+
+        async def overflow() -> None:
+            await tables.get(ACME)
+            for number in range(6):
+                post(engine, f"a{number}")
+            assert tables.ready(ACME) is None
+            assert len(await tables.get(ACME)) == 6
+            post(engine, "another")
+            assert_same(engine, await tables.get(ACME))
+
+        run(overflow)
+
+
+def test_events_are_applied_while_nobody_reads(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        tables = tables_on(engine, backlog_max=5)
+
+        async def write_more_than_may_wait() -> None:
+            await tables.start([ACME])
+            for number in range(20):
+                post(engine, f"a{number}")
+                await asyncio.sleep(0)
+            for _ in range(100):
+                if tables.loaded():
+                    break
+                await asyncio.sleep(0)
+            table = tables.ready(ACME)
+            assert table is not None
+            assert len(table) == 20
+
+        run(write_more_than_may_wait)
+
+
+def test_the_table_asked_for_longest_ago_leaves(tmp_path: Path) -> None:
+    tenants = [TenantId(name) for name in ("a", "b", "c")]
+    with opened(tmp_path, *tenants) as engine:
+        tables = tables_on(engine, tables_max=2)
+
+        async def ask() -> None:
+            for tenant in (tenants[0], tenants[1], tenants[0], tenants[2]):
+                await tables.get(tenant)
+
+        run(ask)
+        assert tables.loaded() == [tenants[0], tenants[2]]
+
+
+def test_tenants_are_kept_apart(tmp_path: Path) -> None:
+    a, b = TenantId("a"), TenantId("b")
+    with opened(tmp_path, a, b) as engine:
+        tables = tables_on(engine)
+
+        async def fill() -> None:
+            await tables.get(a)
+            await tables.get(b)
+            post(engine, "of-a", a)
+            assert len(await tables.get(a)) == 1
+            assert len(await tables.get(b)) == 0
+
+        run(fill)
+
+
+def test_readers_share_one_load(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        post(engine, "a")
+        tables = tables_on(engine)
+
+        async def read_at_once() -> None:
+            first, second = await asyncio.gather(tables.get(ACME), tables.get(ACME))
+            assert first is second
+
+        run(read_at_once)
