@@ -1,0 +1,312 @@
+"""The process beside the service that follows the registry: `python -m serving.loader`.
+
+It alone talks to the registry (and imports MLflow, where that is the registry). What a tenant's
+alias `live` names is fetched, verified and handed over as a directory (`serving.handover`); a
+version that fails is reported there, and the one before stays live.
+"""
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from feeds.model import TenantId, check_tenant_id
+from ranking.errors import RankingError, RegistryUnavailable
+from ranking.files import sweep_drafts
+from ranking.registry import ModelRegistry, ModelVersion, open_registry, wall_clock_us
+from serving.handover import (
+    Live,
+    bundle_name,
+    clear_problem,
+    is_bundle_name,
+    read_live,
+    write_live,
+    write_problem,
+)
+from serving.verify import verify_apart
+
+__all__ = ["Loader", "LoaderConfig", "main"]
+
+_log = structlog.get_logger(__name__)
+
+_FETCHING: Final = ".fetching-"
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderConfig:
+    """Limits of the loader."""
+
+    poll_s: float = 2.0
+    """Seconds between two looks at the aliases."""
+    retry_first_s: float = 2.0
+    """Seconds until what failed is tried again; doubled each time."""
+    retry_max_s: float = 300.0
+    """Seconds until what failed is tried again, at most."""
+    old_versions_max: int = 2
+    """Bundles of a tenant that stay besides the live one, so that a roll-back is quick."""
+    tenants_max: int = 10_000
+    """Tenants that are followed; further ones, in order of their names, are not."""
+
+
+@dataclass(slots=True)
+class _Failure:
+    """A tenant's latest failure: which bundle it was (empty: the registry did not say).
+
+    Times are monotonic seconds.
+    """
+
+    digest: str
+    until_s: float
+    pause_s: float
+
+
+class Loader:
+    """Follows the live versions of `tenants`, or of every tenant of the registry if it is empty.
+
+    `verify` gets a bundle's directory and digest, and says what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        out: Path,
+        tenants: Sequence[TenantId] = (),
+        config: LoaderConfig = LoaderConfig(),
+        *,
+        verify: Callable[[Path, str], str | None] = verify_apart,
+        clock_us: Callable[[], int] = wall_clock_us,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry = registry
+        self._out = out
+        self._tenants = tuple(tenants)
+        self._config = config
+        self._verify = verify
+        self._clock_us = clock_us
+        self._monotonic_s = monotonic_s
+        self._failures: dict[TenantId, _Failure] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Poll until stopped; what fails is tried again after a while, never given up."""
+        pause_s = self._config.retry_first_s
+        while not stop.is_set():
+            try:
+                self.poll(stop)
+                pause_s = self._config.retry_first_s
+                stop.wait(self._config.poll_s)
+            except (RankingError, OSError) as error:
+                _log.warning("registry_unavailable", problem=str(error), retry_s=pause_s)
+                stop.wait(pause_s)
+                pause_s = min(2 * pause_s, self._config.retry_max_s)
+
+    def poll(self, stop: threading.Event | None = None) -> None:
+        """Look at every tenant once; raises `RankingError` where tenants cannot be listed."""
+        tenants = self._tenants or self._registry.tenants()
+        for tenant in tenants[: self._config.tenants_max]:
+            if stop is not None and stop.is_set():
+                return
+            self._follow(tenant)
+
+    def _follow(self, tenant: TenantId) -> None:
+        home = self._out / tenant
+        version = None
+        try:
+            if self._is_waiting(tenant, ""):
+                return
+            version = self._registry.alias(tenant, "live")
+            if version is None or self._is_waiting(tenant, version.digest):
+                return
+            if not _is_handed_over(home, version):
+                self._hand_over(home, version)
+            clear_problem(home)
+            self._failures.pop(tenant, None)
+        except (RankingError, OSError) as error:
+            self._fail(tenant, version, str(error))
+
+    def _is_waiting(self, tenant: TenantId, digest: str) -> bool:
+        """Whether this failed a moment ago: another version than the one that did is tried."""
+        failure = self._failures.get(tenant)
+        return (
+            failure is not None
+            and failure.digest == digest
+            and self._monotonic_s() < failure.until_s
+        )
+
+    def _hand_over(self, home: Path, version: ModelVersion) -> None:
+        began_s = self._monotonic_s()
+        home.mkdir(parents=True, exist_ok=True)
+        path = home / bundle_name(version)
+        if path.exists() and self._verify(path, version.digest):
+            shutil.rmtree(path)
+        if not path.exists():
+            self._fetch(version, path)
+        path.touch()  # the bundles that were live last are kept
+        write_live(home, version)
+        _prune(home, path, self._config.old_versions_max)
+        took_ms = round(1_000 * (self._monotonic_s() - began_s))
+        _log.info(
+            "model_handed_over",
+            tenant=version.tenant,
+            version=version.version,
+            digest=version.digest,
+            took_ms=took_ms,
+        )
+
+    def _fetch(self, version: ModelVersion, path: Path) -> None:
+        draft = path.with_name(f"{_FETCHING}{path.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            self._registry.fetch(version, draft)
+            if problem := self._verify(draft, version.digest):
+                raise RankingError(problem)
+            draft.rename(path)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _fail(self, tenant: TenantId, version: ModelVersion | None, problem: str) -> None:
+        before = self._failures.get(tenant)
+        digest = version.digest if version else ""
+        pause_s = self._config.retry_first_s
+        if before is not None and before.digest == digest:
+            pause_s = min(2 * before.pause_s, self._config.retry_max_s)
+        self._failures[tenant] = _Failure(digest, self._monotonic_s() + pause_s, pause_s)
+        number = version.version if version else 0
+        _log.error("model_refused", tenant=tenant, version=number, problem=problem, retry_s=pause_s)
+        try:
+            home = self._out / tenant
+            home.mkdir(parents=True, exist_ok=True)
+            write_problem(home, number, problem, self._clock_us())
+        except OSError as error:
+            _log.error("problem_not_written", tenant=tenant, problem=str(error))
+
+
+def _is_handed_over(home: Path, version: ModelVersion) -> bool:
+    try:
+        live: Live | None = read_live(home)
+    except RankingError:
+        return False
+    return (
+        live is not None
+        and (live.version, live.digest) == (version.version, version.digest)
+        and (home / live.path).is_dir()
+    )
+
+
+def _prune(home: Path, live: Path, old_max: int) -> None:
+    """Remove all bundles but the live one and those that were live last."""
+    bundles = [path for path in home.iterdir() if is_bundle_name(path.name) and path != live]
+    bundles.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for path in bundles[old_max:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed loader left half done; hold the lock."""
+    for home in out.iterdir():
+        if home.is_dir():
+            sweep_drafts(home)
+            for draft in home.glob(f"{_FETCHING}*"):
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Follow the registry until SIGTERM, or until the parent at the other end of stdin is gone."""
+    given = _parser().parse_args(arguments)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _stop_at_end_of_input(stop)
+    config = LoaderConfig(poll_s=given.poll_s, old_versions_max=given.keep)
+    given.out.mkdir(parents=True, exist_ok=True)
+    with (given.out / "LOCK").open("ab") as lock:
+        if _lock(lock.fileno(), stop, config):
+            sweep(given.out)
+            registry = _open(given.registry, stop, config)
+            if registry is not None:
+                _log.info("loader_started", out=str(given.out), tenants=given.tenants or "all")
+                Loader(registry, given.out, given.tenants, config).run(stop)
+                registry.close()
+    _log.info("loader_stopped")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m serving.loader", description=main.__doc__)
+    parser.add_argument("--registry", required=True, help="mlflow+sqlite:///FILE or dir:DIRECTORY")
+    parser.add_argument("--out", required=True, type=Path, help="directory to hand models over in")
+    parser.add_argument(
+        "--tenants",
+        nargs="*",
+        type=check_tenant_id,
+        default=[],
+        help="tenants to follow; all of the registry's, also later ones, where none is named",
+    )
+    parser.add_argument("--poll-s", type=float, default=2.0, help="seconds between two looks")
+    parser.add_argument("--keep", type=int, default=2, help="old bundles to keep of each tenant")
+    return parser
+
+
+def _stop_at_end_of_input(stop: threading.Event) -> None:
+    """Set `stop` when the parent at the other end of the standard input is gone.
+
+    A terminal or /dev/null is no parent.
+    """
+    kind = os.fstat(0).st_mode
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        return
+
+    def read() -> None:
+        while os.read(0, 4_096):
+            pass
+        stop.set()
+
+    threading.Thread(target=read, name="parent", daemon=True).start()
+
+
+def _lock(handle: int, stop: threading.Event, config: LoaderConfig) -> bool:
+    """Wait until no other loader works in the directory; False if stopped before."""
+    while not stop.is_set():
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another_loader_runs", retry_s=config.poll_s)
+            stop.wait(config.poll_s)
+        else:
+            return True
+    return False
+
+
+def _open(uri: str, stop: threading.Event, config: LoaderConfig) -> ModelRegistry | None:
+    """The registry, however long it takes to be there; None if stopped before."""
+    pause_s = config.retry_first_s
+    while not stop.is_set():
+        try:
+            return open_registry(uri)
+        except RegistryUnavailable as error:
+            _log.warning("registry_unavailable", problem=str(error), retry_s=pause_s)
+            stop.wait(pause_s)
+            pause_s = min(2 * pause_s, config.retry_max_s)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
