@@ -65,12 +65,18 @@ class Ring:
         self._width_us = width_us
         self._kept = kept
         self._newest = 0
+        self._slots = np.arange(kept, dtype=np.int64)
         self._places = {CHANNELS.index(name): place for place, name in enumerate(channels)}
         self._adds = tuple(
             tuple(self._places[channel] for channel in channels_of if channel in self._places)
             for channels_of in _CHANNELS_OF
         )
         self.counts = np.zeros((0, len(channels), kept), dtype=np.int32)
+
+    @property
+    def newest(self) -> int:
+        """The ring's clock: the newest bucket that any row was counted in."""
+        return self._newest
 
     def grow(self, rows: int) -> None:
         """Make room for `rows` rows."""
@@ -111,8 +117,8 @@ class Ring:
         would have left the ring by now weighs nothing.
         """
         buckets = self._buckets()
-        ages_us = np.maximum(now_us - (buckets * self._width_us + self._width_us // 2), 0)
-        shares = np.exp2(-(ages_us[:, None] / np.asarray(half_lives_us, dtype=np.float64)))
+        ages_us = np.maximum(now_us - self._width_us // 2 - buckets * self._width_us, 0)
+        shares = np.exp2(ages_us[:, None] * -np.reciprocal(half_lives_us, dtype=np.float64))
         weights: npt.NDArray[np.float64] = np.rint(shares * _WEIGHT_UNIT) / _WEIGHT_UNIT
         weights[buckets <= now_us // self._width_us - self._kept] = 0.0
         return weights
@@ -124,14 +130,13 @@ class Ring:
 
     def _buckets(self) -> npt.NDArray[np.int64]:
         """The bucket that each slot holds now."""
-        slots = np.arange(self._kept, dtype=np.int64)
-        return self._newest - (self._newest - slots) % self._kept
+        return self._newest - (self._newest - self._slots) % self._kept
 
     def weigh(
         self, rows: npt.NDArray[np.integer], channel: int, weights: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
         """The weighted counts of a channel: float64[rows, columns of `weights`], exact."""
-        chosen = self.counts[rows, self._places[channel]].astype(np.float64)
+        chosen = self.counts[:, self._places[channel]][rows].astype(np.float64)
         weighed: npt.NDArray[np.float64] = chosen @ weights
         return weighed
 

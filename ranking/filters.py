@@ -1,6 +1,6 @@
 """What must not be shown: each filter names what it removes, and why. Nothing vanishes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -144,7 +144,7 @@ def default_filters() -> tuple[Filter, ...]:
 
 
 def _among(
-    positions: Iterable[bytes], candidates: Candidates, table: ActivityTable
+    positions: Collection[bytes], candidates: Candidates, table: ActivityTable
 ) -> npt.NDArray[np.bool_]:
     marked = np.zeros(len(table.alive) + 1, dtype=np.bool_)
     marked[table.rows(positions)] = True

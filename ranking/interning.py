@@ -1,6 +1,10 @@
 """Names as small integers, so that columns can hold them; bounded by what is alive. Pure."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
 
 __all__ = ["UNKNOWN", "Interner"]
 
@@ -52,10 +56,10 @@ class Interner:
         """The number of a name, or `UNKNOWN`."""
         return self._numbers.get(name, UNKNOWN)
 
-    def numbers(self, names: Iterable[str]) -> list[int]:
-        """The number of each name, `UNKNOWN` where it has none."""
-        known = self._numbers
-        return [known.get(name, UNKNOWN) for name in names]
+    def numbers(self, names: Collection[str]) -> npt.NDArray[np.intp]:
+        """The number of each name, intp; `UNKNOWN` where it has none."""
+        found = map(self._numbers.get, names, repeat(UNKNOWN))
+        return np.fromiter(found, dtype=np.intp, count=len(names))
 
     def acquire(self, name: str) -> int:
         """The number of a name, given to it if it has none, and one reference more."""

@@ -221,6 +221,6 @@ def _left_out(query: Query, table: ActivityTable, outside: bool) -> Callable[[Ro
     feeds[table.names.feeds.numbers(query.follows)] = True
     users = np.zeros(table.names.users.size + 1, dtype=np.bool_)
     targets = [follow.target for follow in query.follows.values()]
-    users[table.names.users.numbers(t.id for t in targets if t.group == USER_GROUP)] = True
+    users[table.names.users.numbers([t.id for t in targets if t.group == USER_GROUP])] = True
     feeds[-1] = users[-1] = False
     return lambda rows: users[table.author_user[rows]] | feeds[table.feeds[rows].T].any(axis=0)

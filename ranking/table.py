@@ -5,7 +5,8 @@ one reducer of events, online and in training: whoever feeds it the same log has
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -131,10 +132,10 @@ class ActivityTable:
         """Put in the counts of a tag as the store holds them."""
         self._load_name(self.names.tags, self.tag_counts, tag, record)
 
-    def rows(self, positions: Iterable[bytes]) -> npt.NDArray[np.int32]:
+    def rows(self, positions: Collection[bytes]) -> npt.NDArray[np.int32]:
         """The row of each position, int32; -1 where the activity is not in the table."""
-        row_at = self._row_at
-        return np.array([row_at.get(position, -1) for position in positions], dtype=np.int32)
+        found = map(self._row_at.get, positions, repeat(-1))
+        return np.fromiter(found, dtype=np.int32, count=len(positions))
 
     def alive_rows(self) -> npt.NDArray[np.int32]:
         """The rows of all activities, ascending."""

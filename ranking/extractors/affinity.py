@@ -27,7 +27,7 @@ class _Met:
 
 
 def _met(names: Interner, affinities: Mapping[str, Affinity]) -> _Met:
-    numbers = np.array(names.numbers(affinities), dtype=np.intp)
+    numbers = names.numbers(affinities)
     met = affinities.values()
     return _Met(
         _spread(names.size, numbers, [affinity.engagements for affinity in met]),

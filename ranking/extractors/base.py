@@ -86,7 +86,7 @@ class Inputs:
         self.parameters = parameters
         self.factors = factors
         self.shown_at = shown_at
-        self.rows = candidates.rows
+        self.rows = candidates.rows.astype(np.intp)  # what numpy indexes with, converted once
         self._shared: dict[object, object] = {}
 
     def __len__(self) -> int:
@@ -100,19 +100,19 @@ class Inputs:
         return cast("T", self._shared[compute])
 
     @cached_property
-    def authors(self) -> npt.NDArray[np.int32]:
-        """The author of each candidate, int32[n]."""
-        return self.table.author[self.rows]
+    def authors(self) -> npt.NDArray[np.intp]:
+        """The author of each candidate, intp[n]."""
+        return self.table.author[self.rows].astype(np.intp)
 
     @cached_property
-    def tags(self) -> npt.NDArray[np.int32]:
-        """The tags of the candidates, int32[most tags, n], -1 pads: see `stacked`."""
-        return stacked(self.table.tags[self.rows])
+    def tags(self) -> npt.NDArray[np.intp]:
+        """The tags of the candidates, intp[most tags, n], -1 pads: see `stacked`."""
+        return stacked(self.table.tags.take(self.rows, axis=0))
 
     @cached_property
-    def feeds(self) -> npt.NDArray[np.int32]:
-        """The feeds of the candidates, int32[most feeds, n], -1 pads."""
-        return stacked(self.table.feeds[self.rows])
+    def feeds(self) -> npt.NDArray[np.intp]:
+        """The feeds of the candidates, intp[most feeds, n], -1 pads."""
+        return stacked(self.table.feeds.take(self.rows, axis=0))
 
     @cached_property
     def tag_counts(self) -> npt.NDArray[np.int64]:
@@ -135,20 +135,20 @@ class Feature:
     compute: Callable[[Inputs], Column] = field(repr=False, compare=False)
 
 
-def stacked(numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Names per candidate, int32[n, most] padded with -1 at the end, as layers of int32[n].
+def stacked(numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """Names per candidate, int32[n, most] padded with -1 at the end, as layers of intp[n].
 
     Layers that hold nothing are left out, and one layer stays. Sums and maxima over names are then
     a few operations on whole columns, several times faster than along short rows.
     """
-    layers = np.ascontiguousarray(numbers.T)
-    most = held(layers).max(initial=1)
-    return layers[:most]
+    layers = numbers.T.astype(np.intp, order="C")
+    most = np.count_nonzero(layers.max(axis=1, initial=-1) >= 0)
+    return layers[: max(1, most)]
 
 
-def held(layers: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+def held(layers: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
     """How many names each candidate has, int64[n]."""
-    counts: npt.NDArray[np.int64] = (layers >= 0).sum(axis=0, dtype=np.int64)
+    counts: npt.NDArray[np.int64] = (layers >= 0).sum(axis=0)
     return counts
 
 

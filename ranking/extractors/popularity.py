@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import DAY_US, HOUR_US
-from ranking.buckets import CHANNELS, ENGAGEMENT, IMPRESSION
+from ranking.buckets import CHANNELS, ENGAGEMENT, IMPRESSION, Ring
 from ranking.extractors.base import Column, Feature, Inputs, rate
 
 __all__ = ["FEATURES"]
@@ -21,15 +21,22 @@ _HIDE = CHANNELS.index("hide")
 Floats = npt.NDArray[np.float64]
 
 
-def _day_weights(inputs: Inputs) -> Floats:
-    """Columns: half-lives of a day and of 7 days."""
-    return inputs.table.counts.day.decays(inputs.query.now_us, [DAY_US, _WEEK_US])
+def _known_weights(_inputs: Inputs) -> dict[int, Floats]:
+    return {}
+
+
+def _day_weights(inputs: Inputs, ring: Ring) -> Floats:
+    """Columns: half-lives of a day and of 7 days. The day rings mostly share one clock."""
+    known = inputs.once(_known_weights)
+    if ring.newest not in known:
+        known[ring.newest] = ring.decays(inputs.query.now_us, [DAY_US, _WEEK_US])
+    return known[ring.newest]
 
 
 def _engagements_by_day(inputs: Inputs) -> Floats:
     """Columns: half-lives of a day and of 7 days."""
     ring = inputs.table.counts.day
-    return ring.weigh(inputs.rows, ENGAGEMENT, inputs.once(_day_weights))
+    return ring.weigh(inputs.rows, ENGAGEMENT, _day_weights(inputs, ring))
 
 
 def _engagements_by_hour(inputs: Inputs) -> Floats:
@@ -40,8 +47,13 @@ def _engagements_by_hour(inputs: Inputs) -> Floats:
 
 
 def _decayed_7d(inputs: Inputs, channel: int) -> Floats:
-    weights = inputs.once(_day_weights)[:, 1:]
-    decayed: Floats = inputs.table.counts.day.weigh(inputs.rows, channel, weights)[:, 0]
+    return _over_7d(inputs, inputs.table.counts.day, inputs.rows, channel)
+
+
+def _over_7d(
+    inputs: Inputs, ring: Ring, rows: npt.NDArray[np.integer], channel: int = ENGAGEMENT
+) -> Floats:
+    decayed: Floats = ring.weigh(rows, channel, _day_weights(inputs, ring)[:, 1:])[:, 0]
     return decayed
 
 
@@ -61,9 +73,7 @@ def _engagement_rate_7d(inputs: Inputs) -> Column:
 
 
 def _author_engagements_7d(inputs: Inputs) -> Column:
-    ring = inputs.table.author_counts.day
-    weights = ring.decays(inputs.query.now_us, [_WEEK_US])
-    return ring.weigh(inputs.authors, ENGAGEMENT, weights)[:, 0]
+    return _over_7d(inputs, inputs.table.author_counts.day, inputs.authors)
 
 
 def _author_engagement_rate(inputs: Inputs) -> Column:
@@ -82,10 +92,9 @@ def _tags_in_use(inputs: Inputs) -> npt.NDArray[np.intp]:
 
 
 def _tag_engagements_7d(inputs: Inputs) -> Column:
-    ring, used = inputs.table.tag_counts.day, inputs.once(_tags_in_use)
-    weights = ring.decays(inputs.query.now_us, [_WEEK_US])
+    used = inputs.once(_tags_in_use)
     by_tag = np.zeros(inputs.table.names.tags.size + 1)
-    by_tag[used] = ring.weigh(used, ENGAGEMENT, weights)[:, 0]
+    by_tag[used] = _over_7d(inputs, inputs.table.tag_counts.day, used)
     return _mean_of_tags(inputs, by_tag[inputs.tags].sum(axis=0))
 
 

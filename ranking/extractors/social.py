@@ -51,7 +51,9 @@ def _follow_age_h(inputs: Inputs) -> Column:
 
 def _followees_engaged(inputs: Inputs) -> Column:
     followed = inputs.once(_followed_users) < _NEVER
-    return np.asarray(followed[stacked(inputs.table.engagers[inputs.rows])].sum(axis=0))
+    return np.asarray(
+        followed[stacked(inputs.table.engagers.take(inputs.rows, axis=0))].sum(axis=0)
+    )
 
 
 FEATURES = (

@@ -44,7 +44,7 @@ def test_a_full_interner_forgets_an_idle_name_or_gives_no_number() -> None:
     assert names.acquire("cid") == UNKNOWN
     names.release(ann)
     assert names.acquire("cid") == ann
-    assert names.numbers(["ann", "bob", "cid"]) == [UNKNOWN, bob, ann]
+    assert names.numbers(["ann", "bob", "cid"]).tolist() == [UNKNOWN, bob, ann]
 
 
 def test_releasing_the_unknown_does_nothing() -> None:

@@ -75,7 +75,7 @@ def test_events_count_for_the_activity_its_author_and_its_tags() -> None:
     table = table_of(
         [first, second, shown(first, "me", later), engaged(second, "me", later, "comment")]
     )
-    gate, noise = table.names.tags.numbers(["gate", "noise"])
+    gate, noise = table.names.tags.numbers(["gate", "noise"]).tolist()
 
     assert table.counts.totals[:2, ENGAGEMENT].tolist() == [0, 1]
     assert table.author_counts.totals[table.author[0]].tolist() == [1, 0, 0, 1, 0, 0, 0, 1]
