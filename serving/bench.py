@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the figures' modules bring numpy, RocksDB and XGBoost: not 
 
 __all__ = ["command", "machine"]
 
-Bench = Literal["commit", "replay", "page", "rank", "all"]
+Bench = Literal["commit", "replay", "page", "rank", "ranker", "all"]
 
 _LIBRARIES: Final = ("numpy", "orjson", "rocksdict", "xgboost-cpu")
 
@@ -85,6 +85,7 @@ def _benches() -> Mapping[str, Callable[[Path, float], Iterator["Figure"]]]:
         "replay": bench_feeds.replay,
         "page": bench_feeds.page,
         "rank": bench_rank.rank,
+        "ranker": bench_rank.ranker,
     }
 
 
@@ -138,7 +139,7 @@ def _print_table(figures: list["Figure"], work: Path) -> None:
         stages = {name: value for name, value in figure.details.items() if name.endswith("_us")}
         if stages:
             told = ", ".join(f"{name[:-3]} {value:.0f}" for name, value in stages.items())
-            console.print(f"{figure.bench}: mean microseconds by stage: {told}", soft_wrap=True)
+            console.print(f"{figure.bench}: microseconds by stage: {told}", soft_wrap=True)
     told = ", ".join(f"{name} {value}" for name, value in machine(work.parent).items())
     console.print(f"[dim]{told}[/dim]", soft_wrap=True, highlight=False)
 

@@ -1,4 +1,4 @@
-"""The end-to-end benchmark of a ranked read: from the engine's rows to reply bytes, in process.
+"""Benchmarks of a ranked read: from the engine's rows to reply bytes, and the ranker alone.
 
 A seeded community: one user follows topics in which a few hundred authors posted, many users
 engaged. The model has the 30 features and 100 trees of the goal; what it learnt is noise, which
@@ -19,6 +19,7 @@ from xgboost import Booster, DMatrix, train
 from feeds.engine import FeedEngine
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, position_of
+from ranking.bench import rank_bench
 from ranking.candidates import Query
 from ranking.features import FEATURES, Factors, FeatureSpec, build
 from ranking.scorers.base import Scorer
@@ -27,12 +28,12 @@ from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.sources import default_sources, propose
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
-from serving.measure import Figure, Stopwatch, rounds
+from serving.measure import Figure, Stopwatch, Times, rounds
 from serving.reader import FeedReader, LiveModel
 from serving.settings import load_settings
 from serving.telemetry import Metrics
 
-__all__ = ["rank"]
+__all__ = ["rank", "ranker"]
 
 TENANT: Final = TenantId("bench")
 READER: Final = UserId("reader")
@@ -44,6 +45,9 @@ CANDIDATES: Final = 500
 PAGE: Final = 25
 DIMENSIONS: Final = 32
 SEED: Final = 1
+ROUNDS_MIN: Final = 50
+ROUNDS_PER_S_EXPECTED: Final = 250
+"""Sizes the ranker's bench so that it takes about the seconds that were asked for."""
 
 _ACTIVITIES = 800
 _AUTHORS = 150
@@ -76,6 +80,23 @@ def rank(directory: Path, seconds: float) -> Iterator[Figure]:
     with FeedEngine.open(directory / "rank", clock=lambda: NOW_US) as engine:
         posted = _populate(engine)
         yield asyncio.run(_measure(engine, posted, seconds))
+
+
+def ranker(directory: Path, seconds: float) -> Iterator[Figure]:
+    """The ranker alone, on a table of 20,000 activities in memory: candidates to slate."""
+    del directory
+    report = rank_bench(max(ROUNDS_MIN, int(seconds * ROUNDS_PER_S_EXPECTED)), trees=TREES)
+    total, score = report.stages["total"], report.stages["score"]
+    yield Figure.of_times(
+        "ranker",
+        f"{report.candidates} candidates, {report.features} features, {report.trees} trees: "
+        f"Ranker.rank on {report.activities:,} activities",
+        Times(report.rounds, total.p50_us, total.p99_us),
+        "its scorer alone",
+        Times(report.rounds, score.p50_us, score.p99_us),
+        apply_us=report.apply_us,
+        **{f"{name}_us": stage.p50_us for name, stage in report.stages.items()},
+    )
 
 
 async def _measure(engine: FeedEngine, posted: Sequence[ActivityId], seconds: float) -> Figure:

@@ -27,6 +27,11 @@ def logs() -> Iterator[None]:
         ("replay", "actions through the engine, fdatasync on", "commands"),
         ("page", "the newest 100 rows of a feed", "rows"),
         ("rank", "500 candidates, 30 features, 100 trees: rows to reply bytes", "score_us"),
+        (
+            "ranker",
+            "500 candidates, 30 features, 100 trees: Ranker.rank on 20,000 activities",
+            "apply_us",
+        ),
     ],
 )
 def test_bench_tells_its_figure_and_its_reference_as_json(
