@@ -94,6 +94,7 @@ def ranker(directory: Path, seconds: float) -> Iterator[Figure]:
         Times(report.rounds, total.p50_us, total.p99_us),
         "its scorer alone",
         Times(report.rounds, score.p50_us, score.p99_us),
+        goal="",
         apply_us=report.apply_us,
         **{f"{name}_us": stage.p50_us for name, stage in report.stages.items()},
     )

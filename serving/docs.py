@@ -90,7 +90,7 @@ def _fields(node: ast.ClassDef) -> Iterator[Setting]:
                 statement.target.id,
                 ast.unparse(statement.annotation),
                 default,
-                doc or _text(after),
+                doc or _text(after) or _nested(statement.annotation),
             )
 
 
@@ -118,6 +118,12 @@ def _text(statement: ast.stmt) -> str:
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return " ".join(str(statement.value.value).split())
     return ""
+
+
+def _nested(annotation: ast.expr) -> str:
+    """What to say of a field that holds another config class and says nothing itself."""
+    name = ast.unparse(annotation)
+    return f"See `{name}`." if name.endswith(_SETTINGS_CLASSES) else ""
 
 
 def _first_paragraph(doc: str | None) -> str:
