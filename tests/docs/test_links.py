@@ -49,21 +49,26 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def code_of(page: Path) -> str:
+    """The lines of a page's code blocks, and its inline code."""
+    text = page.read_text()
+    inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    return "\n".join([*(block.strip("`") for block in BLOCK.findall(text)), *inline])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_targets_that_a_page_names_exist(page: Path) -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     targets = set(re.findall(r"make ([a-z-]+)", listed.stdout))
-    code = "\n".join(re.findall(r"^\s*make .*$|`make [^`]*`", page.read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code)) - targets == set()
+    named = re.findall(r"^(?:\S*=\S* )*make ([a-z][a-z-]*)", code_of(page), re.MULTILINE)
+    assert set(named) - targets == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_headwater_commands_that_a_page_names_exist(page: Path) -> None:
     commands = {found.name for found in entry_points(group="headwater.commands")}
-    text = "\n".join(
-        re.findall(r"^\s*(?:\$ )?headwater .*$|`headwater [^`]*`", page.read_text(), re.MULTILINE)
-    )
-    assert set(re.findall(r"\bheadwater ([a-z]+)", text)) - commands == set()
+    named = re.findall(r"^(?:\S*bin/)?headwater ([a-z]+)", code_of(page), re.MULTILINE)
+    assert set(named) - commands == set()
 
 
 def test_readme_shows_the_first_two_commands_on_its_first_screen() -> None:
