@@ -100,7 +100,7 @@ class Intake:
 
     def remove(self, tenant: TenantId, activity_id: str, now_us: int) -> RemoveActivity:
         """The command that removes an activity."""
-        position_of(activity_id)
+        _check_activity_id(activity_id)
         return RemoveActivity(tenant=tenant, activity_id=activity_id, time_us=now_us)
 
     def follow(
@@ -252,10 +252,7 @@ class Intake:
     def _check_event(self, event: Impression | Engagement, now_us: int) -> None:
         check_user_id(event.user)
         self._check_time(event.time_us, now_us)
-        try:
-            position_of(event.activity_id)
-        except InvalidCursor as error:
-            raise InvalidInput(str(error)) from None
+        _check_activity_id(event.activity_id)
         self._text("feed", event.feed)
         self._text("slate_id", event.slate_id)
         _check_number("position", event.position, -1, _PLACE_MAX, "the largest")
@@ -310,6 +307,13 @@ class Intake:
             raise InvalidInput("the idempotency key is empty: send a unique text, or none")
         digest = hashlib.blake2b(content, digest_size=16).digest()
         return Once(key, digest, now_us, now_us + self._config.dedup_ttl_s * 1_000_000)
+
+
+def _check_activity_id(activity_id: str) -> None:
+    try:
+        position_of(activity_id)
+    except InvalidCursor as error:
+        raise InvalidInput(str(error)) from None
 
 
 def _check_number(name: str, number: int, low: int, high: int, limit: str) -> None:

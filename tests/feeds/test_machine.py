@@ -246,8 +246,8 @@ def test_log_applied_again_from_the_applied_index_changes_nothing(
     engine = FeedEngine(store, recording, clock=ManualClock())
     for command in log:
         engine._propose(command, object, lambda _: None).exception()  # type: ignore[type-var]
-    before = _state(store)
     again = FeedEngine(store, MemoryReplica, clock=ManualClock())
+    before = _state(store)
     seen: list[int] = []
     again.subscribe(lambda _tenant, index, _events: seen.append(index))
     assert [b""] * len(logged[first:]) == [again._apply(*entry) for entry in logged[first:]]

@@ -1,0 +1,527 @@
+"""The engine's surface: what each call does, and what it says to what cannot be right."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import orjson
+import pytest
+
+from feeds.config import FeedsConfig
+from feeds.credentials import ApiKey, format_api_key, hash_secret, parse_api_key, verify
+from feeds.engine import FeedEngine
+from feeds.errors import (
+    Conflict,
+    FeedsError,
+    InvalidCursor,
+    InvalidInput,
+    InvalidTime,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    UnknownFeedGroup,
+)
+from feeds.events import Engagement, Event, Followed, Impression, Posted, Removed, Unfollowed
+from feeds.model import (
+    ActivityDraft,
+    ActivityId,
+    FeedId,
+    TenantId,
+    UserId,
+    activity_id,
+    position_of,
+)
+from feeds.replication.base import Applied, ApplyCommand
+from feeds.replication.memory import MemoryReplica
+from feeds.store.base import COLUMN_FAMILIES
+from feeds.store.memory import MemoryStore
+from feeds.testing_engine import NOW_US, ManualClock, memory_engine
+
+DEMO = TenantId("demo")
+AUTHOR = FeedId("user", "ann")
+TIMELINE = FeedId("timeline", "bob")
+UNKNOWN = activity_id(NOW_US, b"unknown")
+
+
+def draft(**changes: Any) -> ActivityDraft:  # Any: each field's own type
+    fields: dict[str, Any] = {"actor": "user:ann", "verb": "ship", "object": "v1"}
+    return ActivityDraft(**(fields | changes))
+
+
+def like(activity: ActivityId, **changes: Any) -> Engagement:  # Any: as above
+    fields: dict[str, Any] = {"time_us": NOW_US, "user": "bob", "kind": "like"}
+    return Engagement(activity_id=activity, **(fields | changes))
+
+
+def state(engine: FeedEngine) -> dict[str, list[tuple[bytes, bytes]]]:
+    return {
+        family: list(engine._view.scan(family, b"", b"\xff" * 99)) for family in COLUMN_FAMILIES
+    }
+
+
+@pytest.fixture
+def engine() -> FeedEngine:
+    return memory_engine()
+
+
+def test_post_stamps_id_and_time_and_reaches_followers(engine: FeedEngine) -> None:
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    posted = engine.post(DEMO, AUTHOR, draft(custom={"title": "one"})).result()
+    assert (NOW_US, False) == (posted.activity.time_us, posted.duplicate)
+    page = engine.read(DEMO, TIMELINE)
+    assert [posted.activity.id] == [row.activity_id for row in page.rows]
+    assert page.next is None
+    body = orjson.loads(page.bodies[0])
+    assert {
+        "id": posted.activity.id,
+        "foreign_id": "",
+        "time": "2020-09-13T12:26:40.000000",
+        "actor": "user:ann",
+        "verb": "ship",
+        "object": "v1",
+        "target": "",
+        "title": "one",
+        "origin": "user:ann",
+    } == body
+    assert orjson.loads(engine.read(DEMO, AUTHOR).bodies[0])["origin"] is None
+
+
+def test_activity_that_comes_two_ways_is_shown_once(engine: FeedEngine) -> None:
+    news = FeedId("topic", "news")
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    engine.follow(DEMO, TIMELINE, news).result()
+    engine.post(DEMO, AUTHOR, draft(to=("topic:news", "topic:news", "user:ann"))).result()
+    page = engine.read(DEMO, TIMELINE)
+    assert [news] == [row.origin for row in page.rows]
+    assert ["topic:news"] == orjson.loads(page.bodies[0])["to"]
+    assert 1 == len(engine.rows(DEMO, TIMELINE, 10))
+    engine.unfollow(DEMO, TIMELINE, news).result()
+    assert [AUTHOR] == [row.origin for row in engine.read(DEMO, TIMELINE).rows]
+
+
+def test_unfollowed_author_leaves_the_timeline(engine: FeedEngine) -> None:
+    engine.post(DEMO, AUTHOR, draft()).result()
+    assert 1 == engine.follow(DEMO, TIMELINE, AUTHOR).result().copied
+    assert 0 == engine.follow(DEMO, TIMELINE, AUTHOR).result().copied
+    assert engine.unfollow(DEMO, TIMELINE, AUTHOR).result().removed
+    assert not engine.unfollow(DEMO, TIMELINE, AUTHOR).result().removed
+    assert [] == engine.read(DEMO, TIMELINE).rows
+
+
+def test_follow_copies_the_newest_hundred() -> None:
+    engine = memory_engine()
+    for second in range(105):
+        engine.post(DEMO, AUTHOR, draft(time_us=NOW_US - second * 1_000_000)).result()
+    assert 100 == engine.follow(DEMO, TIMELINE, AUTHOR).result().copied
+    edge = engine.follows(DEMO, TIMELINE)["user:ann"]
+    assert NOW_US - 99_000_000 == edge.since_us
+    page = engine.read(DEMO, TIMELINE)
+    assert 25 == len(page.rows)
+    assert page.next == page.rows[-1].activity_id
+    assert 100 == len(engine.read(DEMO, TIMELINE, 100).rows)
+
+
+def test_page_is_filled_behind_removed_activities() -> None:
+    engine = memory_engine(FeedsConfig(pull_followers_min=0))
+    ids = [
+        engine.post(DEMO, AUTHOR, draft(time_us=NOW_US - second)).result().activity.id
+        for second in range(10)
+    ]
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    engine.unfollow(DEMO, TIMELINE, AUTHOR, keep_history=True).result()
+    for removed in ids[2:8]:
+        assert engine.remove(DEMO, removed).result().removed
+    page = engine.read(DEMO, TIMELINE, 3)
+    assert [ids[0], ids[1], ids[8]] == [row.activity_id for row in page.rows]
+    assert [ids[9]] == [r.activity_id for r in engine.read(DEMO, TIMELINE, 3, page.next).rows]
+    assert not engine.remove(DEMO, ids[2]).result().removed
+
+
+def test_same_key_answers_as_the_first_time_and_other_content_is_a_conflict() -> None:
+    clock = ManualClock()
+    engine = memory_engine(clock=clock)
+    first = engine.post(DEMO, AUTHOR, draft(custom={"a": 1, "b": 2}), key="k").result()
+    clock.advance(60)
+    again = engine.post(DEMO, AUTHOR, draft(custom={"b": 2, "a": 1}), key="k").result()
+    assert dataclasses.replace(first, duplicate=True) == again
+    assert 1 == len(engine.read(DEMO, AUTHOR).rows)
+    with pytest.raises(Conflict, match="idempotency key 'k' was used with other content"):
+        engine.post(DEMO, AUTHOR, draft(object="v2"), key="k").result()
+    clock.advance(86_400)
+    assert not engine.post(DEMO, AUTHOR, draft(object="v2"), key="k").result().duplicate
+
+
+def test_same_key_records_once(engine: FeedEngine) -> None:
+    activity = engine.post(DEMO, AUTHOR, draft()).result().activity.id
+    first = engine.record(DEMO, [like(activity)], key="k").result()
+    again = engine.record(DEMO, [like(activity)], key="k").result()
+    assert (1, False, True) == (first.recorded, first.duplicate, again.duplicate)
+    assert first.index == again.index
+    assert {2: 1} == engine.recent(DEMO, 1)[0][2].totals
+
+
+def test_events_of_unknown_activities_are_named_and_left_out(engine: FeedEngine) -> None:
+    activity = engine.post(DEMO, AUTHOR, draft()).result().activity.id
+    result = engine.record(DEMO, [like(UNKNOWN), like(activity), like(UNKNOWN)]).result()
+    assert (1, (UNKNOWN,)) == (result.recorded, result.unknown)
+
+
+def test_every_command_leaves_its_facts_in_log_order(engine: FeedEngine) -> None:
+    heard: list[tuple[TenantId, int, Event]] = []
+    engine.subscribe(lambda t, index, events: heard.extend((t, index, e) for e in events))
+    activity = engine.post(DEMO, AUTHOR, draft()).result().activity.id
+    engine.follow(DEMO, TIMELINE, AUTHOR, derived=True).result()
+    shown = Impression(time_us=NOW_US, user=UserId("bob"), activity_id=activity, position=0)
+    engine.record(DEMO, [shown, like(activity)]).result()
+    engine.unfollow(DEMO, TIMELINE, AUTHOR).result()
+    engine.remove(DEMO, activity).result()
+    logged = engine.events(DEMO, 0, 100)
+    kinds = [type(event) for _, _, event in logged]
+    assert [Posted, Followed, Impression, Engagement, Unfollowed, Removed] == kinds
+    assert [(2, 0), (3, 0), (4, 0), (4, 1), (5, 0), (6, 0)] == [(i, o) for i, o, _ in logged]
+    assert [(DEMO, index, event) for index, _, event in logged] == heard
+
+
+def test_events_of_one_command_are_not_parted(engine: FeedEngine) -> None:
+    activity = engine.post(DEMO, AUTHOR, draft()).result().activity.id
+    engine.record(DEMO, [like(activity)] * 5).result()
+    engine.record(DEMO, [like(activity)] * 5).result()
+    assert 6 == len(engine.events(DEMO, 0, 2))
+    assert 5 == len(engine.events(DEMO, 3, 2))
+    assert [] == engine.events(DEMO, 4, 2)
+
+
+def test_listener_that_raises_stops_nothing(engine: FeedEngine) -> None:
+    def listener(*_: object) -> None:
+        raise ValueError("a fault of the listener's")
+
+    engine.subscribe(listener)
+    engine.post(DEMO, AUTHOR, draft()).result()
+    assert 1 == len(engine.read(DEMO, AUTHOR).rows)
+
+
+def test_tenant_never_sees_anothers(engine: FeedEngine) -> None:
+    other = TenantId("demo2")
+    engine.create_tenant(other).result()
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    activity = engine.post(DEMO, AUTHOR, draft()).result().activity
+    engine.record(DEMO, [like(activity.id)]).result()
+    position = position_of(activity.id)
+    assert [] == engine.read(other, TIMELINE).rows
+    assert [] == engine.rows(other, AUTHOR, 10)
+    assert [None] == engine.bodies(other, [position])
+    assert [None] == engine.activities(other, [position])
+    assert [] == engine.recent(other, 10)
+    assert [] == engine.events(other, 0, 10)
+    assert {} == engine.follows(other, TIMELINE)
+    assert [] == engine.followers(other, AUTHOR, 10)
+    assert {} == engine.counters(other, "author", ["user:ann"])[0].totals
+    assert 0 == engine.user_record(other, UserId("bob")).engagements
+    assert not engine.remove(other, activity.id).result().removed
+    assert (activity.id,) == engine.record(other, [like(activity.id)]).result().unknown
+    assert [DEMO, other] == engine.tenants()
+
+
+def test_followers_come_by_name_page_by_page(engine: FeedEngine) -> None:
+    names = [FeedId("timeline", name) for name in ("a", "aa", "b", "c")]
+    for name in reversed(names):
+        engine.follow(DEMO, name, AUTHOR).result()
+    assert names[:2] == engine.followers(DEMO, AUTHOR, 2)
+    assert names[2:] == engine.followers(DEMO, AUTHOR, 9, cursor=names[1])
+
+
+def test_api_key_is_found_by_its_id_and_only_its_secret_verifies(engine: FeedEngine) -> None:
+    engine.add_key(DEMO, "abc123", hash_secret("0123456789abcdef"), ["read"]).result()
+    found = engine.key("abc123")
+    assert ApiKey(DEMO, "abc123", hash_secret("0123456789abcdef"), ("read",)) == found
+    written = parse_api_key(format_api_key("abc123", "0123456789abcdef"))
+    assert ("abc123", "0123456789abcdef") == written
+    assert verify(found, "0123456789abcdef")
+    assert not verify(found, "0123456789abcdee")
+    assert not verify(None, "0123456789abcdef")
+    assert engine.key("absent") is None
+    assert [found] == engine.keys(DEMO)
+    with pytest.raises(Conflict, match="key id 'abc123' is taken"):
+        engine.add_key(DEMO, "abc123", hash_secret("another secret")).result()
+    assert b"0123456789abcdef" not in repr(state(engine)).encode()
+
+
+BAD: dict[str, tuple[type[FeedsError], str, Callable[[FeedEngine], Any]]] = {
+    "unknown group": (
+        UnknownFeedGroup,
+        "feed group 'wall' is not configured: use one of flat, timeline, topic, user",
+        lambda e: e.post(DEMO, FeedId("wall", "ann"), draft()),
+    ),
+    "unknown group in to": (
+        UnknownFeedGroup,
+        "feed group 'wall' is not configured",
+        lambda e: e.post(DEMO, AUTHOR, draft(to=("wall:x",))),
+    ),
+    "unknown group in a read": (
+        UnknownFeedGroup,
+        "feed group 'wall'",
+        lambda e: e.read(DEMO, FeedId("wall", "ann")),
+    ),
+    "feed id": (
+        InvalidInput,
+        "is not a feed id: write group:id",
+        lambda e: e.post(DEMO, FeedId("user", "a\0b"), draft()),
+    ),
+    "cursor": (
+        InvalidCursor,
+        "'nonsense' is not an activity id: take it from an earlier reply",
+        lambda e: e.read(DEMO, AUTHOR, cursor="nonsense"),
+    ),
+    "page size": (
+        LimitExceeded,
+        "limit is 101, page_size_max is 100: ask for 1 to 100",
+        lambda e: e.read(DEMO, AUTHOR, 101),
+    ),
+    "page size 0": (LimitExceeded, "ask for 1 to 100", lambda e: e.read(DEMO, AUTHOR, 0)),
+    "tenant": (
+        NotFound,
+        "tenant 'nobody' does not exist: create it",
+        lambda e: e.post(TenantId("nobody"), AUTHOR, draft()),
+    ),
+    "tenant in a read": (
+        NotFound,
+        "tenant 'nobody' does not exist",
+        lambda e: e.rows(TenantId("nobody"), AUTHOR, 1),
+    ),
+    "tenant's name": (
+        InvalidInput,
+        "is not a tenant id",
+        lambda e: e.create_tenant("No Body"),
+    ),
+    "10,000 events": (
+        LimitExceeded,
+        "10000 events in one batch, events_batch_max is 1000: send fewer",
+        lambda e: e.record(DEMO, [like(UNKNOWN)] * 10_000),
+    ),
+    "NaN": (
+        InvalidInput,
+        "event 1: value nan is out of range",
+        lambda e: e.record(DEMO, [like(UNKNOWN), like(UNKNOWN, value=float("nan"))]),
+    ),
+    "1e308": (
+        InvalidInput,
+        "event 0: value 1e+308 is out of range: send a number within ±1e+09",
+        lambda e: e.record(DEMO, [like(UNKNOWN, value=1e308)]),
+    ),
+    "value is text": (
+        InvalidInput,
+        "value is not a number",
+        lambda e: e.record(DEMO, [like(UNKNOWN, value="1")]),
+    ),
+    "NaN in custom fields": (
+        InvalidInput,
+        "custom fields hold NaN or an infinite number",
+        lambda e: e.post(DEMO, AUTHOR, draft(custom={"a": [{"b": float("nan")}]})),
+    ),
+    "a number above 64 bits": (
+        InvalidInput,
+        "custom fields cannot be written as JSON",
+        lambda e: e.post(DEMO, AUTHOR, draft(custom={"a": 2**64})),
+    ),
+    "year 9999": (
+        InvalidTime,
+        "lies outside 1970-01-01 to 2199-12-31",
+        lambda e: e.post(DEMO, AUTHOR, draft(time_us=253_370_764_800_000_000)),
+    ),
+    "year 9999 of an event": (
+        InvalidTime,
+        "event 0: time 253370764800000000 us lies outside",
+        lambda e: e.record(DEMO, [like(UNKNOWN, time_us=253_370_764_800_000_000)]),
+    ),
+    "no time of an event": (
+        InvalidTime,
+        "event 0: time is not a whole number",
+        lambda e: e.record(DEMO, [like(UNKNOWN, time_us=None)]),
+    ),
+    "before 1970": (
+        InvalidTime,
+        "lies outside",
+        lambda e: e.follow(DEMO, TIMELINE, AUTHOR, time_us=-1),
+    ),
+    "two days ahead": (
+        InvalidTime,
+        "time is 172800 s in the future, future_time_max_s is 86400",
+        lambda e: e.post(DEMO, AUTHOR, draft(time_us=NOW_US + 172_800_000_000)),
+    ),
+    "following itself": (
+        InvalidInput,
+        "user:ann cannot follow itself",
+        lambda e: e.follow(DEMO, AUTHOR, AUTHOR),
+    ),
+    "following a timeline": (
+        InvalidInput,
+        "timeline:bob cannot be followed",
+        lambda e: e.follow(DEMO, AUTHOR, TIMELINE),
+    ),
+    "copy limit": (
+        LimitExceeded,
+        "copy_limit is 1001, copy_limit_max is 1000: send less",
+        lambda e: e.follow(DEMO, TIMELINE, AUTHOR, copy_limit=1_001),
+    ),
+    "surrogate in actor": (
+        InvalidInput,
+        "actor is not valid Unicode: send UTF-8",
+        lambda e: e.post(DEMO, AUTHOR, draft(actor="\ud800")),
+    ),
+    "surrogate in custom fields": (
+        InvalidInput,
+        "custom fields cannot be written as JSON",
+        lambda e: e.post(DEMO, AUTHOR, draft(custom={"title": "\ud800"})),
+    ),
+    "surrogate in tags": (
+        InvalidInput,
+        "custom fields cannot be written as JSON",
+        lambda e: e.post(DEMO, AUTHOR, draft(foreign_id="f", custom={"tags": ["\ud800"]})),
+    ),
+    "surrogate in a key": (
+        InvalidInput,
+        "idempotency key is not valid Unicode",
+        lambda e: e.post(DEMO, AUTHOR, draft(), key="\ud800"),
+    ),
+    "surrogate in a slate id": (
+        InvalidInput,
+        "event 0: slate_id is not valid Unicode",
+        lambda e: e.record(DEMO, [like(UNKNOWN, slate_id="\ud800")]),
+    ),
+    "surrogate in a counter's name": (
+        InvalidInput,
+        "not valid Unicode",
+        lambda e: e.counters(DEMO, "tag", ["\ud800"]),
+    ),
+    "oversize": (
+        LimitExceeded,
+        "activity_bytes_max is 65536: send less",
+        lambda e: e.post(DEMO, AUTHOR, draft(custom={"text": "x" * 70_000})),
+    ),
+    "long text": (
+        LimitExceeded,
+        "object takes 2000 bytes, text_bytes_max is 1024: shorten it",
+        lambda e: e.post(DEMO, AUTHOR, draft(object="x" * 2_000)),
+    ),
+    "no object": (
+        InvalidInput,
+        "object is empty",
+        lambda e: e.post(DEMO, AUTHOR, draft(object="")),
+    ),
+    "too many in to": (
+        LimitExceeded,
+        "101 feeds in `to`, to_max is 100",
+        lambda e: e.post(DEMO, AUTHOR, draft(to=tuple(f"topic:t{n}" for n in range(101)))),
+    ),
+    "to is a text": (
+        InvalidInput,
+        "to must be a list of feeds",
+        lambda e: e.post(DEMO, AUTHOR, draft(to="topic:news")),
+    ),
+    "user id": (
+        InvalidInput,
+        "event 0: user 'a b' is not a user id",
+        lambda e: e.record(DEMO, [like(UNKNOWN, user="a b")]),
+    ),
+    "activity id of an event": (
+        InvalidInput,
+        "event 0: 'x' is not an activity id",
+        lambda e: e.record(DEMO, [like(ActivityId("x"))]),
+    ),
+    "kind": (
+        InvalidInput,
+        "event 0: kind 'love' is not known: use one of click, like",
+        lambda e: e.record(DEMO, [like(UNKNOWN, kind="love")]),
+    ),
+    "activity id": (
+        InvalidInput,
+        "is not an activity id",
+        lambda e: e.remove(DEMO, "x"),
+    ),
+    "scope": (
+        InvalidInput,
+        "scope 'root' is not known: use read or write",
+        lambda e: e.add_key(DEMO, "abc123", bytes(32), ["root"]),
+    ),
+    "hash": (
+        InvalidInput,
+        "secret_sha256 is not 32 bytes",
+        lambda e: e.add_key(DEMO, "abc123", b"secret"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_with_a_sentence_and_changes_nothing(
+    name: str, engine: FeedEngine
+) -> None:
+    kind, sentence, call = BAD[name]
+    before = state(engine)
+    with pytest.raises(kind, match=re.escape(sentence)) as caught:
+        call(engine)
+    assert before == state(engine)
+    assert kind is type(caught.value)
+    str(caught.value).encode()
+
+
+def test_configuration_with_mistakes_names_them_all() -> None:
+    config = FeedsConfig(page_size_max=0, copy_limit_default=2_000, groups=())
+    with pytest.raises(InvalidInput, match=r"page_size_max is 0.*copy_limit_default.*groups"):
+        FeedEngine(MemoryStore(), MemoryReplica, config)
+
+
+class CrowdedReplica(MemoryReplica):
+    """Refuses some proposals, as a replica does in which too many wait."""
+
+    crowded = 0
+
+    def propose(self, command: bytes) -> "Future[Applied]":
+        if self.crowded:
+            self.crowded -= 1
+            raise Overloaded("too many writes wait: retry after a moment")
+        return super().propose(command)
+
+
+def test_clearing_that_met_a_crowd_goes_on_with_the_next_write() -> None:
+    replicas: list[CrowdedReplica] = []
+
+    def factory(apply: ApplyCommand, index: int) -> CrowdedReplica:
+        replicas.append(CrowdedReplica(apply, index))
+        return replicas[0]
+
+    engine = FeedEngine(
+        MemoryStore(), factory, FeedsConfig(unfollow_rows_max=1), clock=ManualClock()
+    )
+    engine.create_tenant(DEMO).result()
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    for number in range(3):
+        engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
+    original = replicas[0].propose
+
+    def crowd_behind(command: bytes) -> "Future[Applied]":
+        future = original(command)
+        replicas[0].crowded = 2  # as often as the engine tries before the next write
+        replicas[0].propose = original  # type: ignore[method-assign]
+        return future
+
+    replicas[0].propose = crowd_behind  # type: ignore[method-assign]
+    engine.unfollow(DEMO, TIMELINE, AUTHOR).result()
+    assert 2 == len(engine.rows(DEMO, TIMELINE, 10))
+    engine.create_tenant(DEMO).result()
+    assert [] == engine.rows(DEMO, TIMELINE, 10)
+
+
+def test_clearing_that_was_cut_off_goes_on_when_the_engine_is_opened() -> None:
+    store = MemoryStore()
+    clock = ManualClock()
+    engine = memory_engine(FeedsConfig(unfollow_rows_max=1), clock, store=store)
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    for number in range(3):
+        engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
+    engine._outbox.clear = lambda _key: None  # type: ignore[method-assign]
+    assert engine.unfollow(DEMO, TIMELINE, AUTHOR).result().unfinished
+    assert 2 == len(engine.rows(DEMO, TIMELINE, 10))
+    again = FeedEngine(store, MemoryReplica, clock=clock)
+    assert [] == again.rows(DEMO, TIMELINE, 10)
