@@ -25,6 +25,7 @@ LOCKS := requirements-build.lock requirements.lock
 PIP_INSTALL := $(BIN)/python -m pip install --progress-bar off --no-deps --no-build-isolation
 NOTEBOOKS := $(wildcard notebooks/*.py notebooks/*.ipynb)
 NOTEBOOKS_OUT := .headwater/notebooks
+DEMO_EVENTS := .headwater/demo/movielens/events
 
 # $(call install,what,pip's arguments): one line that counts on a terminal, errors as pip tells them.
 define install
@@ -106,6 +107,10 @@ docs: $(READY) ## Write the generated pages of docs/ again
 
 .PHONY: notebooks
 notebooks: $(READY) ## Execute every notebook into .headwater/notebooks
+	@if [ -z "$${HEADWATER_EVENTS:-}" ] && [ ! -d $(DEMO_EVENTS) ]; then \
+		echo "notebooks: they read the events that the demo leaves, so it runs first"; \
+		$(BIN)/headwater demo; \
+	fi
 	@mkdir -p $(NOTEBOOKS_OUT)
 	@for notebook in $(NOTEBOOKS); do \
 		echo "notebooks: $$notebook"; \
