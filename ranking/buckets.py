@@ -98,10 +98,12 @@ class Ring:
         newest = max((bucket for of_kind in buckets.values() for bucket in of_kind), default=0)
         if newest > self._newest:
             self._advance(newest)
+        counts, oldest = self.counts, self._newest - self._kept + 1
         for kind, of_kind in buckets.items():
-            for bucket, count in of_kind.items():
-                if bucket > self._newest - self._kept:
-                    self.counts[row, self._adds[kind], bucket % self._kept] += count
+            for place in self._adds[kind]:
+                for bucket, count in of_kind.items():
+                    if bucket >= oldest:
+                        counts[row, place, bucket % self._kept] += count
 
     def _advance(self, bucket: int) -> None:
         """Move the clock to `bucket`, emptying the slots that it uses again."""
@@ -181,7 +183,8 @@ class BucketCounts:
         """Replace a row by what a stored record holds."""
         self.clear(row)
         for kind, count in record.totals.items():
-            self.totals[row, _CHANNELS_OF[kind]] += count
+            for channel in _CHANNELS_OF[kind]:
+                self.totals[row, channel] += count
         for kind, time_us in record.last_us.items():
             for channel in _CHANNELS_OF[kind]:
                 self.last_us[row, channel] = max(self.last_us[row, channel], time_us)

@@ -136,13 +136,21 @@ class TrendingSource:
 
     def propose(self, query: Query, table: ActivityTable) -> Rows:
         """The rows that are most popular now; only the last 30 days count."""
-        ring = table.counts.day
-        rows = _since(query.now_us - 30 * DAY_US, table.counts.last_us[:, ENGAGEMENT], table)
-        weights = ring.decays(query.now_us, [int(self.half_life_days * DAY_US)])
-        popularity = np.zeros(len(table.alive))
-        popularity[rows] = ring.weigh(rows, ENGAGEMENT, weights)[:, 0]
-        rows = rows[popularity[rows] > 0]
-        return _first(rows, popularity, table, _left_out(query, table, self.outside))
+        counts, half_life_us = table.counts, int(self.half_life_days * DAY_US)
+        last_us = counts.last_us[:, ENGAGEMENT]
+        rows = _since(query.now_us - 30 * DAY_US, last_us, table)
+        weights = counts.day.decays(query.now_us, [half_life_us])
+        # No engagement weighs more than the last one can, so most rows need not be weighed.
+        ages_us = np.maximum(query.now_us - DAY_US // 2 - last_us[rows], 0)
+        most = np.zeros(len(table.alive))
+        most[rows] = counts.totals[rows, ENGAGEMENT] * (np.exp2(-ages_us / half_life_us) + 1e-6)
+        return _first(
+            rows,
+            most,
+            table,
+            _left_out(query, table, self.outside),
+            lambda some: counts.day.weigh(some, ENGAGEMENT, weights)[:, 0],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,24 +191,31 @@ def _since(time_us: int, column: npt.NDArray[np.int64], table: ActivityTable) ->
 
 def _first(
     rows: Rows,
-    values: Column,
+    most: Column,
     table: ActivityTable,
     left_out: Callable[[Rows], Mask] | None = None,
+    weigh: Callable[[Rows], Column] | None = None,
 ) -> Rows:
     """The `CANDIDATES_MAX` rows with the highest value, ties in the order of positions.
 
-    `left_out` is asked for as few rows as possible: it is the dear part.
+    The value is `weigh(rows)` where that is given, and those of 0 are left out; `most`, by row, is
+    at least the value, and without `weigh` it is the value. Rows are looked at from the highest
+    `most` on until no other can be among the first: `left_out` and `weigh` are the dear part.
     """
-    size = CANDIDATES_MAX
+    size = CANDIDATES_MAX if weigh is None else 4 * CANDIDATES_MAX
     while True:
-        best = _highest(rows, values, size)
+        best = _highest(rows, most, size)
         kept = best if left_out is None else best[~left_out(best)]
-        if len(kept) >= CANDIDATES_MAX or len(best) >= len(rows):
-            break
+        values = most[kept] if weigh is None else weigh(kept)
+        if weigh is not None:
+            kept, values = kept[values > 0], values[values > 0]
+        order = np.lexsort((table.tail[kept], -table.time_us[kept], -values))[:CANDIDATES_MAX]
+        if len(best) == len(rows) or (
+            len(order) == CANDIDATES_MAX and values[order[-1]] >= most[best].min()
+        ):
+            first: Rows = kept[order]
+            return first
         size *= 4
-    order = np.lexsort((table.tail[kept], -table.time_us[kept], -values[kept]))
-    ordered: Rows = kept[order[:CANDIDATES_MAX]]
-    return ordered
 
 
 def _highest(rows: Rows, values: Column, size: int) -> Rows:

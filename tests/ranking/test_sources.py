@@ -2,12 +2,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeds.counters import DAY_US, HOUR_US
 from feeds.events import Posted, Removed
 from feeds.model import FeedId, Follow
+from ranking.buckets import ENGAGEMENT
 from ranking.candidates import Query
 from ranking.sources import (
     CANDIDATES_MAX,
@@ -205,3 +206,28 @@ def test_following_keeps_the_rule_of_follows(
     rows = FollowingSource().propose(query(NOW_US, follows=edge), table)
     assert set(table.ids(rows)) == expected
     assert table.positions(rows) == sorted(table.positions(rows))
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=15)
+def test_trending_weighs_no_more_than_it_must_and_misses_nothing(seed: int, outside: bool) -> None:
+    draws = np.random.default_rng(seed)
+    table = ActivityTable(6000)
+    activities = [posted(f"a{n}", T0_US + n, feed=f"topic:{n % 5}") for n in range(4000)]
+    for index, activity in enumerate(activities):
+        table.apply(index, activity)
+    for place, offset in zip(
+        (draws.pareto(1, 6000) * 50).astype(int) % 4000,
+        draws.integers(0, 40 * DAY_US, 6000).tolist(),
+        strict=True,
+    ):
+        table.apply(9, engaged(activities[place], "x", T0_US + offset))
+    asked = query(T0_US + 40 * DAY_US, follows=follows("topic:1"))
+
+    ring, rows = table.counts.day, table.newest_first(table.alive_rows())
+    weights = ring.decays(asked.now_us, [7 * DAY_US])
+    values = ring.weigh(rows, ENGAGEMENT, weights)[:, 0]
+    followed = table.feeds[rows, 0] == table.names.feeds.get("topic:1")
+    wanted = (values > 0) & ~(followed & outside)
+    expected = rows[wanted][np.argsort(-values[wanted], kind="stable")][:CANDIDATES_MAX]
+    assert TrendingSource(outside=outside).propose(asked, table).tolist() == expected.tolist()
