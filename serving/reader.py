@@ -85,7 +85,10 @@ class _Gathered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeedReader:
-    """Reads ranked feeds. To be used on one event loop."""
+    """Reads ranked feeds. To be used on one event loop.
+
+    `clock_us` is the service's time; `clock_ns` is monotonic, for deadlines and stage times.
+    """
 
     engine: FeedEngine
     tables: ActivityTables
@@ -94,6 +97,7 @@ class FeedReader:
     settings: Settings
     metrics: Metrics
     clock_us: Callable[[], int]
+    clock_ns: Callable[[], int] = perf_counter_ns
 
     async def read(
         self,
@@ -178,9 +182,9 @@ class FeedReader:
         self, query: Query, sources: Sequence[CandidateSource], *, explain: bool
     ) -> Slate:
         """Gather, score with the live model or by time, and count what happened."""
-        started_ns = perf_counter_ns()
+        started_ns = self.clock_ns()
         gathered = await self._gather(query, sources)
-        gathered_ns = perf_counter_ns()
+        gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > self.settings.deadline_ms
         model = None if late else self.models.get(query.tenant)
         slate = self._score(query, gathered, model, TOO_LATE if late else NO_MODEL, explain)

@@ -109,7 +109,7 @@ def _serve(settings: Settings, address_file: Path | None) -> None:
         signal.signal(number, lambda *_: None)
     loader = None
     if settings.loader:
-        loader = LoaderProcess(loader_arguments(settings, services.engine.tenants()))
+        loader = LoaderProcess(loader_arguments(settings))
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(AnnouncingServer(config), listener, loader))
 
@@ -154,14 +154,13 @@ def _announce(listener: socket.socket, address_file: Path | None) -> None:
     _log.info("serving", address=address)
 
 
-def loader_arguments(settings: Settings, tenants: Sequence[str]) -> list[str]:
-    """The command line of the loader process."""
+def loader_arguments(settings: Settings) -> list[str]:
+    """The command line of the loader process; it follows every tenant of the registry."""
     return [
         *(sys.executable, "-m", "serving.loader"),
         *("--registry", settings.registry_uri),
         *("--out", str(settings.models_path)),
         *("--poll-s", str(settings.loader_poll_s)),
-        *("--tenants", *tenants),
     ]
 
 

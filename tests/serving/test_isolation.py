@@ -1,0 +1,161 @@
+"""A key of one tenant never sees or moves what belongs to another: held for every route."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from feeds.model import FeedId, TenantId, UserId
+from serving.testing import Served, served
+
+MARK = "only-for-bravo"
+OPERATORS = {"/healthz", "/readyz", "/metrics"}
+"""Routes without a key: they show no tenant's content."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Two tenants with the same names in them, and what belongs to the second."""
+
+    service: Served
+    alpha: httpx.Client
+    bravo: httpx.Client
+    activity: str
+    cursors: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
+    with (
+        served(tmp_path_factory.mktemp("isolation") / "data") as service,
+        service.tenant("alpha") as alpha,
+        service.tenant("bravo") as bravo,
+    ):
+        bravo.post("/v2/feeds/timeline/bob/follows", json={"target": "user:ann"})
+        posted = [
+            bravo.post(
+                "/v2/feeds/user/ann/activities",
+                json={"actor": "user:ann", "verb": "post", "object": f"{MARK}-{n}"},
+                headers={"Idempotency-Key": f"key-{n}"},
+            ).json()["activity"]["id"]
+            for n in range(4)
+        ]
+        cursors = {
+            path: bravo.get(path, params={"limit": 1}).json()["next"]
+            for path in ("/v2/feeds/timeline/bob", "/v2/users/bob/feeds/personalized")
+        }
+        assert all(cursors.values())
+        yield Sites(service, alpha, bravo, posted[0], cursors)
+
+
+def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """For each route, requests with everything of the other tenant that could be named."""
+    one = sites.activity
+    event = {"type": "engagement", "kind": "hide", "user": "bob", "activity_id": one}
+    ranked = sites.cursors["/v2/users/bob/feeds/personalized"]
+    return {
+        ("GET", "/v2/feeds/{group}/{feed}"): [
+            {"url": "/v2/feeds/timeline/bob"},
+            {"url": "/v2/feeds/user/ann"},
+            {
+                "url": "/v2/feeds/timeline/bob",
+                "params": {"cursor": sites.cursors["/v2/feeds/timeline/bob"]},
+            },
+        ],
+        ("POST", "/v2/feeds/{group}/{feed}/activities"): [
+            {
+                "url": "/v2/feeds/user/ann/activities",
+                "json": {"actor": "user:ann", "verb": "post", "object": "by-alpha"},
+                "headers": {"Idempotency-Key": "key-0"},
+            }
+        ],
+        ("DELETE", "/v2/activities/{activity}"): [{"url": f"/v2/activities/{one}"}],
+        ("POST", "/v2/feeds/{group}/{feed}/follows"): [
+            {"url": "/v2/feeds/timeline/bob/follows", "json": {"target": "user:ann"}},
+            {"url": "/v2/feeds/timeline/eve/follows", "json": {"target": "user:ann"}},
+        ],
+        ("DELETE", "/v2/feeds/{group}/{feed}/follows/{target}"): [
+            {"url": "/v2/feeds/timeline/bob/follows/user:ann"}
+        ],
+        ("GET", "/v2/users/{user}/feeds/{kind}"): [
+            {"url": "/v2/users/bob/feeds/personalized", "params": {"explain": "1"}},
+            {"url": "/v2/users/eve/feeds/explore", "params": {"explain": "1"}},
+            {"url": "/v2/users/bob/feeds/personalized", "params": {"cursor": ranked}},
+        ],
+        ("POST", "/v2/users/{user}/rank"): [
+            {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
+        ],
+        ("POST", "/v2/events"): [
+            {
+                "url": "/v2/events",
+                "json": {"events": [event]},
+                "headers": {"Idempotency-Key": "key-0"},
+            }
+        ],
+    }
+
+
+def state(sites: Sites) -> dict[str, object]:
+    """All that the second tenant has."""
+    engine, bravo = sites.service.services.engine, TenantId("bravo")
+    return {
+        "events": engine.events(bravo, 0, 1_000),
+        "record": engine.user_record(bravo, UserId("bob")),
+        "follows": engine.follows(bravo, FeedId("timeline", "bob")),
+        "feed": sites.bravo.get("/v2/feeds/timeline/bob").content,
+        "ranked": [
+            entry["id"]
+            for entry in sites.bravo.get("/v2/users/bob/feeds/personalized").json()["results"]
+        ],
+    }
+
+
+def test_every_route_is_tried(sites: Sites) -> None:
+    paths = sites.alpha.get("/openapi.json").json()["paths"]
+    routes = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+
+    assert set(requests_of(sites)) == {route for route in routes if route[1] not in OPERATORS}
+
+
+def test_no_route_shows_or_moves_what_belongs_to_another_tenant(sites: Sites) -> None:
+    before = state(sites)
+
+    for route, requests in requests_of(sites).items():
+        for request in requests:
+            reply = sites.alpha.request(route[0], **request)
+            assert reply.status_code < 500, (route, reply.text)
+            assert MARK not in reply.text, route
+
+    assert state(sites) == before
+
+
+def test_another_tenants_activity_is_as_unknown_as_one_that_never_was(sites: Sites) -> None:
+    never = "87a9eec0-fd5f-11e8-8080-80013fed2f5b"
+    for template in ("/v2/activities/{}",):
+        replies = [sites.alpha.delete(template.format(one)) for one in (sites.activity, never)]
+        assert [reply.json()["removed"] for reply in replies] == [False, False]
+    ranked = sites.alpha.post(
+        "/v2/users/bob/rank", json={"candidates": [sites.activity, never]}
+    ).json()
+    assert ranked["unknown"] == [sites.activity, never]
+    slate = sites.cursors["/v2/users/bob/feeds/personalized"]
+    reply = sites.alpha.get("/v2/users/bob/feeds/personalized", params={"cursor": slate})
+    assert reply.status_code == 410
+
+
+def test_operators_routes_show_no_content(sites: Sites) -> None:
+    with sites.service.client() as nobody:
+        for path in OPERATORS:
+            assert MARK not in nobody.get(path).text
+
+
+def test_a_reading_key_cannot_write(sites: Sites) -> None:
+    with sites.service.tenant("charlie", scopes=("read",)) as reader:
+        for (method, path), requests in requests_of(sites).items():
+            reply = reader.request(method, **requests[0])
+            if method == "GET" or path.endswith("/rank"):
+                assert reply.status_code == 200, (method, path, reply.text)
+            else:
+                assert (reply.status_code, reply.json()["code"]) == (403, 17), (method, path)
