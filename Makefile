@@ -111,12 +111,7 @@ notebooks: $(READY) ## Execute every notebook into .headwater/notebooks
 		echo "notebooks: they read the events that the demo leaves, so it runs first"; \
 		$(BIN)/headwater demo; \
 	fi
-	@mkdir -p $(NOTEBOOKS_OUT)
-	@for notebook in $(NOTEBOOKS); do \
-		echo "notebooks: $$notebook"; \
-		name=$$(basename "$${notebook%.*}"); \
-		$(BIN)/jupytext --quiet --to ipynb --execute --run-path . --output "$(NOTEBOOKS_OUT)/$$name.ipynb" "$$notebook"; \
-	done
+	@$(BIN)/python scripts/run_notebooks.py $(NOTEBOOKS_OUT) $(NOTEBOOKS)
 	@echo "notebooks: executed into $(NOTEBOOKS_OUT); to work with them: $(BIN)/jupyter lab notebooks"
 
 .PHONY: lock
