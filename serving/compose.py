@@ -9,6 +9,7 @@ from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine, system_clock_us
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
+from serving.models import ModelCache
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
 from serving.telemetry import Metrics
@@ -31,7 +32,7 @@ class FollowedModels(LiveModels, Protocol):
         ...
 
     def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
-        """Each tenant's live model, and what went wrong."""
+        """By tenant: `version` (None if none is live), `problem`, and more."""
         ...
 
 
@@ -62,7 +63,7 @@ class Services:
 
     def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing."""
-        status = self.engine.status()
+        status, models = self.engine.status(), self.models.status()
         problems = []
         if not self.tables.following:
             problems.append("the activity tables are being loaded: wait")
@@ -79,7 +80,10 @@ class Services:
                 "log_bytes": status.log_bytes,
             },
             "tables": self.tables.loaded(),
-            "models": self.models.status(),
+            "models": {tenant: model for tenant, model in models.items() if model["version"]},
+            "model_problems": {
+                tenant: problem for tenant, model in models.items() if (problem := model["problem"])
+            },
         }
 
 
@@ -103,10 +107,7 @@ def compose(
     config = feeds or FeedsConfig()
     clock_us = clock_from(settings.clock_start_us)
     engine = FeedEngine.open(settings.data_dir, config, clock_us)
-    if models is None:
-        from serving.models import ModelCache
-
-        models = ModelCache(settings.models_path)
+    models = models or ModelCache(settings.models_path)
     metrics = Metrics()
     tables = ActivityTables(
         engine,

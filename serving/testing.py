@@ -97,7 +97,10 @@ class HeldModels:
 
     def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
         """The versions that are set."""
-        return {tenant: {"version": str(model.version)} for tenant, model in self.held.items()}
+        return {
+            tenant: {"version": str(model.version), "problem": None}
+            for tenant, model in self.held.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
