@@ -34,6 +34,8 @@ _log = structlog.get_logger(__name__)
 Stamp = tuple[int, int, int]
 """What changes when a file is replaced: inode, size and time of change."""
 
+_NO_FILE: Final[Stamp] = (0, 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelCacheConfig:
@@ -42,7 +44,7 @@ class ModelCacheConfig:
     poll_s: float = 0.5
     """Seconds between two looks at the directory."""
     tenants_max: int = 100
-    """Tenants whose model is in memory; beyond it the one not read for longest leaves."""
+    """Tenants whose model, and the one before, is in memory; who asked longest ago leaves."""
     seen_max: int = 10_000
     """Tenants whose directory is looked at."""
     retry_s: float = 30.0
@@ -128,7 +130,11 @@ class ModelCache:
 
     async def refresh(self) -> None:
         """Look at the directory once, and load what changed, one model after another."""
-        sights = await asyncio.to_thread(_look, self._directory, self._config.seen_max)
+        try:
+            sights = await asyncio.to_thread(_look, self._directory, self._config.seen_max)
+        except OSError as error:
+            _log.error("models_not_watched", problem=str(error))
+            return
         for tenant in [known for known in self._followed if known not in sights]:
             self._forget(tenant)
         for tenant, sight in sights.items():
@@ -153,12 +159,11 @@ class ModelCache:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_s)
-            try:
-                await self.refresh()
-            except OSError as error:
-                _log.error("models_not_watched", problem=str(error))
+            await self.refresh()
 
     def _is_due(self, tenant: TenantId, followed: _Followed, stamp: Stamp) -> bool:
+        if stamp == _NO_FILE:
+            return False
         if followed.failed is not None and followed.stamp == stamp:
             return self._monotonic_s() >= followed.retry_at_s
         if tenant in self._models:
@@ -213,9 +218,6 @@ def _look(directory: Path, seen_max: int) -> dict[TenantId, _Sight]:
             tenant = check_tenant_id(name)
             sights[tenant] = _Sight(_stamp(directory / name / LIVE), _problem(directory / name))
     return sights
-
-
-_NO_FILE: Final[Stamp] = (0, 0, 0)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -1,0 +1,297 @@
+"""Live models are swapped whole, and an old one stays where the new one cannot be loaded."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from feeds.model import TenantId
+from ranking.registry import ModelVersion
+from ranking.testing import T0_US, feature_matrix
+from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bundle
+from serving.handover import LIVE, bundle_name, write_live, write_problem
+from serving.models import LoadedModel, ModelCache, ModelCacheConfig
+
+DEADLINE_S = 60
+BETA, GAMMA = TenantId("beta"), TenantId("gamma")
+
+
+class Out:
+    """What a loader would have left."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def hand_over(
+        self, version: int, tenant: TenantId = ACME, owner: TenantId | None = None
+    ) -> Path:
+        """Make a version live; its seed is its number. Returns the bundle's directory."""
+        bundle = model_bundle(owner or tenant, seed=version)
+        handed = ModelVersion(
+            tenant=tenant,
+            version=version,
+            kind=bundle.kind,
+            digest=bundle.digest,
+            published_us=T0_US,
+        )
+        home = self.path / tenant
+        if not (home / bundle_name(handed)).exists():
+            bundle.save(home / bundle_name(handed))
+        write_live(home, handed)
+        return home / bundle_name(handed)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Out:
+    return Out(tmp_path / "out")
+
+
+@pytest.fixture
+def cache(out: Out) -> ModelCache:
+    return ModelCache(out.path)
+
+
+def _version(cache: ModelCache, tenant: TenantId = ACME) -> str | None:
+    model = cache.get(tenant)
+    return None if model is None else model.version
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - what it waits for is seen by looking alone
+            await asyncio.sleep(0)
+
+
+def _refresh(cache: ModelCache) -> None:
+    asyncio.run(cache.refresh())
+
+
+def test_nothing_handed_over_is_no_model(cache: ModelCache, out: Out) -> None:
+    _refresh(cache)
+    assert cache.get(ACME) is None
+    assert cache.status() == {}
+    (out.path / ACME).mkdir(parents=True)
+    (out.path / "Not a tenant").mkdir()
+    _refresh(cache)
+    assert cache.get(ACME) is None
+    assert list(cache.status()) == [ACME]
+
+
+def test_model_is_loaded_with_all_that_scoring_needs(cache: ModelCache, out: Out) -> None:
+    out.hand_over(1)
+    _refresh(cache)
+    model = cache.get(ACME)
+    assert model is not None
+    assert (model.tenant, model.version, model.digest) == (ACME, "1", model_bundle().digest)
+    assert model.spec == model.scorer.spec == model.bundle.spec
+    assert model.factors is None
+    features = feature_matrix(model.spec, 30, 1)
+    np.testing.assert_array_equal(
+        model.scorer.score(features), model_bundle().scorer().score(features)
+    )
+
+
+def test_promoted_model_takes_the_place_of_the_old_one(cache: ModelCache, out: Out) -> None:
+    for version in (1, 2):
+        out.hand_over(version)
+        _refresh(cache)
+        assert _version(cache) == str(version)
+    status = cache.status()[ACME]
+    assert (status["version"], status["previous"], status["problem"]) == ("2", "1", None)
+
+
+def test_roll_back_takes_the_former_object_without_loading(cache: ModelCache, out: Out) -> None:
+    path = out.hand_over(1)
+    _refresh(cache)
+    first = cache.get(ACME)
+    out.hand_over(2)
+    _refresh(cache)
+    (path / "golden.npz").unlink()
+    out.hand_over(1)
+    _refresh(cache)
+    assert cache.get(ACME) is first
+
+
+def test_unchanged_file_is_not_read_again(cache: ModelCache, out: Out) -> None:
+    path = out.hand_over(1)
+    _refresh(cache)
+    model = cache.get(ACME)
+    (path / "golden.npz").unlink()
+    _refresh(cache)
+    assert cache.get(ACME) is model
+    assert cache.status()[ACME]["problem"] is None
+
+
+@pytest.mark.parametrize("damage", ["byte", "gone", "live", "path", "owner"])
+def test_model_that_fails_to_load_keeps_the_old_one_and_says_so(
+    cache: ModelCache, out: Out, damage: str
+) -> None:
+    out.hand_over(1)
+    _refresh(cache)
+    path = out.hand_over(2, owner=BETA if damage == "owner" else None)
+    said = {
+        "byte": "golden.npz is damaged",
+        "gone": "cannot be read",
+        "live": "live.json cannot be read",
+        "path": "which is no bundle",
+        "owner": "belongs to tenant beta",
+    }[damage]
+    if damage == "byte":
+        content = bytearray((path / "golden.npz").read_bytes())
+        content[-1] ^= 1
+        (path / "golden.npz").write_bytes(content)
+    elif damage == "gone":
+        path.rename(path.with_name("elsewhere"))
+    elif damage == "live":
+        (out.path / ACME / LIVE).write_bytes(b"{")
+    elif damage == "path":
+        live = (out.path / ACME / LIVE).read_bytes()
+        (out.path / ACME / LIVE).write_bytes(live.replace(b'"path":"2', b'"path":"../2'))
+    _refresh(cache)
+    assert _version(cache) == "1"
+    assert said in cache.status()[ACME]["problem"]
+    out.hand_over(3)
+    _refresh(cache)
+    assert (_version(cache), cache.status()[ACME]["problem"]) == ("3", None)
+
+
+def test_model_that_failed_is_tried_again_after_a_while(out: Out) -> None:
+    times_s = [0.0]
+    cache = ModelCache(out.path, ModelCacheConfig(retry_s=30), lambda: times_s[-1])
+    path = out.hand_over(1)
+    path.rename(path.with_name("elsewhere"))
+    _refresh(cache)
+    path.with_name("elsewhere").rename(path)
+    for now_s, expected in ((29.0, None), (30.0, "1")):
+        times_s.append(now_s)
+        _refresh(cache)
+        assert _version(cache) == expected
+
+
+def test_problem_of_the_loader_is_shown(cache: ModelCache, out: Out) -> None:
+    out.hand_over(1)
+    write_problem(out.path / ACME, 2, "ranker.ubj is damaged", T0_US)
+    _refresh(cache)
+    status = cache.status()[ACME]
+    assert (status["version"], status["problem"]) == ("1", "version 2: ranker.ubj is damaged")
+    (out.path / ACME / "problem.json").unlink()
+    _refresh(cache)
+    assert cache.status()[ACME]["problem"] is None
+
+
+def test_removed_tenant_is_dropped(cache: ModelCache, out: Out) -> None:
+    out.hand_over(1)
+    _refresh(cache)
+    (out.path / ACME).rename(out.path.parent / "gone")
+    _refresh(cache)
+    assert cache.get(ACME) is None
+    assert cache.status() == {}
+
+
+def test_beyond_the_limit_the_tenant_not_asked_for_longest_leaves(out: Out) -> None:
+    cache = ModelCache(out.path, ModelCacheConfig(tenants_max=2))
+    for tenant in (ACME, BETA, GAMMA):
+        out.hand_over(1, tenant)
+    _refresh(cache)
+    assert [_version(cache, tenant) for tenant in (BETA, ACME)] == ["1", "1"]
+    _refresh(cache)
+    assert cache.get(GAMMA) is None
+    _refresh(cache)
+    assert [_version(cache, tenant) for tenant in (GAMMA, ACME)] == ["1", "1"]
+    assert cache.get(BETA) is None
+    _refresh(cache)
+    assert _version(cache, BETA) == "1"
+
+
+def test_swaps_while_scoring_give_no_error_and_no_mixture(out: Out) -> None:
+    versions = range(1, 6)
+    matrices = {str(seed): model_bundle(seed=seed).golden for seed in versions}
+
+    async def score(cache: ModelCache, seen: set[str], stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            model = cache.get(ACME)
+            assert model is not None
+            _check_whole(model)
+            seen.add(model.version)
+            await asyncio.sleep(0)
+
+    def _check_whole(model: LoadedModel) -> None:
+        golden = model.bundle.golden
+        assert golden.values.tobytes() == matrices[model.version].values.tobytes()
+        assert len(model.scorer.score(golden)) == len(golden)
+        assert model.scorer is model.bundle.scorer()
+
+    async def swap() -> set[str]:
+        out.hand_over(1)
+        cache = ModelCache(out.path, ModelCacheConfig(poll_s=0.001))
+        await cache.start()
+        seen: set[str] = set()
+        stop = asyncio.Event()
+        scoring = [asyncio.create_task(score(cache, seen, stop)) for _ in range(3)]
+        for version in [*versions, 1]:
+            await asyncio.to_thread(out.hand_over, version)
+            await _until(lambda: _version(cache) == str(version))  # noqa: B023 - awaited here
+        stop.set()
+        await asyncio.gather(*scoring)
+        await cache.stop()
+        await cache.stop()
+        return seen
+
+    assert asyncio.run(swap()) == set(matrices)
+
+
+def test_watching_survives_a_directory_that_cannot_be_read(out: Out) -> None:
+    async def watch() -> str | None:
+        cache = ModelCache(out.path, ModelCacheConfig(poll_s=0.001))
+        out.path.touch()
+        with capture_logs() as logs:
+            await cache.start()
+            await _until(lambda: len(logs) > 1)
+        assert {log["event"] for log in logs} == {"models_not_watched"}
+        out.path.unlink()
+        out.hand_over(1)
+        await _until(lambda: cache.get(ACME) is not None)
+        await cache.stop()
+        return _version(cache)
+
+    assert asyncio.run(watch()) == "1"
+
+
+_TRAINING = "{'mlflow', 'pandas', 'sklearn', 'dask', 'distributed', 'lightfm', 'sqlalchemy'}"
+
+
+@pytest.mark.parametrize("scoring", [False, True])
+def test_request_process_imports_nothing_of_training(tmp_path: Path, scoring: bool) -> None:
+    home = tmp_path / ACME
+    bundle = model_bundle(scorer=boosted_scorer(), factors=factor_table())
+    version = ModelVersion(
+        tenant=ACME, version=1, kind=bundle.kind, digest=bundle.digest, published_us=T0_US
+    )
+    bundle.save(home / bundle_name(version))
+    write_live(home, version)
+    score = (
+        "cache = ModelCache(Path(sys.argv[1])); asyncio.run(cache.refresh()); "
+        "model = cache.get('acme'); model.scorer.score(model.bundle.golden); "
+        "model.scorer.contributions(model.bundle.golden); "
+    )
+    code = (
+        "import asyncio, sys; from pathlib import Path; "
+        "from serving.imports import refuse_training_imports; refuse_training_imports(); "
+        "from serving.models import ModelCache; "
+        f"{score if scoring else ''}"
+        f"sys.exit(', '.join({_TRAINING} & set(sys.modules)) or None)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_importing_the_cache_imports_nothing_of_training_nor_xgboost() -> None:
+    code = (
+        "import sys, serving.models; "
+        f"sys.exit(', '.join(({_TRAINING} | {{'xgboost'}}) & set(sys.modules)) or None)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
