@@ -1,0 +1,137 @@
+"""The commands, run as users run them."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import typer
+from typer.testing import CliRunner
+
+from feeds import cli
+from feeds.credentials import parse_api_key, verify
+from feeds.directory import DataDirectory
+from feeds.engine import FeedEngine
+from feeds.errors import DataDirectoryLocked, InvalidInput, NotFound
+from feeds.model import TenantId
+
+ACTION = {
+    "type": "post",
+    "time_us": 1_500_000_000_000_000,
+    "feed": "user:ann",
+    "actor": "user:ann",
+    "verb": "ship",
+    "object": "v1",
+}
+
+app = typer.Typer()
+app.command("import")(cli.import_)
+app.command("export")(cli.export)
+app.add_typer(cli.tenants, name="tenants")
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "actions.jsonl"
+    path.write_text(json.dumps(ACTION) + "\n")
+    return path
+
+
+def test_import_then_export(data: Path, log: Path, tmp_path: Path) -> None:
+    told = run("import", log, "--tenant", "demo", "--data-dir", data)
+    assert re.search(r"imported into demo.*post\W+1\b.*actions_per_s", told, re.DOTALL)
+    again = json.loads(run("import", log, "--tenant", "demo", "--data-dir", data, "--json"))
+    assert {"post": 1, "duplicate": 1} == again["counts"]
+    out = tmp_path / "out"
+    told = run("export", "--tenant", "demo", "--out", out, "--data-dir", data)
+    assert re.search(r"exported demo.*events\W+1\b", told, re.DOTALL)
+    report = json.loads(
+        run("export", "--tenant", "demo", "--out", out, "--data-dir", data, "--json")
+    )
+    assert (0, 1) == (report["events"], report["events_total"])
+    assert 1 == len(list(out.rglob("*.parquet")))
+
+
+def test_answer_is_json_alone_also_where_the_log_is_replayed(data: Path, log: Path) -> None:
+    run("import", log, "--tenant", "demo", "--data-dir", data)
+    shutil.rmtree(data / "store")
+    again = json.loads(run("import", log, "--tenant", "demo", "--data-dir", data, "--json"))
+    assert 1 == again["counts"]["duplicate"]
+
+
+def test_created_key_is_shown_once_and_its_secret_is_not_stored(data: Path) -> None:
+    made = json.loads(run("tenants", "create", "demo", "--data-dir", data, "--json"))
+    written = parse_api_key(made["api_key"])
+    assert written is not None
+    key_id, secret = written
+    assert key_id == made["key_id"]
+    with FeedEngine.open(data) as engine:
+        assert [TenantId("demo")] == engine.tenants()
+        assert verify(engine.key(key_id), secret)
+    assert secret not in run("tenants", "keys", "demo", "--data-dir", data)
+    stored = b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file())
+    assert secret.encode() not in stored
+
+
+def test_tables_hold_the_whole_key(data: Path) -> None:
+    told = run("tenants", "create", "demo", "--data-dir", data)
+    assert re.search(r"hw_[a-z0-9]{12}_[A-Za-z0-9_-]{43} ", told)
+    told = run("tenants", "keys", "demo", "--create", "--data-dir", data)
+    assert re.search(r"hw_[a-z0-9]{12}_[A-Za-z0-9_-]{43} ", told)
+
+
+def test_tenants_and_keys_are_listed(data: Path) -> None:
+    first = json.loads(run("tenants", "create", "demo", "--data-dir", data, "--json"))
+    second = json.loads(run("tenants", "keys", "demo", "--create", "--data-dir", data, "--json"))
+    listed = json.loads(run("tenants", "list", "--data-dir", data, "--json"))
+    assert {"tenants": [{"tenant": "demo", "keys": 2}]} == listed
+    keys = json.loads(run("tenants", "keys", "demo", "--data-dir", data, "--json"))["keys"]
+    assert {first["key_id"], second["key_id"]} == {key["key_id"] for key in keys}
+    assert "demo" in run("tenants", "list", "--data-dir", data)
+
+
+def test_tenant_that_exists_is_not_created_again(data: Path) -> None:
+    run("tenants", "create", "demo", "--data-dir", data)
+    with pytest.raises(InvalidInput, match="`headwater tenants keys demo --create` makes a key"):
+        run("tenants", "create", "demo", "--data-dir", data)
+
+
+def test_locked_data_directory_names_the_process_and_what_to_do(data: Path, log: Path) -> None:
+    with DataDirectory.lock(data), pytest.raises(DataDirectoryLocked) as caught:
+        run("import", log, "--tenant", "demo", "--data-dir", data)
+    assert str(os.getpid()) in str(caught.value)
+    assert "stop" in str(caught.value)
+
+
+def test_error_is_json_where_a_program_reads(data: Path) -> None:
+    told = json.loads(run("tenants", "keys", "nobody", "--data-dir", data, "--json"))
+    assert "NotFound" == told["exception"]
+    assert "tenant 'nobody' does not exist" in told["error"]
+
+
+def test_log_that_is_absent_says_how_to_get_one(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="does not exist: make one with `headwater prepare`"):
+        run("import", tmp_path / "none.jsonl", "--tenant", "demo", "--data-dir", data)
