@@ -1,0 +1,79 @@
+"""How the demo's report looks on a terminal: the tables, the three feeds, what was derived."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from serving.demo import DemoReport
+
+__all__ = ["show"]
+
+Json = dict[str, Any]  # Any: replies of our own commands, read field by field
+
+
+def show(report: "DemoReport", file: Path) -> None:
+    """Print the report: what went in, how the rankers compare, and one user's three feeds."""
+    console = Console()
+    console.print()
+    console.print(_rankers(report.training["report"]))
+    console.print(_latency(report))
+    for kind, places in report.feeds.items():
+        console.print(_feed(f"{kind} feed of user {report.example_user}", places))
+    for statement in report.statements:
+        console.print(f"• {statement}")
+    console.print(f"\nThe whole report: {file}")
+
+
+def _rankers(evaluation: Json) -> Table:
+    table = Table(title="Ranking quality on the test part (NDCG@10)", title_justify="left")
+    for column, justify in (
+        ("ranker", "left"),
+        ("NDCG@10", "right"),
+        ("95 % interval", "right"),
+        ("MRR", "right"),
+        ("recall@10", "right"),
+        ("against chronological", "left"),
+    ):
+        table.add_column(column, justify=justify)
+    for ranker in evaluation["rankers"]:
+        low, high = ranker["interval"]
+        table.add_row(
+            ranker["name"],
+            f"{ranker['ndcg@10']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{ranker['mrr']:.3f}",
+            f"{ranker['recall@10']:.3f}",
+            ranker.get("verdict", ""),
+        )
+    return table
+
+
+def _latency(report: "DemoReport") -> Table:
+    table = Table(title="The run", title_justify="left", show_header=False)
+    replay = report.replay
+    table.add_row("replayed", f"{replay['actions']:,} actions, {replay['actions_per_s']:,.0f}/s")
+    evaluation = report.training["report"]
+    table.add_row("reach", f"{evaluation['reach']:.1%} of test engagements were among candidates")
+    table.add_row("training", f"{report.training['training_s']:.1f} s")
+    table.add_row("live model", f"{report.training['version']} ({report.training['scorer']})")
+    for kind, latency in report.latency.items():
+        table.add_row(
+            f"read {kind}", f"p50 {latency['p50_ms']:.2f} ms, p99 {latency['p99_ms']:.2f} ms"
+        )
+    table.add_row("peak memory", f"{report.peak_memory_mb:,.0f} MB over all processes")
+    table.add_row("time", f"{sum(report.seconds.values()):.0f} s in the steps")
+    return table
+
+
+def _feed(title: str, places: list[Json]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("activity", max_width=60, no_wrap=True)
+    table.add_column("time (UTC)")
+    table.add_column("reason")
+    for number, place in enumerate(places, start=1):
+        table.add_row(str(number), place["title"], place["time"], place["reason"])
+    return table
