@@ -28,27 +28,36 @@ def show(report: "DemoReport", file: Path) -> None:
 
 
 def _rankers(evaluation: Json) -> Table:
-    table = Table(title="Ranking quality on the test part (NDCG@10)", title_justify="left")
-    for column, justify in (
-        ("ranker", "left"),
-        ("NDCG@10", "right"),
-        ("95 % interval", "right"),
-        ("MRR", "right"),
-        ("recall@10", "right"),
-        ("against chronological", "left"),
-    ):
-        table.add_column(column, justify=justify)
+    k = evaluation["k"]
+    test = evaluation["parts"][-1]
+    table = Table(
+        title=f"Ranking quality: {test['requests']} test requests of {test['users']} users",
+        title_justify="left",
+    )
+    table.add_column("ranking")
+    for heading in (f"NDCG@{k}", "95 % interval", "MRR", f"recall@{k}"):
+        table.add_column(heading, justify="right")
+    table.add_column("against chronological")
     for ranker in evaluation["rankers"]:
+        chosen = ranker["name"] == evaluation["model"]
         low, high = ranker["interval"]
         table.add_row(
-            ranker["name"],
-            f"{ranker['ndcg@10']:.3f}",
+            f"{ranker['name']} (live)" if chosen else ranker["name"],
+            f"{ranker['ndcg']:.3f}",
             f"{low:.3f} to {high:.3f}",
             f"{ranker['mrr']:.3f}",
-            f"{ranker['recall@10']:.3f}",
-            ranker.get("verdict", ""),
+            f"{ranker['recall']:.3f}",
+            _against_chronological(ranker),
+            style="bold" if chosen else None,
         )
     return table
+
+
+def _against_chronological(ranker: Json) -> str:
+    for comparison in ranker["comparisons"]:
+        if comparison["baseline"] == "chronological":
+            return f"{comparison['difference']:+.3f} {comparison['verdict']}"
+    return ""
 
 
 def _latency(report: "DemoReport") -> Table:
