@@ -6,9 +6,9 @@ that was not there at training is represented by the sum of its tags' vectors, L
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, Final, Generic, Self, TypeVar
 
 import numpy as np
@@ -150,8 +150,8 @@ class FactorTable:
         vector = self._users.factors[row]
         rows = self._rows_of(positions)
         known = np.flatnonzero(rows >= 0)
-        dots[known] = _dots(self._activities.factors[rows[known]], vector)
-        biases[known] = self._activities.biases[rows[known]]
+        dots[known] = _dots(self._activities.factors.take(rows[known], axis=0), vector)
+        biases[known] = self._activities.biases.take(rows[known])
         if len(known) < len(rows):
             cold = np.flatnonzero(rows < 0)
             dots[cold], biases[cold] = self._cold(vector, tags[cold], tag_names)
@@ -160,15 +160,16 @@ class FactorTable:
     def _cold(self, vector: Floats, tags: Ints, tag_names: Sequence[str]) -> tuple[Floats, Floats]:
         """Sums over the known tags of each row; a sum of dot products is the dot of the sum."""
         distinct = _distinct(tags, len(tag_names))
-        find = self._tag_rows.get
-        rows = np.array([find(tag_names[tag], -1) for tag in distinct.tolist()], np.int32)
+        rows = _found(
+            map(self._tag_rows.get, map(tag_names.__getitem__, distinct.tolist()), repeat(-1))
+        )
         places = np.zeros(len(tag_names) + 1, np.int32)  # tag -1 reads the last one: nothing
         known = np.flatnonzero(rows >= 0)
         places[distinct[known]] = np.arange(1, len(known) + 1, dtype=np.int32)
         rows = rows[known]
         zero = np.zeros(1, np.float32)
-        dots = np.concatenate((zero, _dots(self._tags.factors[rows], vector)))
-        biases = np.concatenate((zero, self._tags.biases[rows]))
+        dots = np.concatenate((zero, _dots(self._tags.factors.take(rows, axis=0), vector)))
+        biases = np.concatenate((zero, self._tags.biases.take(rows)))
         wanted = places[tags]
         unknown = ~wanted.any(axis=1)
         sums = _sum_columns(dots[wanted]), _sum_columns(biases[wanted])
@@ -177,8 +178,7 @@ class FactorTable:
         return sums
 
     def _rows_of(self, positions: Sequence[bytes]) -> Ints:
-        find = self._activity_rows.get
-        return np.array([find(position, -1) for position in positions], np.int32)
+        return _found(map(self._activity_rows.get, positions, repeat(-1)))
 
     def pack(self) -> bytes:
         """The table as the bytes of `factors.npz`; equal tables give equal bytes."""
@@ -245,6 +245,10 @@ def _names(packed: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> list[s
         raise ValueError("names do not end where they should")
     text = packed.tobytes()
     return [text[start:end].decode() for start, end in pairwise(places)]
+
+
+def _found(rows: Iterator[int]) -> Ints:
+    return np.fromiter(rows, np.int32)
 
 
 def _dots(vectors: Floats, vector: Floats) -> Floats:

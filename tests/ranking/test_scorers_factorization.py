@@ -3,9 +3,11 @@
 import io
 import math
 
+import lightfm
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +39,33 @@ def _floats(values: list[float] | list[list[float]]) -> Floats:
 
 def _tags(*rows: list[int]) -> npt.NDArray[np.int32]:
     return np.array([row + [-1] * (8 - len(row)) for row in rows], np.int32).reshape(-1, 8)
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_it_predicts_what_lightfm_predicts(cold: bool) -> None:
+    draws = np.random.default_rng(0)
+    tags = scipy.sparse.csr_matrix((draws.random((40, 6)) < 0.4).astype(np.float32))
+    own = scipy.sparse.identity(40, dtype=np.float32, format="csr")
+    seen = scipy.sparse.coo_matrix((draws.random((30, 40)) < 0.2).astype(np.float32))
+    model = lightfm.LightFM(no_components=16, loss="warp", random_state=1)
+    described = scipy.sparse.hstack([own, tags]).tocsr()
+    model.fit(seen, item_features=described, epochs=3, num_threads=1)
+    biases, factors = model.get_item_representations(described)
+    table = FactorTable(
+        Embeddings([f"user-{n}" for n in range(30)], model.user_embeddings, model.user_biases),
+        Embeddings([n.to_bytes(16) for n in range(40)], factors, biases),
+        Embeddings(
+            [f"tag-{n}" for n in range(6)], model.item_embeddings[40:], model.item_biases[40:]
+        ),
+    )
+    asked = scipy.sparse.hstack([0 * own, tags]).tocsr() if cold else described
+    expected = model.predict(3, np.arange(40), item_features=asked)
+    numbers = _tags(*(tags[row].indices.tolist() for row in range(40)))
+    positions = [(row + 1_000 * cold).to_bytes(16) for row in range(40)]
+    dots, added = table.dot(UserId("user-3"), positions, numbers, [f"tag-{n}" for n in range(6)])
+    scored = dots + added + np.float32(table.user_bias(UserId("user-3")))
+    assert (np.isnan(scored) == (cold & (np.diff(tags.indptr) == 0))).all()
+    np.testing.assert_allclose(scored, np.where(np.isnan(scored), np.nan, expected), atol=1e-6)
 
 
 def test_it_is_what_the_features_ask_for() -> None:
