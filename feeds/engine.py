@@ -151,8 +151,9 @@ class FeedEngine(StoreReader):
     ) -> "Future[PostResult]":
         """Post an activity to a feed, the feeds in its `to`, and before their followers.
 
-        The same activity (foreign id and time, or content and time) again keeps its place and takes
-        the new content. The same idempotency `key` again answers as the first time.
+        The same activity (foreign id and time, or content and time) again keeps its place, takes
+        the new content, and goes to the feeds that are new; it ranks by its first content. The same
+        idempotency `key` again answers as the first time.
         """
         self._check_tenant(tenant)
         command, activity = self._intake.post(tenant, feed, draft, key, self._clock())

@@ -83,7 +83,7 @@ def read_number(data: bytes, offset: int = 0) -> int:
 
 
 def _join(*texts: str) -> bytes:
-    return b"".join(text.encode() + b"\0" for text in texts)
+    return ("\0".join(texts) + "\0").encode()
 
 
 def _split(key: bytes, count: int) -> tuple[list[str], bytes]:

@@ -3,7 +3,7 @@
 import msgspec
 
 from feeds.commands import PostActivity, RemoveActivity
-from feeds.events import Posted, Removed
+from feeds.events import Removed
 from feeds.fanout import recipients
 from feeds.keys import ActivityKey, CounterKey, FeedRowKey, write_number
 from feeds.machine.changes import Changes
@@ -29,33 +29,28 @@ def post(command: PostActivity, changes: Changes, view: View) -> Placed | Reject
 
 
 def _place(command: PostActivity, changes: Changes, view: View) -> Placed:
+    """A known activity takes the new body; its facts stay, as counters and tables go by them."""
     posted = command.posted
     key = ActivityKey(command.tenant, position_of(posted.activity_id)).encode()
     data = view.get("activities", key)
     if data is None:
-        _write(StoredActivity(changes.index, posted, command.body), key, changes)
+        stored = StoredActivity(changes.index, posted, command.body)
+        changes.put("activities", key, encode_activity(stored))
+        changes.tell(posted)
         _add_rows([posted.feed, *posted.to], posted.activity_id, changes, view)
         return Placed(changes.index, posted.activity_id)
     stored = decode_activity(data)
-    merged = _merge(stored.posted, posted)
-    if merged != stored.posted or command.body != stored.body:
-        places = [stored.posted.feed, *stored.posted.to]
-        added = [place for place in (posted.feed, *posted.to) if place not in places]
-        _write(StoredActivity(stored.index, merged, command.body), key, changes)
+    places = [stored.posted.feed, *stored.posted.to]
+    added = [place for place in (posted.feed, *posted.to) if place not in places]
+    if added or command.body != stored.body:
+        facts = msgspec.structs.replace(stored.posted, to=(*stored.posted.to, *added))
+        changes.put(
+            "activities", key, encode_activity(StoredActivity(stored.index, facts, command.body))
+        )
+    if added:
+        changes.tell(facts)
         _add_rows(added, posted.activity_id, changes, view)
     return Placed(stored.index, posted.activity_id, duplicate=True)
-
-
-def _merge(old: Posted, new: Posted) -> Posted:
-    """The new facts in the home feed of the old ones, and in the places of both."""
-    places = dict.fromkeys((*old.to, new.feed, *new.to))
-    places.pop(old.feed, None)
-    return msgspec.structs.replace(new, feed=old.feed, to=tuple(places))
-
-
-def _write(activity: StoredActivity, key: bytes, changes: Changes) -> None:
-    changes.put("activities", key, encode_activity(activity))
-    changes.tell(activity.posted)
 
 
 def _add_rows(places: list[str], activity: ActivityId, changes: Changes, view: View) -> None:

@@ -101,6 +101,25 @@ def test_activity_that_comes_two_ways_is_shown_once(engine: FeedEngine) -> None:
     assert [AUTHOR] == [row.origin for row in engine.read(DEMO, TIMELINE).rows]
 
 
+def test_activity_posted_again_keeps_its_place_and_facts_and_takes_the_new_content(
+    engine: FeedEngine,
+) -> None:
+    first = draft(foreign_id="f", time_us=NOW_US, custom={"tags": ["a"]})
+    posted = engine.post(DEMO, AUTHOR, first).result()
+    before = state(engine)["events"]
+    changed = draft(foreign_id="f", time_us=NOW_US, custom={"tags": ["b"]})
+    assert posted.index == engine.post(DEMO, AUTHOR, changed).result().index
+    assert before == state(engine)["events"]
+    assert ["b"] == orjson.loads(engine.read(DEMO, AUTHOR).bodies[0])["tags"]
+    news = FeedId("topic", "news")
+    assert engine.post(DEMO, news, changed).result().duplicate
+    assert [posted.activity.id] == [row.activity_id for row in engine.read(DEMO, news).rows]
+    index, facts, _ = engine.recent(DEMO, 1)[0]
+    assert (posted.index, "user:ann", ("topic:news",)) == (index, facts.feed, facts.to)
+    assert ("a",) == facts.tags
+    assert facts == engine.events(DEMO, posted.index, 9)[-1][2]
+
+
 def test_unfollowed_author_leaves_the_timeline(engine: FeedEngine) -> None:
     engine.post(DEMO, AUTHOR, draft()).result()
     assert 1 == engine.follow(DEMO, TIMELINE, AUTHOR).result().copied
