@@ -1,7 +1,10 @@
 """A whole service for tests: real engine, real sockets, tenants with keys."""
 
 import asyncio
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -9,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import uvicorn
@@ -25,11 +28,22 @@ from serving.compose import FollowedModels, Services, compose
 from serving.reader import LiveModel
 from serving.settings import load_settings
 
-__all__ = ["HeldModel", "HeldModels", "Served", "add_tenant", "served", "wait_until"]
+__all__ = [
+    "HeldModel",
+    "HeldModels",
+    "Served",
+    "ServiceProcess",
+    "add_tenant",
+    "served",
+    "wait_until",
+]
 
 Value = TypeVar("Value")
 
 DEADLINE_S = 30.0
+
+COMMAND = Path(sys.executable).with_name("headwater")
+"""The installed command."""
 
 
 def wait_until(
@@ -150,3 +164,51 @@ def served(
         server.should_exit = True
         thread.join(DEADLINE_S)
         listener.close()
+
+
+class ServiceProcess:
+    """`headwater serve` as a process of its own, on a free port; its log is in `log`."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self._address_file = directory / "address"
+        self._address_file.unlink(missing_ok=True)
+        self.log = directory / "service.log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603 (our own command)
+                [
+                    *(str(COMMAND), "serve", "--port", "0"),
+                    *("--data-dir", str(directory / "data")),
+                    *("--address-file", str(self._address_file), *options),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def address(self) -> str:
+        """Where it listens; waits until it does."""
+        wait_until(
+            lambda: self._listens() or self.process.poll() is not None, "the service to listen"
+        )
+        if not self._listens():
+            raise RuntimeError(f"the service ended: {self.log.read_text()[-2_000:]}")
+        return self._address_file.read_text().strip()
+
+    def client(self, key: str) -> httpx.Client:
+        """A client with this API key."""
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.address(), headers=headers, timeout=DEADLINE_S)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; returns the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
+
+    def _listens(self) -> bool:
+        return self._address_file.exists() and self._address_file.read_text().endswith("\n")
