@@ -29,9 +29,13 @@ def test_directory_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
 
 
 def test_directory_does_not_appear_where_the_block_raises(tmp_path: Path) -> None:
-    with pytest.raises(Stopped), whole_directory(tmp_path / "target") as draft:
-        (draft / "file").touch()
-        raise Stopped
+    def fill() -> None:
+        with whole_directory(tmp_path / "target") as draft:
+            (draft / "file").touch()
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
