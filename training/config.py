@@ -19,9 +19,7 @@ __all__ = [
     "preset",
 ]
 
-_LABELS: Mapping[str, int] = MappingProxyType(
-    {"click": 1, "like": 1, "comment": 1, "share": 1, "bookmark": 1}
-)
+_LABELS = ("click", "like", "comment", "share", "bookmark")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +68,13 @@ class RequestConfig:
     """First touches that a user must have before a request counts."""
     table_rows: int = 100_000
     """Activities that the replay's table holds, as in serving."""
-    train_requests_max: int = 3_000
+    train_requests_max: int = 1_000
     """Requests that train the ranker; more are thinned out at random."""
-    validation_requests_max: int = 2_000
+    validation_requests_max: int = 700
     """Requests that choose the model; more are thinned out at random."""
-    test_requests_max: int = 5_000
+    test_requests_max: int = 3_000
     """Requests that judge the model; more are thinned out at random."""
-    labels: Mapping[str, int] = field(default_factory=lambda: _LABELS)
+    labels: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(_LABELS, 1))
     """Relevance of each engagement kind, a whole number from 0 (not relevant) to 31."""
 
 
@@ -118,11 +116,11 @@ class BoostedConfig:
         BoostedVariant("boosted-recency", 3, ("recency",)),
     )
     """The models that are tried; validation chooses."""
-    trees_max: int = 300
+    trees_max: int = 150
     """Trees, unless validation stops earlier."""
-    stop_rounds: int = 30
+    stop_rounds: int = 20
     """Trees without a better validation NDCG@10 after which training stops."""
-    learning_rate: float = 0.08
+    learning_rate: float = 0.1
     """Shrinkage of each tree."""
     rows_per_leaf_min: float = 5.0
     """Least sum of second derivatives in a leaf (XGBoost's min_child_weight)."""
@@ -134,6 +132,9 @@ class BoostedConfig:
     """Share of columns that each tree sees."""
     pairs_per_candidate: int = 8
     """Candidates that each candidate is compared with (lambdarank_num_pair_per_sample)."""
+    user_weight_power: float = 0.5
+    """A request weighs `1 / n ** power`, n the requests of its user: 0 counts requests alike, 1
+    users; in between, who reads most does not decide alone."""
     threads: int = 1
     """Threads of one model; the variants already run side by side."""
 
@@ -144,10 +145,8 @@ class EvaluationConfig:
 
     k: int = 10
     """Places that count."""
-    resamples: int = 1_000
-    """Bootstrap resamples of users."""
-    confidence: float = 0.95
-    """Coverage of every interval."""
+    draws: int = 2_000
+    """Bootstrap draws of users, for 95 % intervals."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from training.replay import Answerable
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NEGATIVES", "TrainingSet", "collect"]
+__all__ = ["NEGATIVES", "TrainingSet", "collect", "joined"]
 
 NEGATIVES = (
     "Negatives are the other candidates of the same request at that time, and nothing else: no "
@@ -153,6 +153,22 @@ class TrainingSet:
         return pd.concat([head, pd.DataFrame(self.values, columns=list(self.names))], axis=1)
 
 
+def joined(first: TrainingSet, second: TrainingSet) -> TrainingSet:
+    """The requests of both sets, which have the same features."""
+    if first.names != second.names:
+        raise ValueError("training sets of different features cannot be joined")
+    return TrainingSet(
+        names=first.names,
+        values=np.concatenate([first.values, second.values]),  # noqa: PD011 - no pandas
+        labels=np.concatenate([first.labels, second.labels]),
+        activities=np.concatenate([first.activities, second.activities]),
+        sizes=np.concatenate([first.sizes, second.sizes]),
+        wanted=np.concatenate([first.wanted, second.wanted]),
+        times_us=np.concatenate([first.times_us, second.times_us]),
+        users=first.users + second.users,
+    )
+
+
 def collect(
     answerables: Iterable[Answerable], names: tuple[str, ...], *, teaching: bool = False
 ) -> TrainingSet:
@@ -162,11 +178,10 @@ def collect(
     candidate, or with no other.
     """
     kept = list(_teaching(answerables) if teaching else answerables)
-    matrices = [a.features for a in kept]
     none = np.zeros((0, len(names)), np.float32)
     return TrainingSet(
         names=names,
-        values=np.concatenate([none, *(matrix.values for matrix in matrices)]),
+        values=np.concatenate([none, *(a.features.values for a in kept)]),  # noqa: PD011 - no pandas
         labels=np.concatenate([np.zeros(0, np.int8), *(a.labels for a in kept)]),
         activities=np.concatenate([np.zeros(0, np.int64), *(a.activities for a in kept)]),
         sizes=np.array([len(a.labels) for a in kept], np.int64),

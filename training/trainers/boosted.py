@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ranking.features import FEATURES
 from training.config import BoostedConfig, BoostedVariant
-from training.dataset import TrainingSet
+from training.dataset import TrainingSet, joined
 from training.trainers.base import Stopwatch, Trained
 
-__all__ = ["BoostedTrainer", "features_of"]
+__all__ = ["BoostedTrainer", "features_of", "user_weights"]
 
 RANKER_SET = "ranker.npz"
 VALIDATION_SET = "validation.npz"
@@ -21,8 +22,8 @@ VALIDATION_SET = "validation.npz"
 class BoostedTrainer:
     """Trains one variant from `ranker.npz` and `validation.npz` in the source directory.
 
-    The model is UBJ bytes, cut after the best round; `figures` has `trees`, `validation_ndcg`,
-    `seconds`.
+    The model is UBJ bytes, cut after the best round; `figures` has `trees`, `seconds` and
+    `validation_score`, XGBoost's weighted NDCG that stopped it.
     """
 
     variant: BoostedVariant
@@ -43,8 +44,8 @@ class BoostedTrainer:
         train = TrainingSet.load(source / RANKER_SET)
         names = features_of(self.variant, train.names)
         validation = TrainingSet.load(source / VALIDATION_SET)
-        matrix = _matrix(train, names, self.config.threads)
-        held_out = _matrix(validation, names, self.config.threads, matrix)
+        matrix = self._matrix(train, names)
+        held_out = self._matrix(validation, names, matrix)
         del train, validation
         booster = xgboost.train(
             self._parameters(),
@@ -54,15 +55,52 @@ class BoostedTrainer:
             early_stopping_rounds=self.config.stop_rounds,
             verbose_eval=False,
         )
-        best = booster[: booster.best_iteration + 1]
+        trees = booster.best_iteration + 1
+        figures = {"validation_score": float(booster.best_score)}
+        return self._write(booster[:trees], names, out, figures, watch)
+
+    def refit(self, source: Path, out: Path, trees: int) -> Trained:
+        """Train again on both sets together, with the number of trees that validation chose."""
+        import xgboost  # noqa: PLC0415 - a second that only workers pay
+
+        watch = Stopwatch()
+        both = joined(
+            TrainingSet.load(source / RANKER_SET), TrainingSet.load(source / VALIDATION_SET)
+        )
+        names = features_of(self.variant, both.names)
+        matrix = self._matrix(both, names)
+        del both
+        booster = xgboost.train(self._parameters(), matrix, num_boost_round=trees)
+        return self._write(booster, names, out, {}, watch)
+
+    def _write(
+        self,
+        booster: Any,  # Any: XGBoost has no types
+        names: tuple[str, ...],
+        out: Path,
+        figures: dict[str, float],
+        watch: Stopwatch,
+    ) -> Trained:
         path = out / f"{self.name}.ubj"
-        path.write_bytes(best.save_raw("ubj"))
-        figures = {
-            "trees": float(booster.best_iteration + 1),
-            "validation_ndcg": float(booster.best_score),
-            "seconds": watch.seconds,
-        }
+        path.write_bytes(booster.save_raw("ubj"))
+        figures |= {"trees": float(booster.num_boosted_rounds()), "seconds": watch.seconds}
         return Trained(self.name, path, names, figures)
+
+    def _matrix(self, data: TrainingSet, names: tuple[str, ...], like: Any = None) -> Any:
+        # Any: XGBoost has no types. `like` lends its bins, so that both are cut alike.
+        import xgboost  # noqa: PLC0415
+
+        asked = data.sizes > 0
+        return xgboost.QuantileDMatrix(
+            data.columns(names).values,
+            label=data.labels.astype(np.float32),
+            group=data.sizes[asked],
+            weight=user_weights(np.array(data.users)[asked], self.config.user_weight_power),
+            feature_names=list(names),
+            missing=np.nan,
+            nthread=self.config.threads,
+            ref=like,
+        )
 
     def _parameters(self) -> dict[str, Any]:  # Any: XGBoost's own names and values
         config = self.config
@@ -92,16 +130,8 @@ def features_of(variant: BoostedVariant, names: tuple[str, ...]) -> tuple[str, .
     return tuple(name for name in names if FEATURES[name].family in variant.families)
 
 
-def _matrix(data: TrainingSet, names: tuple[str, ...], threads: int, like: Any = None) -> Any:
-    # Any: XGBoost has no types. `like` lends its bins, so that both are cut alike.
-    import xgboost  # noqa: PLC0415
-
-    return xgboost.QuantileDMatrix(
-        data.columns(names).values,
-        label=data.labels.astype(np.float32),
-        group=data.sizes[data.sizes > 0],
-        feature_names=list(names),
-        missing=np.nan,
-        nthread=threads,
-        ref=like,
-    )
+def user_weights(users: npt.NDArray[np.str_], power: float) -> npt.NDArray[np.float32]:
+    """float32[q]: a weight for each request by its user's number of requests, 1 on average."""
+    _, user, counts = np.unique(users, return_inverse=True, return_counts=True)
+    weights = counts[user].astype(np.float64) ** -power
+    return np.asarray(weights / weights.mean(), np.float32)

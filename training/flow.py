@@ -1,0 +1,220 @@
+"""train_tenant: the steps of a training run in order; the CLI and notebooks call it."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from feeds.model import TenantId, check_tenant_id
+from ranking.errors import ModelNotFound
+from ranking.files import replace_file
+from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
+from training.cluster import Task, Workers, open_workers
+from training.config import ClusterConfig, TrainingConfig
+from training.report import EvaluationReport
+from training.selection import Choice, Judged, choose_model, judge_bundle, judge_models
+from training.sources.base import Progress, no_progress
+from training.steps import Plan, SetFiles, build_sets, plan_run, train_boosted, train_factors
+from training.trainers.base import Stopwatch, Trained
+from training.trainers.boosted import BoostedTrainer
+
+__all__ = ["STEPS", "TrainingResult", "evaluate", "train_all", "train_tenant"]
+
+STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "publish")
+"""The steps of a run, in order."""
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A finished run. `version` is None where nothing was published; `report` is on disk too."""
+
+    tenant: TenantId
+    bundle: Path
+    report: EvaluationReport
+    report_path: Path
+    version: ModelVersion | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The tasks of one tenant's run, all handed in."""
+
+    tenant: TenantId
+    out: Path
+    steps: tuple[Sequence[Task[object]], ...]
+    judged: Task[Judged]
+    watch: Stopwatch
+
+
+def train_tenant(
+    export: Path | str,
+    tenant: str,
+    *,
+    out: Path | str = ".headwater/training",
+    registry: str | None = None,
+    promote: bool = True,
+    config: TrainingConfig | None = None,
+    scheduler: str | None = None,
+    cluster: ClusterConfig | None = None,
+    progress: Progress = no_progress,
+    clock: Callable[[], int] = wall_clock_us,
+) -> TrainingResult:
+    """Train, judge and publish a model for a tenant from its exported events.
+
+    The bundle and `report.json` are left in `out/<tenant>`. With a `registry` (as `open_registry`
+    takes it) the bundle is published and, unless `promote` is False, made live. `scheduler` None
+    makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process. `progress` is
+    told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is published then.
+    """
+    (result,) = train_all(
+        export,
+        [tenant],
+        out=out,
+        registry=registry,
+        promote=promote,
+        config=config,
+        scheduler=scheduler,
+        cluster=cluster,
+        progress=progress,
+        clock=clock,
+    )
+    return result
+
+
+def train_all(
+    export: Path | str,
+    tenants: Sequence[str],
+    *,
+    out: Path | str = ".headwater/training",
+    registry: str | None = None,
+    promote: bool = True,
+    config: TrainingConfig | None = None,
+    scheduler: str | None = None,
+    cluster: ClusterConfig | None = None,
+    progress: Progress = no_progress,
+    clock: Callable[[], int] = wall_clock_us,
+) -> list[TrainingResult]:
+    """Train several tenants: a task graph for each, all handed in before the first is waited for.
+
+    As `train_tenant`; `progress` gets the tenant's name before the step where there are several.
+    """
+    config = (config or TrainingConfig()).check()
+    home = Path(out).resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    checked = [check_tenant_id(tenant) for tenant in tenants]
+    results = []
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".run-", dir=home)))
+        workers = stack.enter_context(open_workers(scheduler, cluster))
+        runs = [
+            _submit(workers, Path(export).resolve(), tenant, scratch, home, config, clock())
+            for tenant in checked
+        ]
+        for run in runs:
+            label = f"{run.tenant}: " if len(runs) > 1 else ""
+            results.append(_finish(run, registry, promote, progress, label))
+    return results
+
+
+def evaluate(
+    export: Path | str,
+    tenant: str,
+    *,
+    registry: str,
+    version: int | Alias = "live",
+    config: TrainingConfig | None = None,
+) -> EvaluationReport:
+    """Judge a published version on the test part of an export, beside the baselines.
+
+    Raises `ModelNotFound` where there is no such version.
+    """
+    name = check_tenant_id(tenant)
+    opened = open_registry(registry)
+    try:
+        wanted = _find_version(opened, name, version)
+        with tempfile.TemporaryDirectory(prefix="headwater-evaluate-") as temporary:
+            directory = opened.fetch(wanted, Path(temporary) / "bundle")
+            report = judge_bundle(Path(export), tenant, directory, config or TrainingConfig())
+    finally:
+        opened.close()
+    return msgspec.structs.replace(report, model_version=wanted.version)
+
+
+def _submit(
+    workers: Workers,
+    export: Path,
+    tenant: TenantId,
+    scratch: Path,
+    home: Path,
+    config: TrainingConfig,
+    trained_us: int,
+) -> _Run:
+    """Hand in every step of a tenant's run; each waits for those whose results it takes."""
+    watch = Stopwatch()
+    work, out = scratch / tenant, home / tenant
+    work.mkdir()
+    out.mkdir(exist_ok=True)
+    plan: Task[Plan] = workers.submit(plan_run, export, tenant, work, config)
+    factors: Task[Trained] = workers.submit(train_factors, plan)
+    sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
+    boosted: list[Task[Trained]] = [
+        workers.submit(
+            train_boosted,
+            sets,
+            BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed),
+        )
+        for variant in config.boosted.variants
+    ]
+    choice: Task[Choice] = workers.submit(choose_model, sets, *boosted)
+    judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
+    steps = ([plan], [factors], [sets], boosted, [choice], [judged])
+    return _Run(tenant, out, steps, judged, watch)
+
+
+def _finish(
+    run: _Run, registry: str | None, promote: bool, progress: Progress, label: str
+) -> TrainingResult:
+    for number, (step, tasks) in enumerate(zip(STEPS, run.steps, strict=False)):
+        progress(f"{label}{step}", number, len(STEPS))
+        for task in tasks:
+            task.result()
+    judged = run.judged.result()
+    progress(f"{label}{STEPS[-1]}", len(STEPS) - 1, len(STEPS))
+    version = None if registry is None else _publish(run.tenant, judged, registry, promote)
+    seconds = judged.report.seconds | {"all": run.watch.seconds}
+    report = msgspec.structs.replace(
+        judged.report, seconds=seconds, model_version=version.version if version else None
+    )
+    path = run.out / REPORT
+    replace_file(path, report.to_json())
+    progress(f"{label}done", len(STEPS), len(STEPS))
+    return TrainingResult(run.tenant, judged.bundle, report, path, version)
+
+
+def _publish(tenant: TenantId, judged: Judged, registry: str, promote: bool) -> ModelVersion:
+    opened = open_registry(registry)
+    try:
+        version = opened.publish(tenant, judged.bundle, " ".join(judged.report.verdicts))
+        if promote:
+            opened.promote(tenant, version.version)
+    finally:
+        opened.close()
+    return version
+
+
+def _find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:
+    if isinstance(version, int):
+        for known in registry.versions(tenant):
+            if known.version == version:
+                return known
+    elif (found := registry.alias(tenant, version)) is not None:
+        return found
+    raise ModelNotFound(
+        f"tenant {tenant} has no version {version}: `headwater models list --tenant {tenant}` "
+        "shows what there is"
+    )

@@ -1,0 +1,133 @@
+"""EvaluationReport: what a training run or an evaluation found, as JSON, a frame and a table."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from training.evaluation import CHRONOLOGICAL, RankerResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["EvaluationReport", "PartReport"]
+
+REPORT_VERSION = 1
+"""Rises when a field changes its meaning."""
+
+
+class PartReport(msgspec.Struct, frozen=True):
+    """One part of the split: from `start` to the next part's, and the requests in it.
+
+    `reach` is the share of touched activities that were candidates at all.
+    """
+
+    name: str
+    start: str
+    requests: int
+    users: int
+    candidates_median: float
+    reach: float
+
+
+class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, on what, how, and what it means; every name in it is explained by itself.
+
+    `rankers` are the baselines, then every model that was trained; `model` names the chosen one.
+    """
+
+    version: int = REPORT_VERSION
+    tenant: str
+    model: str
+    model_kind: str
+    model_version: int | None = None
+    k: int
+    verdicts: tuple[str, ...]
+    """The model against chronological and against popular."""
+    rankers: tuple[RankerResult, ...]
+    validation: dict[str, float]
+    """NDCG of every model on validation, by which the model was chosen."""
+    reach: float
+    parts: tuple[PartReport, ...]
+    split: dict[str, float]
+    counts: dict[str, int]
+    seconds: dict[str, float]
+    """Seconds by step, measured where the step ran; `all` is the whole run by the clock."""
+    derived: tuple[str, ...] = ()
+    conventions: tuple[str, ...] = ()
+    events_fingerprint: str = ""
+    training_fingerprint: str = ""
+
+    @property
+    def result(self) -> RankerResult:
+        """The chosen model's."""
+        return self.of(self.model)
+
+    def of(self, name: str) -> RankerResult:
+        """One ranking's; raises `KeyError` with the names there are."""
+        for ranker in self.rankers:
+            if ranker.name == name:
+                return ranker
+        raise KeyError(f"{name} is not in the report: {', '.join(r.name for r in self.rankers)}")
+
+    def to_json(self) -> bytes:
+        """As indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> "EvaluationReport":
+        """Read what `to_json` wrote."""
+        return msgspec.json.decode(text, type=cls)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a ranking, by its name: NDCG with interval, the other figures, the difference."""
+        import pandas as pd  # noqa: PLC0415 - half a second that only notebooks pay
+
+        rows = [self._row(ranker) for ranker in self.rankers]
+        return pd.DataFrame(rows).set_index("ranker")
+
+    def _row(self, ranker: RankerResult) -> dict[str, object]:
+        comparison = next((c for c in ranker.comparisons if c.baseline == CHRONOLOGICAL), None)
+        return {
+            "ranker": ranker.name,
+            f"ndcg@{self.k}": ranker.ndcg,
+            "low": ranker.interval[0],
+            "high": ranker.interval[1],
+            "by_user": ranker.ndcg_by_user,
+            "mrr": ranker.mrr,
+            f"recall@{self.k}": ranker.recall,
+            "coverage": ranker.coverage,
+            "difference": comparison.difference if comparison else 0.0,
+            "verdict": comparison.verdict if comparison else "",
+            "chosen": ranker.name == self.model,
+        }
+
+    def table(self) -> "Table":
+        """For the terminal."""
+        from rich.table import Table  # noqa: PLC0415 - only where a table is shown
+
+        test = self.parts[-1]
+        table = Table(
+            title=f"{self.tenant}: {test.requests} test requests of {test.users} users, "
+            f"reach {self.reach:.0%}",
+            caption="\n".join(self.verdicts),
+            caption_justify="left",
+        )
+        table.add_column("ranking")
+        for heading in (f"NDCG@{self.k}", "95 % interval", "by user", "MRR", f"recall@{self.k}"):
+            table.add_column(heading, justify="right")
+        table.add_column("against chronological")
+        for ranker in self.rankers:
+            row = self._row(ranker)
+            chosen = ranker.name == self.model
+            table.add_row(
+                f"{ranker.name} (chosen)" if chosen else ranker.name,
+                f"{ranker.ndcg:.3f}",
+                f"{ranker.interval[0]:.3f} to {ranker.interval[1]:.3f}",
+                f"{ranker.ndcg_by_user:.3f}",
+                f"{ranker.mrr:.3f}",
+                f"{ranker.recall:.3f}",
+                f"{row['difference']:+.3f} {row['verdict']}" if row["verdict"] else "",
+                style="bold" if chosen else None,
+            )
+        return table

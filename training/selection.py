@@ -1,0 +1,248 @@
+"""Choosing a model on validation, judging all of them on test, and bundling the chosen one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from feeds.model import TenantId
+from ranking.bundle import ModelBundle
+from ranking.features import FeatureMatrix, FeatureSpec
+from ranking.scorers.base import Scorer
+from ranking.scorers.boosted import BoostedScorer
+from ranking.scorers.factorization import FactorizationScorer, FactorTable
+from ranking.scorers.popularity import PopularityScorer
+from ranking.scorers.recency import RecencyScorer
+from training.config import TrainingConfig
+from training.dataset import TrainingSet
+from training.errors import TooFewEvents
+from training.evaluation import (
+    CONVENTIONS,
+    Scores,
+    baseline_scores,
+    judge,
+    mean_ndcg,
+    most_popular_column,
+)
+from training.event_log import read_event_log
+from training.report import EvaluationReport
+from training.splits import PartName, split_by_time
+from training.steps import SetFiles, factor_table, part_report, replayed_sets
+from training.trainers.base import Stopwatch, Trained
+from training.trainers.boosted import BoostedTrainer
+
+__all__ = ["Choice", "Judged", "choose_model", "judge_bundle", "judge_models"]
+
+GOLDEN_ROWS_MAX = 100
+"""Candidates of the golden slate that a bundle carries."""
+
+_SIMPLE = ("recency", "popularity")
+"""Models that are baselines under another name: reported only where one was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What validation says: the model, NDCG of every model, what popular means, and all models."""
+
+    model: str
+    validated: dict[str, float]
+    popular: str
+    boosted: tuple[Trained, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The chosen model as a bundle, and the report as yet without version and total time."""
+
+    bundle: Path
+    report: EvaluationReport
+
+
+def choose_model(sets: SetFiles, *boosted: Trained) -> Choice:
+    """Choose on validation; a boosted model is then trained again with validation's requests."""
+    config = sets.plan.config
+    k = config.evaluation.k
+    validation = TrainingSet.load(sets.plan.set_path("validation"))
+    popular = most_popular_column(validation, k)
+    scorers = _scorers(factor_table(sets.factors.path), boosted, popular)
+    validated = {
+        name: mean_ndcg(validation, _scores(scorer, validation), k)
+        for name, scorer in scorers.items()
+    }
+    chosen = max(validated, key=lambda name: validated[name])  # of equals the simpler one
+    del validation
+    return Choice(
+        model=chosen,
+        validated=validated,
+        popular=popular,
+        boosted=tuple(
+            _refitted(sets, trained) if trained.name == chosen else trained for trained in boosted
+        ),
+    )
+
+
+def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> Judged:
+    """Judge all models on test once, and save the chosen one as a bundle below `out`."""
+    watch = Stopwatch()
+    plan, config = sets.plan, sets.plan.config
+    factors = factor_table(sets.factors.path)
+    scorers = _scorers(factors, choice.boosted, choice.popular)
+    test = TrainingSet.load(plan.set_path("test"))
+    rankings = baseline_scores(test, choice.popular, config.seed) | {
+        name: _scores(scorer, test)
+        for name, scorer in scorers.items()
+        if name == choice.model or name not in _SIMPLE
+    }
+    results = judge(test, rankings, config.evaluation, config.seed)
+    of_chosen = next(result for result in results if result.name == choice.model)
+    scorer = scorers[choice.model]
+    report = EvaluationReport(
+        tenant=plan.tenant,
+        model=choice.model,
+        model_kind=scorer.name,
+        k=config.evaluation.k,
+        verdicts=tuple(c.sentence for c in of_chosen.comparisons),
+        rankers=results,
+        validation=choice.validated,
+        reach=test.reach,
+        parts=sets.parts,
+        split=asdict(config.split),
+        counts=plan.counts,
+        seconds={
+            "read": plan.seconds,
+            "factors": sets.factors.figures["seconds"],
+            "replay": sets.seconds,
+            **{trained.name: trained.figures["seconds"] for trained in choice.boosted},
+            "judge": watch.seconds,
+        },
+        derived=config.derived,
+        conventions=CONVENTIONS,
+        events_fingerprint=plan.fingerprint,
+        training_fingerprint=sets.fingerprint,
+    )
+    bundle = _bundle(report, scorer, test, factors, trained_us)
+    path = out / f"bundle-{bundle.digest[:16]}"
+    return Judged(path if path.exists() else bundle.save(path), report)
+
+
+def judge_bundle(
+    export: Path, tenant: str, directory: Path, config: TrainingConfig
+) -> EvaluationReport:
+    """A bundle on the test part of an export, beside the baselines.
+
+    Raises `BundleDamaged`, `ExportDamaged`, or `TooFewEvents`.
+    """
+    watch = Stopwatch()
+    bundle = ModelBundle.load(directory)
+    log = read_event_log(export, tenant)
+    split = split_by_time(log.events, config.check().split)
+    limits: dict[PartName, int] = {
+        "validation": config.requests.validation_requests_max,
+        "test": config.requests.test_requests_max,
+    }
+    sets = replayed_sets(log, config, split, limits, bundle.factors())
+    popular = most_popular_column(sets.pop("validation"), config.evaluation.k)
+    test = sets["test"]
+    rankings = baseline_scores(test, popular, config.seed)
+    rankings[bundle.kind] = _scores(bundle.scorer(), test)
+    results = judge(test, rankings, config.evaluation, config.seed)
+    return EvaluationReport(
+        tenant=tenant,
+        model=bundle.kind,
+        model_kind=bundle.kind,
+        k=config.evaluation.k,
+        verdicts=tuple(c.sentence for c in results[-1].comparisons),
+        rankers=results,
+        validation={},
+        reach=test.reach,
+        parts=(part_report("test", test, split),),
+        split=asdict(config.split),
+        counts={"events": len(log)},
+        seconds={"all": watch.seconds},
+        derived=config.derived,
+        conventions=(
+            *CONVENTIONS[:-1],
+            (
+                "The model may have been trained on some of these events, unless it was trained with "
+                "the same split of the same export or an earlier one."
+            ),
+        ),
+        events_fingerprint=log.fingerprint,
+        training_fingerprint=bundle.training_fingerprint,
+    )
+
+
+def _refitted(sets: SetFiles, trained: Trained) -> Trained:
+    config = sets.plan.config
+    variant = next(v for v in config.boosted.variants if v.name == trained.name)
+    trainer = BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed)
+    scratch = sets.plan.scratch
+    again = trainer.refit(scratch, scratch, int(trained.figures["trees"]))
+    seconds = trained.figures["seconds"] + again.figures["seconds"]
+    return replace(again, figures=trained.figures | {"seconds": seconds})
+
+
+def _scorers(
+    factors: FactorTable | None, boosted: Sequence[Trained], popular: str
+) -> dict[str, Scorer]:
+    """What can be chosen, the simplest first."""
+    found: dict[str, Scorer] = {
+        "recency": RecencyScorer(),
+        "popularity": PopularityScorer(column=popular),
+    }
+    if factors is not None:
+        found["factorization"] = FactorizationScorer(FeatureSpec(("factor_dot", "factor_bias")))
+    for trained in boosted:
+        found[trained.name] = BoostedScorer(
+            FeatureSpec(trained.features), trained.path.read_bytes()
+        )
+    return found
+
+
+def _scores(scorer: Scorer, data: TrainingSet) -> Scores:
+    return scorer.score(data.columns(scorer.spec.names))
+
+
+def _bundle(
+    report: EvaluationReport,
+    scorer: Scorer,
+    test: TrainingSet,
+    factors: FactorTable | None,
+    trained_us: int,
+) -> ModelBundle:
+    needs_factors = any(name.startswith("factor_") for name in scorer.spec.names)
+    result = report.result
+    return ModelBundle(
+        TenantId(report.tenant),
+        scorer,
+        _golden(scorer.spec, test),
+        factors=factors if needs_factors else None,
+        trained_us=trained_us,
+        training_fingerprint=report.training_fingerprint,
+        metrics=_metrics(report)
+        | {"ndcg_low": result.interval[0], "ndcg_high": result.interval[1]},
+    )
+
+
+def _metrics(report: EvaluationReport) -> dict[str, float]:
+    result = report.result
+    return {
+        f"ndcg_at_{report.k}": result.ndcg,
+        f"recall_at_{report.k}": result.recall,
+        "ndcg_low": result.interval[0],
+        "ndcg_high": result.interval[1],
+        "mrr": result.mrr,
+        "reach": report.reach,
+        f"validation_ndcg_at_{report.k}": report.validation[report.model],
+    }
+
+
+def _golden(spec: FeatureSpec, test: TrainingSet) -> FeatureMatrix:
+    """The candidates of the request that has most."""
+    if not len(test.labels):
+        raise TooFewEvents("no test request has a candidate: record more activities and follows")
+    start = int(test.starts[int(np.argmax(test.sizes))])
+    rows = np.arange(start, min(start + GOLDEN_ROWS_MAX, start + int(test.sizes.max())))
+    matrix = test.columns(spec.names).take(rows)
+    return FeatureMatrix(matrix.names, np.ascontiguousarray(matrix.values))

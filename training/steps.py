@@ -1,0 +1,185 @@
+"""The steps of a training run, as functions that any worker can run: paths and configs in and out.
+
+Each step reads its input from files and leaves its output in files of the run's directory; what
+travels between processes is small.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from feeds.model import format_time
+from ranking.features import FEATURES, FeatureSpec
+from ranking.scorers.factorization import FactorTable
+from training.config import TrainingConfig
+from training.dataset import TrainingSet, collect
+from training.event_log import EventLog, read_event_log
+from training.replay import Answerable, replay
+from training.report import PartReport
+from training.requests import find_requests, thin_out
+from training.splits import PartName, Split, split_by_time
+from training.trainers.base import Stopwatch, Trained
+from training.trainers.boosted import BoostedTrainer
+from training.trainers.factorization import FactorizationTrainer
+
+__all__ = [
+    "FEATURE_NAMES",
+    "Plan",
+    "SetFiles",
+    "build_sets",
+    "factor_table",
+    "part_report",
+    "plan_run",
+    "replayed_sets",
+    "train_boosted",
+    "train_factors",
+]
+
+LEFT_OUT = ("position",)
+"""Features that training does not use: where an activity will be shown is not known before."""
+
+FEATURE_NAMES = tuple(name for name in FEATURES if name not in LEFT_OUT)
+"""The features of every training set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run: which events, how they are split, where files go."""
+
+    tenant: str
+    export: Path
+    scratch: Path
+    config: TrainingConfig
+    split: Split
+    counts: dict[str, int]
+    fingerprint: str
+    seconds: float
+
+    def set_path(self, part: PartName) -> Path:
+        """Where the training set of a part lies."""
+        return self.scratch / f"{part}.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class SetFiles:
+    """The training sets of a run lie in its scratch directory, `<part>.npz` each."""
+
+    plan: Plan
+    factors: Trained
+    parts: tuple[PartReport, ...]
+    fingerprint: str
+    seconds: float
+
+
+def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -> Plan:
+    """Read the events and decide on the split; raises `ExportDamaged` or `TooFewEvents`."""
+    watch = Stopwatch()
+    log = read_event_log(export, tenant)
+    split = split_by_time(log.events, config.check().split)
+    counts = Counter(type(event).__name__.lower() for event in log.events)
+    return Plan(
+        tenant=tenant,
+        export=export,
+        scratch=scratch,
+        config=config,
+        split=split,
+        counts={"events": len(log), **dict(sorted(counts.items()))},
+        fingerprint=log.fingerprint,
+        seconds=watch.seconds,
+    )
+
+
+def train_factors(plan: Plan) -> Trained:
+    """Learn factors from the first part of the split."""
+    config = plan.config
+    trainer = FactorizationTrainer(
+        tenant=plan.tenant,
+        until_us=plan.split.ranker_us,
+        config=config.factorization,
+        kinds=tuple(kind for kind, label in config.requests.labels.items() if label),
+        seed=config.seed,
+    )
+    return trainer.train(plan.export, plan.scratch)
+
+
+def build_sets(plan: Plan, factors: Trained) -> SetFiles:
+    """Replay the log once, and leave a training set for each part that has requests."""
+    watch = Stopwatch()
+    limits: dict[PartName, int] = {
+        "ranker": plan.config.requests.train_requests_max,
+        "validation": plan.config.requests.validation_requests_max,
+        "test": plan.config.requests.test_requests_max,
+    }
+    log = read_event_log(plan.export, plan.tenant)
+    table = factor_table(factors.path)
+    sets = replayed_sets(log, plan.config, plan.split, limits, table)
+    for name, data in sets.items():
+        data.save(plan.set_path(name))
+    return SetFiles(
+        plan=plan,
+        factors=factors,
+        parts=tuple(part_report(name, data, plan.split) for name, data in sets.items()),
+        fingerprint=sets["ranker"].fingerprint,
+        seconds=watch.seconds,
+    )
+
+
+def train_boosted(sets: SetFiles, trainer: BoostedTrainer) -> Trained:
+    """Train one variant on the sets of a run."""
+    return trainer.train(sets.plan.scratch, sets.plan.scratch)
+
+
+def factor_table(path: Path) -> FactorTable | None:
+    """The factors in a file, or None where there were too few engagements for any."""
+    content = path.read_bytes()
+    return FactorTable.parse(content) if content else None
+
+
+def replayed_sets(
+    log: EventLog,
+    config: TrainingConfig,
+    split: Split,
+    limits: Mapping[PartName, int],
+    factors: FactorTable | None,
+) -> dict[PartName, TrainingSet]:
+    """The training set of each part with a limit, all made in one pass over the log.
+
+    The requests that train the ranker are those that teach something; the others are all there.
+    """
+    requests = find_requests(log.events, config.requests, split.boundaries)
+    kept = thin_out(requests, split, limits, config.seed)
+    chosen = [(request, name) for name in limits for request in kept[name]]
+    chosen.sort(key=lambda pair: pair[0].place)
+    found: dict[PartName, list[Answerable]] = {name: [] for name in limits}
+    answers = replay(
+        log,
+        [request for request, _ in chosen],
+        FeatureSpec(FEATURE_NAMES),
+        config.requests,
+        factors,
+    )
+    for (_, name), answer in zip(chosen, answers, strict=True):
+        found[name].append(answer)
+    return {
+        name: collect(found.pop(name), FEATURE_NAMES, teaching=name == "ranker") for name in limits
+    }
+
+
+def part_report(name: PartName, data: TrainingSet, split: Split) -> PartReport:
+    """What is in one part after the factors' own."""
+    starts = {
+        "ranker": split.ranker_us,
+        "validation": split.validation_us,
+        "test": split.test_us,
+    }
+    return PartReport(
+        name=name,
+        start=format_time(starts[name]),
+        requests=len(data),
+        users=len(set(data.users)),
+        candidates_median=float(np.median(data.sizes)) if len(data) else 0.0,
+        reach=data.reach,
+    )
