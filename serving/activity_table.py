@@ -128,6 +128,11 @@ class ActivityTables:
             await self.get(tenant)
         self.following = True
 
+    async def settled(self) -> None:
+        """Wait for the loads under way; they read the store, which is about to close."""
+        under_way = [held.loading for held in self._followers.values() if held.loading]
+        await asyncio.gather(*under_way, return_exceptions=True)
+
     def stop(self) -> None:
         """No longer wake the event loop."""
         self.following = False

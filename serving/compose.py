@@ -57,6 +57,7 @@ class Services:
 
     async def stop(self) -> None:
         """Finish what was proposed, and let go of everything."""
+        await self.tables.settled()
         self.tables.stop()
         await self.models.stop()
         self.engine.close()

@@ -1,7 +1,7 @@
 """Pages of a ranked feed: a slate is pinned while its reader turns pages, and a cursor names it.
 
 A ranked order is made once and cut into pages, so that no activity comes twice and none is skipped
-while others post. What is held is bounded by number and by age, about 14 KB a slate. A cursor is
+while others post. What is held is bounded by number and by age, about 7 KB a slate. A cursor is
 opaque, says nothing secret, and is good only for the tenant, the user and the feed it was made for.
 """
 
@@ -28,7 +28,7 @@ ID_CHARS: Final = 36
 
 @dataclass(frozen=True, slots=True)
 class PinnedSlate:
-    """A slate as columns, about 14 KB for 200 places: what its next pages are made from.
+    """A slate as columns, about 7 KB for 100 places: what its next pages are made from.
 
     `ids` are the activity ids one behind the other, `ID_CHARS` characters each; `head` is the
     slate's encoded description.

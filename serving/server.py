@@ -1,6 +1,7 @@
 """`headwater serve`: one process that answers, and the loader beside it."""
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -91,6 +92,9 @@ def _serve(settings: Settings, address_file: Path | None) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
+                # What was loaded so far stays: a collection in a request need not look at it.
+                gc.collect()
+                gc.freeze()
                 _announce(listener, address_file)
 
     config = uvicorn.Config(

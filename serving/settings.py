@@ -83,13 +83,13 @@ class Settings(BaseSettings):
         500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )
     slate_size_max: int = Field(
-        200, ge=1, le=1_000, description="Activities of one slate, over all of its pages, at most."
+        100, ge=1, le=1_000, description="Activities of one slate, over all of its pages, at most."
     )
     slates_max: int = Field(
         5_000,
         ge=1,
         le=1_000_000,
-        description="Slates held for their next pages at most, about 14 KB each.",
+        description="Slates held for their next pages at most, about 7 KB each.",
     )
     slate_ttl_s: float = Field(
         900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
