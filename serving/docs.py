@@ -62,7 +62,7 @@ def commands() -> Iterator[tuple[str, Any]]:  # Any: typer's click commands have
     """Every command below `headwater` with its full name, groups before what is in them."""
     root: Any = typer.main.get_command(cli.build(cli.entry_points()))
     return chain.from_iterable(
-        _walk(f"{DISTRIBUTION} {name}", command) for name, command in root.commands.items()
+        _walk(f"{DISTRIBUTION} {name}", command) for name, command in sorted(root.commands.items())
     )
 
 
