@@ -5,19 +5,23 @@ A test subclasses a contract and says how to open what it tests:
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import get_ident
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feeds.errors import StorageError
+from feeds.errors import ReplicaStopped, StorageError
+from feeds.replication.base import Applied, ApplyCommand, Replica
 from feeds.store.base import COLUMN_FAMILIES, Store, View, Write
 from feeds.store.memory import MemoryStore
 
-__all__ = ["StoreContract", "writes"]
+__all__ = ["Recorder", "ReplicaContract", "StoreContract", "writes"]
 
 _KEYS = st.binary(max_size=3)
+_WAIT_S = 30  # a future that takes longer is lost
 _LONG = 3_000  # rows: more than a store reads in one chunk
 
 
@@ -148,6 +152,143 @@ class StoreContract:
                 )
 
         law()
+
+
+class Recorder:
+    """An `ApplyCommand` that keeps what it applied and answers with index and command.
+
+    The command `raise` is an I/O error.
+    """
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[int, bytes]] = []
+        self.threads: set[int] = set()
+
+    def __call__(self, index: int, term: int, command: bytes) -> bytes:
+        """Apply one command."""
+        assert term >= 1
+        if command == b"raise":
+            raise OSError("the store's disk is broken")
+        self.threads.add(get_ident())
+        self.applied.append((index, command))
+        return b"%d:%b" % (index, command)
+
+
+class ReplicaContract:
+    """What the engine relies on, of any `Replica`."""
+
+    def open_replica(self, directory: Path, apply: ApplyCommand, applied_index: int) -> Replica:
+        """A replica in a directory of its own."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def recorder(self) -> Recorder:
+        """What the replica under test applies with."""
+        return Recorder()
+
+    @pytest.fixture
+    def replica(self, tmp_path: Path, recorder: Recorder) -> Iterator[Replica]:
+        """The replica under test, with an empty log."""
+        replica = self.open_replica(tmp_path / "log", recorder, 0)
+        yield replica
+        replica.close()
+
+    def test_results_come_with_gapless_indexes_in_order(
+        self, replica: Replica, recorder: Recorder
+    ) -> None:
+        """One proposer: the order of its proposals, from 1 on."""
+        commands = [b"%d" % n for n in range(100)]
+        futures = [replica.propose(command) for command in commands]
+        assert [future.result(_WAIT_S) for future in futures] == [
+            Applied(index, b"%d:%b" % (index, command)) for index, command in enumerate(commands, 1)
+        ]
+        assert recorder.applied == list(enumerate(commands, 1))
+
+    def test_many_threads_get_one_order(self, replica: Replica, recorder: Recorder) -> None:
+        """Each thread's commands keep their order, none is lost or applied twice."""
+
+        def client(number: int) -> list[tuple[bytes, Applied]]:
+            commands = [b"%d/%d" % (number, n) for n in range(50)]
+            futures = [(command, replica.propose(command)) for command in commands]
+            return [(command, future.result(_WAIT_S)) for command, future in futures]
+
+        with ThreadPoolExecutor(8) as threads:
+            answers = [answer for answers in threads.map(client, range(8)) for answer in answers]
+        assert all(done.result == b"%d:%b" % (done.index, sent) for sent, done in answers)
+        assert recorder.applied == sorted((done.index, sent) for sent, done in answers)
+        assert [index for index, _ in recorder.applied] == list(range(1, len(answers) + 1))
+        for number in range(8):
+            own = [done.index for sent, done in answers if sent.startswith(b"%d/" % number)]
+            assert own == sorted(own)
+
+    def test_result_is_there_once_the_effects_are(
+        self, replica: Replica, recorder: Recorder
+    ) -> None:
+        """Whoever holds the result reads its own write."""
+        for n in range(20):
+            done = replica.propose(b"%d" % n).result(_WAIT_S)
+            assert recorder.applied[-1] == (done.index, b"%d" % n)
+            assert replica.status().applied_index == done.index
+
+    def test_it_goes_on_behind_what_is_applied(self, tmp_path: Path, recorder: Recorder) -> None:
+        """A new log begins behind the store."""
+        replica = self.open_replica(tmp_path / "other", recorder, 41)
+        assert replica.propose(b"x").result(_WAIT_S).index == 42  # noqa: PLR2004
+        replica.close()
+
+    def test_empty_command_is_a_command(self, replica: Replica) -> None:
+        """Commands are opaque."""
+        assert replica.propose(b"").result(_WAIT_S) == Applied(1, b"1:")
+
+    def test_error_while_applying_stops_it(self, replica: Replica, recorder: Recorder) -> None:
+        """The command and every later one fail; what was applied before stays answered."""
+        before = replica.propose(b"before")
+        futures = [replica.propose(command) for command in (b"raise", b"after")]
+        assert before.result(_WAIT_S).index == 1
+        for future in futures:
+            with pytest.raises(ReplicaStopped, match="the store's disk is broken"):
+                future.result(_WAIT_S)
+        with pytest.raises(ReplicaStopped):
+            replica.propose(b"later").result(_WAIT_S)
+        assert recorder.applied == [(1, b"before")]
+        replica.close()
+        assert replica.status().role == "stopped"
+
+    def test_close_finishes_what_was_proposed(self, replica: Replica, recorder: Recorder) -> None:
+        """Then it refuses; closing again is harmless."""
+        futures = [replica.propose(b"%d" % n) for n in range(200)]
+        replica.close()
+        replica.close()
+        assert [future.result(0).index for future in futures] == list(range(1, 201))
+        with pytest.raises(ReplicaStopped, match="closed"):
+            replica.propose(b"late").result(_WAIT_S)
+        assert replica.status().role == "stopped"
+        assert len(recorder.applied) == len(futures)
+
+    def test_callback_that_raises_or_proposes_harms_nobody(
+        self, replica: Replica, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It runs where the future is completed."""
+        nested: list[Future[Applied]] = []
+
+        def callback(done: "Future[Applied]") -> None:
+            nested.append(replica.propose(b"nested"))
+            raise ValueError(done.result().index)
+
+        first = replica.propose(b"first")
+        first.add_done_callback(callback)
+        assert first.result(_WAIT_S).index == 1
+        indexes = [replica.propose(b"%d" % n).result(_WAIT_S).index for n in range(3)]
+        assert sorted([1, nested[0].result(_WAIT_S).index, *indexes]) == [1, 2, 3, 4, 5]
+        assert "exception calling callback" in caplog.text
+
+    def test_compaction_loses_nothing(self, replica: Replica, recorder: Recorder) -> None:
+        """Not even where it is asked for more than is applied."""
+        for n in range(10):
+            replica.propose(b"%d" % n).result(_WAIT_S)
+            replica.compact(10**6)
+        assert [index for index, _ in recorder.applied] == list(range(1, 11))
+        assert replica.status().last_index == replica.status().applied_index == len(range(10))
 
 
 def _rows(view: View, family: str) -> list[tuple[bytes, bytes]]:

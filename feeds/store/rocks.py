@@ -12,6 +12,9 @@ What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 
   long ones are known to the store, which ends them when it closes.
 * `put`, `get` and `write` hold the GIL, `get(list)`, `flush` and `flush_wal` release it: writes are
   not synced (the replica's log is what makes them durable); `flush` is.
+* A write that RocksDB stalls (compaction is behind, or the disk is full) waits *with the GIL held*:
+  on a full disk that froze the whole process for ever. So every write is made with `no_slowdown`,
+  and waits here, where others can run, up to a deadline.
 * Column families are flushed atomically: after a loss of power each is at the same point of the
   write-ahead log, so that effects and applied index agree.
 * Errors come as bare `Exception`: every call is guarded, and translated here alone.
@@ -20,10 +23,12 @@ What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
 
+import structlog
 from rocksdict import (
     BlockBasedOptions,
     Cache,
@@ -32,6 +37,7 @@ from rocksdict import (
     Rdict,
     ReadOptions,
     WriteBatch,
+    WriteOptions,
 )
 
 from feeds.errors import DataDirectoryLocked, StorageError
@@ -39,8 +45,13 @@ from feeds.store.base import COLUMN_FAMILIES, Write
 
 __all__ = ["RocksConfig", "RocksStore"]
 
+_log = structlog.get_logger(__name__)
+
 SCAN_CHUNK_ROWS: Final = 1024
 """Scans up to this limit are read at once; longer ones are read in chunks of so many rows."""
+
+_STALLED: Final = "Write stall"
+_STALL_POLL_S: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +73,9 @@ class RocksConfig:
     background_jobs_max: int = 2
     """Threads that flush and compact at most."""
 
+    write_stall_s_max: float = 30.0
+    """Seconds that a write waits for flushes and compactions that are behind; then it fails."""
+
     info_log_bytes_max: int = 4 * 1024 * 1024
     """Bytes of RocksDB's own text log before it begins another; two are kept."""
 
@@ -73,11 +87,16 @@ class RocksStore:
     the return of `flush` on. Every error of RocksDB is a `StorageError`.
     """
 
-    def __init__(self, db: Any, families: dict[str, Any], handles: dict[str, Any]) -> None:
+    def __init__(
+        self, db: Any, families: dict[str, Any], handles: dict[str, Any], config: RocksConfig
+    ) -> None:
         # Any: rocksdict's types are not visible to the type checker. Use `RocksStore.open`.
         self._db = db
         self._families = families
         self._handles = handles
+        self._config = config
+        self._no_stall = WriteOptions()
+        self._no_stall.no_slowdown = True
         self._scans: WeakSet[_Scan] = WeakSet()
 
     @classmethod
@@ -98,6 +117,7 @@ class RocksStore:
             db,
             {name: db.get_column_family(name) for name in COLUMN_FAMILIES},
             {name: db.get_column_family_handle(name) for name in COLUMN_FAMILIES},
+            config,
         )
 
     def get(self, family: str, key: bytes) -> bytes | None:
@@ -144,15 +164,13 @@ class RocksStore:
         return scan
 
     def write(self, writes: Sequence[Write]) -> None:
-        """All of the writes or none; later writes to a key win. Visible when it returns."""
-        batch = WriteBatch(raw_mode=True)
-        handle = self._handle
-        for family, key, value in writes:
-            if value is None:
-                batch.delete(key, handle(family))
-            else:
-                batch.put(key, value, handle(family))
-        self._do("write", lambda: self._db.write(batch))
+        """All of the writes or none; later writes to a key win. Visible when it returns.
+
+        Raises `StorageError`; then the replica should stop, for what failed may need a restart.
+        """
+        deadline = monotonic() + self._config.write_stall_s_max
+        while not self._written(self._batch(writes), may_stall=monotonic() < deadline):
+            sleep(_STALL_POLL_S)
 
     def flush(self) -> None:
         """Make all that was written survive a loss of power: sync, then write every table."""
@@ -163,17 +181,22 @@ class RocksStore:
             self._do("flush", rows.flush)
 
     def close(self) -> None:
-        """Release files and lock; scans under way end. Closing twice is harmless."""
+        """Release files and lock; scans under way end. Closing twice is harmless.
+
+        It writes what is in memory to files. Where it cannot (a full disk), that is logged and
+        nothing is lost: the write-ahead log has it.
+        """
         for scan in list(self._scans):
             scan.release()
-        families = list(self._families.values())
-        self._families.clear()
+        opened = [*self._families.values(), self._db] if self._db is not None else []
         self._handles.clear()
-        for rows in families:
-            rows.close()
-        if families:
-            self._db.close()
+        self._families.clear()
         self._db = None
+        for database in opened:  # every one, whatever fails: one left open crashes when collected
+            try:
+                database.close()
+            except Exception as error:  # noqa: BLE001  rocksdict raises nothing narrower
+                _log.warning("store_closed_unflushed", why=str(error))
 
     def __enter__(self) -> Self:
         return self
@@ -203,16 +226,35 @@ class RocksStore:
             return StorageError("the store is closed: open it again to read or write")
         return ValueError(f"no column family {name!r}: see COLUMN_FAMILIES")
 
+    def _written(self, batch: Any, *, may_stall: bool) -> bool:
+        """Try once: False if RocksDB would have stalled. An attempt uses up the batch."""
+        # Any: rocksdict's types are not visible to the type checker.
+        try:
+            self._db.write(batch, self._no_stall)
+        except Exception as error:
+            if may_stall and _STALLED in str(error):
+                return False
+            raise _write_error("write", error) from error
+        return True
+
+    def _batch(self, writes: Sequence[Write]) -> Any:
+        # Any: rocksdict's types are not visible to the type checker.
+        batch = WriteBatch(raw_mode=True)
+        handle = self._handle
+        for family, key, value in writes:
+            if value is None:
+                batch.delete(key, handle(family))
+            else:
+                batch.put(key, value, handle(family))
+        return batch
+
     def _do(self, what: str, action: Callable[[], object]) -> None:
         if self._db is None:
             raise StorageError(f"cannot {what}: the store is closed; open it again")
         try:
             action()
         except Exception as error:
-            raise StorageError(
-                f"the store could not {what}: {error}. Check the disk, then restart: the log "
-                "still holds what is not in the store"
-            ) from error
+            raise _write_error(what, error) from error
 
 
 class _Scan:
@@ -303,6 +345,13 @@ def _open_error(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"the store {path} cannot be opened: {text}. Keep a copy of the directory; free disk space "
         "if it is full, else restore it from a backup"
+    )
+
+
+def _write_error(what: str, error: Exception) -> StorageError:
+    return StorageError(
+        f"the store could not {what}: {error}. Check the disk, then restart: the log still holds "
+        "what is not in the store"
     )
 
 

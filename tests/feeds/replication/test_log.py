@@ -32,7 +32,7 @@ def filled(
     log = SegmentLog.open(directory, applied, config, fixed_salt)
     for command in commands:
         log.append(1, [command])
-        log.sync()
+    log.sync()
     log.close()
     return sorted(directory.iterdir())
 
@@ -127,7 +127,7 @@ def test_empty_log_begins_behind_what_is_applied(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_torn_tail_is_cut_wherever_it_is_torn(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -153,7 +153,7 @@ def test_torn_tail_is_cut_at_every_byte(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_flipped_bit_before_the_last_record_is_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
