@@ -52,6 +52,8 @@ SCAN_CHUNK_ROWS: Final = 1024
 
 _STALLED: Final = "Write stall"
 _STALL_POLL_S: Final = 0.002
+_IN_USE: Final = "Already borrowed"
+_CLOSE_WAIT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,10 +195,7 @@ class RocksStore:
         self._families.clear()
         self._db = None
         for database in opened:  # every one, whatever fails: one left open crashes when collected
-            try:
-                database.close()
-            except Exception as error:  # noqa: BLE001  rocksdict raises nothing narrower
-                _log.warning("store_closed_unflushed", why=str(error))
+            _close(database)
 
     def __enter__(self) -> Self:
         return self
@@ -312,6 +311,20 @@ def _drain(family: str, cursor: Any, limit: int) -> list[tuple[bytes, bytes]]:
     except Exception as error:
         raise _read_error(family, error) from error
     return rows
+
+
+def _close(database: Any) -> None:
+    # Any: rocksdict's types are not visible to the type checker.
+    deadline = monotonic() + _CLOSE_WAIT_S
+    while True:
+        try:
+            database.close()
+        except Exception as error:  # noqa: BLE001  rocksdict raises nothing narrower
+            if _IN_USE in str(error) and monotonic() < deadline:
+                sleep(_STALL_POLL_S)  # another thread is inside a read
+                continue
+            _log.warning("store_closed_unflushed", why=str(error))
+        return
 
 
 def _options(config: RocksConfig, cache: Any) -> Any:

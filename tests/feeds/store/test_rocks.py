@@ -2,7 +2,9 @@ import gc
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import settings
@@ -44,7 +46,9 @@ def test_flushed_rows_do_not_need_the_write_ahead_log(tmp_path: Path) -> None:
 def test_a_lost_end_of_the_write_ahead_log_cuts_every_family_at_one_batch(tmp_path: Path) -> None:
     code = f"""
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from feeds.store.base import Write
 from feeds.store.rocks import RocksConfig, RocksStore
 store = RocksStore.open(Path({str(tmp_path)!r}), RocksConfig(write_buffer_bytes=64 * 1024))
@@ -65,7 +69,9 @@ os._exit(0)
 
 def test_second_store_on_a_directory_is_refused(tmp_path: Path) -> None:
     code = f"""
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from feeds.errors import DataDirectoryLocked
 from feeds.store.rocks import RocksStore
 try:
@@ -186,3 +192,26 @@ def test_flushes_and_restarts_change_nothing(tmp_path: Path) -> None:
     run = machine.TestCase
     run.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
     run().runTest()
+
+
+def test_closing_beside_readers_ends_them_with_an_error_that_says_so(tmp_path: Path) -> None:
+    store = RocksStore.open(tmp_path)
+    store.write(MANY)
+    keys = [write.key for write in MANY[:500]]
+    started = Barrier(4)
+
+    def read() -> str:
+        started.wait(30)
+        try:
+            while True:
+                store.get_many("feeds", keys)
+                list(store.scan("feeds", b"", b"9"))
+        except StorageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(3) as threads:
+        readers = [threads.submit(read) for _ in range(3)]
+        started.wait(30)
+        store.close()
+        assert all("closed" in reader.result(30) for reader in readers)
+    RocksStore.open(tmp_path).close()
