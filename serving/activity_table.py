@@ -2,37 +2,29 @@
 
 The engine tells every applied command from the thread that applies it; here its events wait in a
 bounded queue and are applied on the event loop, in slices while nobody asks and all of them before
-a read, so that a table is touched by one thread and a read sees every acknowledged write.
-
-Loading is exact while others write. A listener that is held up holds up the thread that writes, so
-while the gate is shut at most one more command reaches the store; what was read belongs to one log
-index if the store's applied index was the same before and after, and at the second attempt it is.
-Events up to that index are in what was read, later ones are applied: nothing twice, nothing lost.
+a read, so that a table is touched by one thread and a read sees every acknowledged write. How a
+table is loaded while others write is in `serving.table_loading`.
 """
 
 import asyncio
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Final, Literal
+from typing import Final
 
 import structlog
 
-from feeds.counters import CounterRecord
 from feeds.engine import FeedEngine
 from feeds.events import Event
 from feeds.model import TenantId
 from ranking.table import ActivityTable
+from serving.table_loading import TableLoading
 from serving.telemetry import Metrics
 
-__all__ = ["ActivityTables", "TableFollower", "load_names", "load_table"]
+__all__ = ["ActivityTables", "TableFollower"]
 
 _log = structlog.get_logger(__name__)
-
-LOAD_ATTEMPTS: Final = 5
-NAMES_READ_MAX: Final = 1_000
-"""Authors or tags whose counts one call reads."""
 
 SLICE_EVENTS: Final = 200
 """Events that are applied between two turns of the event loop, about 3 ms."""
@@ -65,12 +57,11 @@ class TableFollower:
             self._backlog.clear()
 
     def begin(self) -> None:
-        """Start over: what comes from now on is queued for the table that is being loaded."""
+        """Forget what waits: what comes from now on is queued for the table being loaded."""
         with self._lock:
             self._overflowed = False
             self._waiting = 0
             self._backlog.clear()
-        self.table = None
 
     def adopt(self, table: ActivityTable, index: int) -> None:
         """Take a table that holds everything up to a log index."""
@@ -169,7 +160,6 @@ class ActivityTables:
         follower.drain()
         while follower.table is None:
             if follower.loading is None:
-                follower.begin()
                 self._metrics.table_loads.labels(cause).inc()
                 follower.loading = asyncio.ensure_future(self._load(tenant, follower))
             await asyncio.shield(follower.loading)
@@ -189,7 +179,7 @@ class ActivityTables:
     async def _load(self, tenant: TenantId, follower: TableFollower) -> ActivityTable:
         try:
             started = perf_counter()
-            table, index = await asyncio.to_thread(self._read, tenant)
+            table, index = await asyncio.to_thread(self._read, tenant, follower)
             follower.adopt(table, index)
             _log.info(
                 "table_loaded",
@@ -202,15 +192,13 @@ class ActivityTables:
         finally:
             follower.loading = None
 
-    def _read(self, tenant: TenantId) -> tuple[ActivityTable, int]:
-        """The table as of one log index, and that index; writes wait meanwhile."""
+    def _read(self, tenant: TenantId, follower: TableFollower) -> tuple[ActivityTable, int]:
+        """The table as of one log index, and that index; writes wait for the last part of it."""
+        loading = TableLoading(self._engine, tenant, self._capacity)
+        loading.catch_up()
         with self._gate:
-            for _ in range(LOAD_ATTEMPTS):
-                index = self._engine.applied_index()
-                table = load_table(self._engine, tenant, self._capacity)
-                if index == self._engine.applied_index():
-                    return table, index
-        raise RuntimeError("the store moved while its writer was held up: please report this")
+            follower.begin()
+            return loading.table, loading.finish()
 
     def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         """Called by the thread that applies commands, after each."""
@@ -234,29 +222,3 @@ class ActivityTables:
         if any(more) and self._loop is not None and not self._woken:
             self._woken = True
             self._loop.call_soon(self._apply_slice)
-
-
-def load_table(engine: FeedEngine, tenant: TenantId, capacity: int) -> ActivityTable:
-    """The newest activities of the store as a table, with the counts of their authors and tags."""
-    table = ActivityTable(capacity)
-    for index, posted, record in engine.recent(tenant, capacity):
-        table.load(index, posted, record)
-    load_names(engine, tenant, table)
-    return table
-
-
-def load_names(engine: FeedEngine, tenant: TenantId, table: ActivityTable) -> None:
-    """Put the store's counts of all authors and tags that the table knows into it."""
-    for author, record in _counters(engine, tenant, "author", table.names.authors.names):
-        table.load_author(author, record)
-    for tag, record in _counters(engine, tenant, "tag", table.names.tags.names):
-        table.load_tag(tag, record)
-
-
-def _counters(
-    engine: FeedEngine, tenant: TenantId, entity: Literal["author", "tag"], names: Sequence[str]
-) -> Iterator[tuple[str, CounterRecord]]:
-    known = [name for name in names if name]
-    for start in range(0, len(known), NAMES_READ_MAX):
-        chunk = known[start : start + NAMES_READ_MAX]
-        yield from zip(chunk, engine.counters(tenant, entity, chunk), strict=True)

@@ -18,7 +18,7 @@ from feeds.model import FeedId, Position
 from ranking.candidates import Query
 from ranking.sources import CANDIDATES_MAX, CandidateSource
 from ranking.table import ActivityTable
-from serving.activity_table import load_names
+from serving.table_loading import load_names
 
 __all__ = ["EngineFollowingSource", "PositionsSource", "SparedSource", "own_table"]
 

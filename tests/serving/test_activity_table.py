@@ -20,7 +20,8 @@ from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, ide
 from ranking.candidates import Candidates, Query
 from ranking.features import FeatureSpec, build
 from ranking.table import ActivityTable
-from serving.activity_table import ActivityTables, load_table
+from serving.activity_table import ActivityTables
+from serving.table_loading import load_table
 from serving.telemetry import Metrics
 
 ACME = TenantId("acme")
@@ -180,30 +181,42 @@ def test_following_and_loading_give_the_same_features(
 
 def test_a_table_loaded_while_others_write_misses_and_repeats_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as engine:
-        tables = tables_on(engine)
-        activities = [post(engine, f"a{n}", tags=["x"], hours=n) for n in range(40)]
+        tables = tables_on(engine, backlog_max=50)
+        activities = [posting(engine, f"a{n}", tags=["x"], hours=n)[0] for n in range(40)]
         written = threading.Event()
 
         def write() -> None:
-            futures = [
-                like(engine, activities[n % 40], USERS[n % 3], hours=n % 50) for n in range(400)
-            ]
-            for future in futures:
-                future.result()
+            last: Future[Any] | None = None
+            for n in range(1_500):
+                if n % 7 == 3:
+                    last = engine.remove(ACME, activities[n % 40])
+                elif n % 7 == 5:
+                    name = f"a{(n + 20) % 40}"
+                    author = f"user:{USERS[n % 3]}"
+                    activities[(n + 20) % 40], last = posting(
+                        engine, name, actor=author, tags=["x", f"t{n % 5}"], hours=n % 60
+                    )
+                else:
+                    last = like(engine, activities[n % 40], USERS[n % 3], hours=n % 50)
+                if n % 100 == 0:
+                    last.result()
+            assert last is not None
+            last.result()
             written.set()
 
         async def load_again_and_again() -> None:
+            followed = []
             writer = threading.Thread(target=write)
             writer.start()
-            loads = 0
             while not written.is_set():
-                table = await tables_on(engine).get(ACME)
-                assert len(table) == 40
+                if len(followed) < 20:
+                    followed.append(tables_on(engine))
+                await followed[-1].get(ACME)
                 await tables.get(ACME)
-                loads += 1
             writer.join()
-            assert loads > 1
-            assert_same(engine, await tables.get(ACME))
+            assert len(followed) > 2
+            for each in (tables, *followed):
+                assert_same(engine, await each.get(ACME))
 
         run(load_again_and_again)
 

@@ -15,8 +15,8 @@ from ranking.candidates import Query
 from ranking.sources import FollowingSource
 from ranking.table import ActivityTable
 from ranking.testing import query as query_of
-from serving.activity_table import load_table
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
+from serving.table_loading import load_table
 
 ACME = TenantId("acme")
 NOW_US = 1_600_000_000_000_000
