@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from training.steps import Plan, SetFiles, build_sets, plan_run, train_boosted, 
 from training.trainers.base import Stopwatch, Trained
 from training.trainers.boosted import BoostedTrainer
 
-__all__ = ["STEPS", "TrainingResult", "evaluate", "train_all", "train_tenant"]
+__all__ = ["STEPS", "TrainingResult", "evaluate", "find_version", "train_all", "train_tenant"]
 
 STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "publish")
 """The steps of a run, in order."""
@@ -31,13 +32,29 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """A finished run. `version` is None where nothing was published; `report` is on disk too."""
+    """A finished run: `bundle` is the model's directory, `report` also lies at `report_path`.
+
+    `version` is the registry's number, None where nothing was published.
+    """
 
     tenant: TenantId
     bundle: Path
     report: EvaluationReport
     report_path: Path
-    version: ModelVersion | None
+    version: int | None
+
+    def as_dict(self) -> dict[str, Any]:  # Any: whatever JSON holds
+        """As JSON types."""
+        return {
+            "tenant": self.tenant,
+            "version": self.version,
+            "scorer": self.report.model,
+            "training_s": round(self.report.seconds["all"], 2),
+            "bundle": str(self.bundle),
+            "report_path": str(self.report_path),
+            "example_users": list(self.report.example_users),
+            "report": self.report.as_dict(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +74,7 @@ def train_tenant(
     *,
     out: Path | str = ".headwater/training",
     registry: str | None = None,
-    promote: bool = True,
+    promote: bool = False,
     config: TrainingConfig | None = None,
     scheduler: str | None = None,
     cluster: ClusterConfig | None = None,
@@ -67,7 +84,7 @@ def train_tenant(
     """Train, judge and publish a model for a tenant from its exported events.
 
     The bundle and `report.json` are left in `out/<tenant>`. With a `registry` (as `open_registry`
-    takes it) the bundle is published and, unless `promote` is False, made live. `scheduler` None
+    takes it) the bundle is published and with `promote` made live. `scheduler` None
     makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process. `progress` is
     told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is published then.
     """
@@ -92,7 +109,7 @@ def train_all(
     *,
     out: Path | str = ".headwater/training",
     registry: str | None = None,
-    promote: bool = True,
+    promote: bool = False,
     config: TrainingConfig | None = None,
     scheduler: str | None = None,
     cluster: ClusterConfig | None = None,
@@ -136,7 +153,7 @@ def evaluate(
     name = check_tenant_id(tenant)
     opened = open_registry(registry)
     try:
-        wanted = _find_version(opened, name, version)
+        wanted = find_version(opened, name, version)
         with tempfile.TemporaryDirectory(prefix="headwater-evaluate-") as temporary:
             directory = opened.fetch(wanted, Path(temporary) / "bundle")
             report = judge_bundle(Path(export), tenant, directory, config or TrainingConfig())
@@ -187,16 +204,14 @@ def _finish(
     progress(f"{label}{STEPS[-1]}", len(STEPS) - 1, len(STEPS))
     version = None if registry is None else _publish(run.tenant, judged, registry, promote)
     seconds = judged.report.seconds | {"all": run.watch.seconds}
-    report = msgspec.structs.replace(
-        judged.report, seconds=seconds, model_version=version.version if version else None
-    )
+    report = msgspec.structs.replace(judged.report, seconds=seconds, model_version=version)
     path = run.out / REPORT
     replace_file(path, report.to_json())
     progress(f"{label}done", len(STEPS), len(STEPS))
     return TrainingResult(run.tenant, judged.bundle, report, path, version)
 
 
-def _publish(tenant: TenantId, judged: Judged, registry: str, promote: bool) -> ModelVersion:
+def _publish(tenant: TenantId, judged: Judged, registry: str, promote: bool) -> int:
     opened = open_registry(registry)
     try:
         version = opened.publish(tenant, judged.bundle, " ".join(judged.report.verdicts))
@@ -204,10 +219,11 @@ def _publish(tenant: TenantId, judged: Judged, registry: str, promote: bool) -> 
             opened.promote(tenant, version.version)
     finally:
         opened.close()
-    return version
+    return version.version
 
 
-def _find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:
+def find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:
+    """A version by number or alias; raises `ModelNotFound`."""
     if isinstance(version, int):
         for known in registry.versions(tenant):
             if known.version == version:

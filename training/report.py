@@ -1,6 +1,6 @@
 """EvaluationReport: what a training run or an evaluation found, as JSON, a frame and a table."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -55,8 +55,15 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds by step, measured where the step ran; `all` is the whole run by the clock."""
     derived: tuple[str, ...] = ()
     conventions: tuple[str, ...] = ()
+    example_users: tuple[str, ...] = ()
+    """Users of the test part with the most requests, whose feeds are worth a look."""
     events_fingerprint: str = ""
     training_fingerprint: str = ""
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """All that a reader must know beside the figures, a sentence each."""
+        return (*self.verdicts, *self.derived, *self.conventions)
 
     @property
     def result(self) -> RankerResult:
@@ -70,9 +77,13 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
                 return ranker
         raise KeyError(f"{name} is not in the report: {', '.join(r.name for r in self.rankers)}")
 
+    def as_dict(self) -> dict[str, Any]:  # Any: whatever JSON holds
+        """As JSON types, with the statements in one list."""
+        return {**msgspec.to_builtins(self), "statements": list(self.statements)}
+
     def to_json(self) -> bytes:
         """As indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2)
+        return msgspec.json.format(msgspec.json.encode(self.as_dict()), indent=2)
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "EvaluationReport":
@@ -109,21 +120,20 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
         test = self.parts[-1]
         table = Table(
             title=f"{self.tenant}: {test.requests} test requests of {test.users} users, "
-            f"reach {self.reach:.0%}",
-            caption="\n".join(self.verdicts),
-            caption_justify="left",
+            f"reach {self.reach:.0%} (* chosen)",
+            title_justify="left",
         )
-        table.add_column("ranking")
-        for heading in (f"NDCG@{self.k}", "95 % interval", "by user", "MRR", f"recall@{self.k}"):
-            table.add_column(heading, justify="right")
-        table.add_column("against chronological")
+        table.add_column("ranking", no_wrap=True)
+        for heading in (f"NDCG@{self.k}", "95 % interval", "by user", "MRR", "recall"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("to chronological", no_wrap=True)
         for ranker in self.rankers:
             row = self._row(ranker)
             chosen = ranker.name == self.model
             table.add_row(
-                f"{ranker.name} (chosen)" if chosen else ranker.name,
+                f"{ranker.name} *" if chosen else ranker.name,
                 f"{ranker.ndcg:.3f}",
-                f"{ranker.interval[0]:.3f} to {ranker.interval[1]:.3f}",
+                f"{ranker.interval[0]:.3f}-{ranker.interval[1]:.3f}",
                 f"{ranker.ndcg_by_user:.3f}",
                 f"{ranker.mrr:.3f}",
                 f"{ranker.recall:.3f}",

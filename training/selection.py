@@ -1,5 +1,6 @@
 """Choosing a model on validation, judging all of them on test, and bundling the chosen one."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,9 @@ __all__ = ["Choice", "Judged", "choose_model", "judge_bundle", "judge_models"]
 
 GOLDEN_ROWS_MAX = 100
 """Candidates of the golden slate that a bundle carries."""
+
+EXAMPLE_USERS_MAX = 20
+"""Users that a report names as examples."""
 
 _SIMPLE = ("recency", "popularity")
 """Models that are baselines under another name: reported only where one was chosen."""
@@ -118,6 +122,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         },
         derived=config.derived,
         conventions=CONVENTIONS,
+        example_users=_example_users(test),
         events_fingerprint=plan.fingerprint,
         training_fingerprint=sets.fingerprint,
     )
@@ -164,8 +169,8 @@ def judge_bundle(
         conventions=(
             *CONVENTIONS[:-1],
             (
-                "The model may have been trained on some of these events, unless it was trained with "
-                "the same split of the same export or an earlier one."
+                "The model may have seen some of these events in training, unless it was trained "
+                "with the same split of the same export or of an earlier one."
             ),
         ),
         events_fingerprint=log.fingerprint,
@@ -236,6 +241,15 @@ def _metrics(report: EvaluationReport) -> dict[str, float]:
         "reach": report.reach,
         f"validation_ndcg_at_{report.k}": report.validation[report.model],
     }
+
+
+def _example_users(test: TrainingSet) -> tuple[str, ...]:
+    """Those with the most requests that a feed could have answered."""
+    answered = Counter(
+        user for user, found in zip(test.users, test.relevant.tolist(), strict=True) if found
+    )
+    ranked = sorted(answered.items(), key=lambda pair: (-pair[1], pair[0]))
+    return tuple(user for user, _ in ranked[:EXAMPLE_USERS_MAX])
 
 
 def _golden(spec: FeatureSpec, test: TrainingSet) -> FeatureMatrix:

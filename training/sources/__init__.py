@@ -21,6 +21,7 @@ __all__ = [
     "Dataset",
     "Progress",
     "SourceReport",
+    "derived_facts",
     "no_progress",
     "prepare",
     "read_source",
@@ -31,6 +32,11 @@ __all__ = [
 Dataset = Literal["movielens", "stackexchange"]
 DATASETS: tuple[Dataset, ...] = ("movielens", "stackexchange")
 """The data sets that can be prepared."""
+
+
+def derived_facts(dataset: Dataset) -> tuple[str, ...]:
+    """What the actions of a data set hold that the data does not say, as sentences."""
+    return {"movielens": movielens.DERIVED, "stackexchange": stackexchange.DERIVED}[dataset]
 
 
 def read_source(

@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from training import cli
+from training.testing import community, events_of, log_of, write_export
+
+
+@pytest.fixture(scope="module")
+def app() -> typer.Typer:
+    made = typer.Typer()
+    made.command("prepare")(cli.prepare)
+    made.command("train")(cli.train)
+    made.command("evaluate")(cli.evaluate)
+    made.add_typer(cli.models, name="models")
+    return made
+
+
+def run(app: typer.Typer, *arguments: object) -> dict[str, object]:
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.output
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
+
+
+def test_a_tenant_is_trained_promoted_shown_judged_and_rolled_back(
+    app: typer.Typer, tmp_path: Path
+) -> None:
+    events = write_export(log_of(events_of(community(1, users=20, days=20))), tmp_path / "events")
+    registry = ("--registry", f"dir:{tmp_path / 'registry'}")
+    train = ("train", "--tenant", "acme", "--events", events, "--out", tmp_path / "out", *registry)
+    first = run(app, *train, "--scheduler", "inline", "--promote")
+    assert first["version"] == 1
+    assert isinstance(first["report"], dict)
+    assert first["report"]["model"] == first["scorer"]
+    assert first["example_users"]
+    assert run(app, *train, "--scheduler", "inline", "--seed", 7)["version"] == 2
+    assert run(app, "models", "show", "acme", *registry)["aliases"] == ["live"]
+    assert run(app, "models", "promote", "acme", 2, *registry) == {"tenant": "acme", "live": 2}
+    assert run(app, "models", "rollback", "acme", *registry)["live"] == 1
+    listed = run(app, "models", "list", *registry)["versions"]
+    assert isinstance(listed, list)
+    assert [(v["version"], v["aliases"]) for v in listed] == [(2, ["previous"]), (1, ["live"])]
+    judged = run(app, "evaluate", "--tenant", "acme", "--events", events, *registry)
+    assert judged["model_version"] == 1
+
+
+def test_an_error_is_one_json_object_with_what_to_do(app: typer.Typer, tmp_path: Path) -> None:
+    arguments = ["prepare", "--dataset", "stackexchange", "--path", str(tmp_path)]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "a.jsonl"), "--json"])
+    answer = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert answer["exception"] == "SourceError"
+    assert "unpack" in answer["error"]
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "models"])
+def test_help_says_what_each_option_means(app: typer.Typer, command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert "--help" in done.output
+
+
+def test_importing_training_and_its_commands_imports_nothing_heavy() -> None:
+    heavy = "dask distributed xgboost lightfm pandas pyarrow mlflow scipy sklearn"
+    code = (
+        "import sys, training, training.cli; "
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,177 @@
+"""The whole run, in this process, on a made-up community with a known truth."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feeds.model import TenantId
+from ranking.bundle import ModelBundle
+from ranking.errors import ModelNotFound
+from ranking.registry import open_registry
+from training import EvaluationReport, evaluate, train_all, train_tenant
+from training.config import (
+    BoostedConfig,
+    BoostedVariant,
+    EvaluationConfig,
+    FactorizationConfig,
+    TrainingConfig,
+)
+from training.errors import ExportDamaged, TooFewEvents
+from training.flow import STEPS, TrainingResult
+from training.testing import community, events_of, log_of, write_export
+
+CONFIG = TrainingConfig(
+    factorization=FactorizationConfig(dimensions=4, epochs=3),
+    boosted=BoostedConfig(
+        variants=(
+            BoostedVariant("boosted-3", 3),
+            BoostedVariant("boosted-recency", 3, ("recency",)),
+        ),
+        trees_max=15,
+        stop_rounds=5,
+    ),
+    evaluation=EvaluationConfig(draws=200),
+    derived=("The community is made up.",),
+)
+ACME = TenantId("acme")
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("export")
+    for tenant, seed in (("acme", 1), ("other", 2)):
+        write_export(log_of(events_of(community(seed, users=30, days=24)), tenant), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def run(export: Path, home: Path, **changes: object) -> TrainingResult:
+    keywords = {
+        "out": home / "out",
+        "registry": f"dir:{home / 'registry'}",
+        "config": CONFIG,
+        "scheduler": "inline",
+        "clock": lambda: 1_000_000,
+    }
+    return train_tenant(export, "acme", **(keywords | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def result(export: Path, home: Path) -> TrainingResult:
+    return run(export, home, promote=True)
+
+
+def test_the_model_is_better_than_chronological_where_the_truth_is_taste(
+    result: TrainingResult,
+) -> None:
+    assert result.report.model == "boosted-3"
+    assert result.report.result.comparisons[0].verdict == "better"
+    assert "boosted-3 is better than chronological" in result.report.verdicts[0]
+
+
+def test_the_report_has_baselines_conventions_and_what_was_derived(
+    result: TrainingResult,
+) -> None:
+    names = [ranker.name for ranker in result.report.rankers]
+    assert names[:4] == ["random", "chronological", "latest activity", "popular"]
+    assert {"factorization", "boosted-3", "boosted-recency"} <= set(names)
+    statements = " ".join(result.report.statements)
+    assert "The community is made up." in statements
+    assert "Negatives are the other candidates of the same request" in statements
+    assert [part.name for part in result.report.parts] == ["ranker", "validation", "test"]
+
+
+def test_the_report_is_on_disk_and_reads_back(result: TrainingResult) -> None:
+    assert EvaluationReport.from_json(result.report_path.read_bytes()) == result.report
+
+
+def test_the_frame_has_a_row_a_ranking(result: TrainingResult) -> None:
+    frame = result.report.to_frame()
+    assert list(frame.index) == [ranker.name for ranker in result.report.rankers]
+    assert frame["chosen"].sum() == 1
+    assert (frame["low"] <= frame["ndcg@10"]).all()
+
+
+def test_the_bundle_is_published_live_and_sound(result: TrainingResult, home: Path) -> None:
+    live = open_registry(f"dir:{home / 'registry'}").alias(ACME, "live")
+    assert live is not None
+    bundle = ModelBundle.load(result.bundle)
+    assert (live.version, live.digest) == (result.version, bundle.digest)
+    assert bundle.metrics["ndcg_at_10"] == result.report.result.ndcg
+
+
+def test_the_same_run_again_gives_the_same_bundle(
+    result: TrainingResult, export: Path, home: Path
+) -> None:
+    again = run(export, home, registry=None)
+    assert again.bundle == result.bundle
+    assert again.report.rankers == result.report.rankers
+    assert again.version is None
+
+
+def test_publishing_does_not_promote_by_itself(
+    result: TrainingResult, export: Path, home: Path
+) -> None:
+    again = run(export, home)
+    live = open_registry(f"dir:{home / 'registry'}").alias(ACME, "live")
+    assert again.version != result.version
+    assert live is not None
+    assert live.version == result.version
+
+
+def test_a_published_version_is_judged_as_it_was_in_training(
+    result: TrainingResult, export: Path, home: Path
+) -> None:
+    report = evaluate(export, "acme", registry=f"dir:{home / 'registry'}", config=CONFIG)
+    assert report.model_version == result.version
+    assert report.of("boosted").ndcg == result.report.result.ndcg
+
+
+@pytest.mark.usefixtures("result")
+def test_an_unknown_version_is_refused(export: Path, home: Path) -> None:
+    with pytest.raises(ModelNotFound, match="has no version 99"):
+        evaluate(export, "acme", registry=f"dir:{home / 'registry'}", version=99)
+
+
+def test_every_step_is_told_in_order(export: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    run(export, tmp_path, registry=None, progress=lambda what, _done, _total: told.append(what))
+    assert told == [*STEPS, "done"]
+
+
+def test_tenants_train_apart_on_a_dask_cluster(export: Path, tmp_path: Path) -> None:
+    results = train_all(export, ["acme", "other"], out=tmp_path, config=CONFIG)
+    assert [r.tenant for r in results] == ["acme", "other"]
+    inline = run(export, tmp_path / "inline", registry=None)
+    assert results[0].report.rankers == inline.report.rankers
+    assert results[0].report.rankers != results[1].report.rankers
+
+
+def test_a_failed_run_publishes_nothing_and_leaves_no_scratch(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportDamaged):
+        train_tenant(
+            export / "nowhere",
+            "acme",
+            out=tmp_path / "out",
+            registry=f"dir:{tmp_path / 'registry'}",
+            scheduler="inline",
+        )
+    assert not (tmp_path / "registry").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["acme"]
+
+
+def test_a_tenant_with_few_events_is_refused(tmp_path: Path) -> None:
+    write_export(log_of(events_of(community(1, users=2, days=2))), tmp_path)
+    with pytest.raises(TooFewEvents, match="4 engagements are too few"):
+        run(tmp_path, tmp_path, registry=None)
+
+
+def test_without_factors_the_run_goes_on(export: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, factorization=FactorizationConfig(engagements_min=10**6))
+    report = run(export, tmp_path, registry=None, config=config).report
+    assert "factorization" not in [ranker.name for ranker in report.rankers]
