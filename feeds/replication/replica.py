@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread, current_thread
+from traceback import format_exception
 from typing import Final, Self
 
 import structlog
@@ -79,6 +80,7 @@ class SingleReplica:
         self._term = max(_TERM, log.term)
         self._queue = ProposalQueue(config.proposals_max, config.proposals_bytes_max)
         self._stopped: str | None = None
+        self._cause: BaseException | None = None
         self._thread = Thread(target=self._run, name="replica", daemon=True)
 
     @classmethod
@@ -168,8 +170,12 @@ class SingleReplica:
                 self._commit(group)
             self._stopped = "it was closed"
         except BaseException as error:  # noqa: BLE001  whatever apply raised, the waiters must know
-            self._stopped = f"{type(error).__name__}: {error}"
-            _log.error("replica_stopped", applied_index=self._applied_index, exc_info=error)
+            self._cause, self._stopped = error, f"{type(error).__name__}: {error}"
+            _log.error(
+                "replica_stopped",
+                applied_index=self._applied_index,
+                trace="".join(format_exception(error)),  # not exc_info: that may print locals
+            )
         finally:
             self._queue.close()
             self._refuse([taken for taken in group if taken.future.running()])
@@ -224,7 +230,9 @@ class SingleReplica:
         return future
 
     def _stop_error(self) -> ReplicaStopped:
-        return ReplicaStopped(
+        error = ReplicaStopped(
             f"the replica takes no writes: {self._stopped or 'it is closing'}. Reads go on; "
             "restart to write again. A write under way may be there then: repeat it with its key"
         )
+        error.__cause__ = self._cause
+        return error

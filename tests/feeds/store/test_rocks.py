@@ -190,7 +190,7 @@ class StoreComparison(RuleBasedStateMachine):
 def test_flushes_and_restarts_change_nothing(tmp_path: Path) -> None:
     machine = type("Comparison", (StoreComparison,), {"root": tmp_path})
     run = machine.TestCase
-    run.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+    run.settings = settings(max_examples=12, stateful_step_count=12, deadline=None)
     run().runTest()
 
 
