@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
@@ -72,6 +73,7 @@ def command(
     }
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     refuse_training_imports()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads are slower
     _serve(settings, address_file)
 
 
