@@ -21,7 +21,7 @@ from feeds.actions import Action
 from feeds.engine import FeedEngine
 from feeds.errors import FeedsError, InvalidInput
 from feeds.events import Engagement, Impression
-from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId
+from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, format_time
 from feeds.results import FollowResult, PostResult, RecordResult, RemoveResult, UnfollowResult
 
 __all__ = ["BATCH_EVENTS_MAX", "PENDING_MAX", "ImportReport", "replay"]
@@ -51,11 +51,8 @@ class ImportReport:
     seconds: float
     actions_per_s: float
     last_index: int
-
-    @property
-    def events_per_s(self) -> float:
-        """Actions through the engine in a second."""
-        return self.actions_per_s
+    last_time: str
+    """Time of the latest action, as `feeds.model.format_time`."""
 
 
 def replay(
@@ -71,9 +68,10 @@ def replay(
     """
     started = time.monotonic()
     pipeline = _Pipeline(engine, tenant)
-    number = 0
+    number = last_us = 0
     for number, action in enumerate(log, 1):
         pipeline.add(number, action)
+        last_us = max(last_us, action.time_us)
         if number % _PROGRESS_EVERY == 0:
             progress(number)
     pipeline.finish()
@@ -85,6 +83,7 @@ def replay(
         seconds=seconds,
         actions_per_s=number / seconds if seconds else 0.0,
         last_index=pipeline.last_index,
+        last_time=format_time(last_us),
     )
 
 

@@ -116,8 +116,8 @@ def _because_followed(
     query: Query, feeds: Sequence[int], author: int, table: ActivityTable
 ) -> str | None:
     """The feed that the user follows and this activity is in, or its author's."""
-    for feed in feeds:
-        if feed >= 0 and table.names.feeds.names[feed] in query.follows:
-            return f"because you follow {table.names.feeds.names[feed]}"
-    own = f"user:{table.names.users.names[author]}"
-    return f"because you follow {own}" if own in query.follows else None
+    names = [table.names.feeds.names[feed] for feed in feeds if feed >= 0]
+    for name in (*names, f"user:{table.names.users.names[author]}"):
+        if (follow := query.follows.get(name)) is not None:
+            return f"because you follow {name}" + (" (derived)" if follow.derived else "")
+    return None

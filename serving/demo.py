@@ -113,7 +113,6 @@ def _replay_and_train(report: DemoReport, work: Path, dataset: str, path: Path |
         report, "prepare", ["--dataset", dataset, *source, "--out", str(actions)], "Reading"
     )
     report.counts = prepared["counts"]
-    report.statements += prepared["statements"]
     created = _step(report, "tenants", ["create", TENANT, "--data-dir", str(data)], "Creating")
     report.replay = _step(
         report, "import", [str(actions), "--tenant", TENANT, "--data-dir", str(data)], "Replaying"
@@ -133,8 +132,8 @@ def _replay_and_train(report: DemoReport, work: Path, dataset: str, path: Path |
         ],
         "Training",
     )
-    report.statements += report.training["report"]["statements"]
-    return str(created["key"])
+    report.statements = report.training["report"]["statements"]
+    return str(created["api_key"])
 
 
 def _step(report: DemoReport, name: str, arguments: Sequence[str], title: str) -> Json:
@@ -142,7 +141,7 @@ def _step(report: DemoReport, name: str, arguments: Sequence[str], title: str) -
     print(f"\n{title}: headwater {name} {' '.join(arguments)}", file=sys.stderr, flush=True)  # noqa: T201 (the demo talks)
     started = time.perf_counter()
     done = subprocess.run(  # noqa: S603 (our own command)
-        [sys.executable, "-m", "serving.cli", name, *arguments, "--json"],
+        [sys.executable, "-m", "serving", name, *arguments, "--json"],
         stdout=subprocess.PIPE,
         check=False,
     )
@@ -161,7 +160,7 @@ def _service(work: Path, port: int, clock_start: str) -> Iterator[tuple[str, int
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 (our own command)
             [
-                *(sys.executable, "-m", "serving.cli", "serve"),
+                *(sys.executable, "-m", "serving", "serve"),
                 *("--data-dir", str(work / "data"), "--port", str(port)),
                 *("--registry", f"mlflow+sqlite:///{(work / 'registry' / 'mlflow.db').resolve()}"),
                 *("--clock-start", clock_start, "--address-file", str(address_file)),
@@ -244,7 +243,7 @@ def _read_feeds(report: DemoReport, address: tuple[str, int], key: str) -> None:
 def _place(entry: Json) -> Json:
     return {
         "title": entry.get("title") or entry["object"],
-        "time": entry["time"][:16].replace("T", " "),
+        "time": entry["time"][:10],
         "reason": entry.get("reason") or f"newest, from {entry.get('origin') or 'your own feed'}",
         "id": entry["id"],
     }

@@ -78,11 +78,11 @@ def _latency(report: "DemoReport") -> Table:
 
 
 def _feed(title: str, places: list[Json]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("activity", max_width=60, no_wrap=True)
-    table.add_column("time (UTC)")
-    table.add_column("reason")
+    table = Table(title=title, title_justify="left", expand=True)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("activity", ratio=1, no_wrap=True)
+    table.add_column("posted (UTC)", no_wrap=True)
+    table.add_column("reason", no_wrap=True)
     for number, place in enumerate(places, start=1):
         table.add_row(str(number), place["title"], place["time"], place["reason"])
     return table
