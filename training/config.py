@@ -120,6 +120,8 @@ class BoostedConfig:
     """Trees, unless validation stops earlier."""
     stop_rounds: int = 20
     """Trees without a better validation NDCG@10 after which training stops."""
+    ask_every: int = 5
+    """Trees between two looks at validation."""
     learning_rate: float = 0.1
     """Shrinkage of each tree."""
     rows_per_leaf_min: float = 5.0
