@@ -17,14 +17,20 @@ Json = dict[str, Any]  # Any: replies of our own commands, read field by field
 def show(report: "DemoReport", file: Path) -> None:
     """Print the report: what went in, how the rankers compare, and one user's three feeds."""
     console = Console()
+    evaluation = report.training["report"]
     console.print()
-    console.print(_rankers(report.training["report"]))
-    console.print(_latency(report))
+    console.print(_rankers(evaluation))
+    _say(console, evaluation["verdicts"])
+    console.print(_run(report))
     for kind, places in report.feeds.items():
         console.print(_feed(f"{kind} feed of user {report.example_user}", places))
-    for statement in report.statements:
-        console.print(f"• {statement}")
-    console.print(f"\nThe whole report: {file}")
+    _say(console, [*evaluation["derived"], f"How the figures came about, and all else: {file}"])
+
+
+def _say(console: Console, sentences: list[str]) -> None:
+    for sentence in sentences:
+        console.print(f"• {sentence}", highlight=False)
+    console.print()
 
 
 def _rankers(evaluation: Json) -> Table:
@@ -34,10 +40,10 @@ def _rankers(evaluation: Json) -> Table:
         title=f"Ranking quality: {test['requests']} test requests of {test['users']} users",
         title_justify="left",
     )
-    table.add_column("ranking")
+    table.add_column("ranking", no_wrap=True)
     for heading in (f"NDCG@{k}", "95 % interval", "MRR", f"recall@{k}"):
         table.add_column(heading, justify="right")
-    table.add_column("against chronological")
+    table.add_column("vs chronological", no_wrap=True)
     for ranker in evaluation["rankers"]:
         chosen = ranker["name"] == evaluation["model"]
         low, high = ranker["interval"]
@@ -60,7 +66,7 @@ def _against_chronological(ranker: Json) -> str:
     return ""
 
 
-def _latency(report: "DemoReport") -> Table:
+def _run(report: "DemoReport") -> Table:
     table = Table(title="The run", title_justify="left", show_header=False)
     replay = report.replay
     table.add_row("replayed", f"{replay['actions']:,} actions, {replay['actions_per_s']:,.0f}/s")
@@ -81,8 +87,8 @@ def _feed(title: str, places: list[Json]) -> Table:
     table = Table(title=title, title_justify="left", expand=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("activity", ratio=1, no_wrap=True)
-    table.add_column("posted (UTC)", no_wrap=True)
-    table.add_column("reason", no_wrap=True)
+    table.add_column("posted", no_wrap=True)
+    table.add_column("reason", ratio=1)
     for number, place in enumerate(places, start=1):
         table.add_row(str(number), place["title"], place["time"], place["reason"])
     return table
