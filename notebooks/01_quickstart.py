@@ -67,8 +67,9 @@ result.report.to_frame().round(3)
 # %% [markdown]
 # ## Is it better?
 #
-# A point is the mean NDCG@10 over users, the line its 95 % bootstrap interval. Where the model's
-# interval of differences holds 0, the sentence says *level*: no luck is sold as skill.
+# A point is the mean NDCG@10 over requests, the line its 95 % interval from a bootstrap that draws
+# whole users. Where the interval of a difference holds 0, the sentence says *level*: no luck is sold
+# as skill. The mean over users (`by_user` above) stands beside it, and may say something else.
 
 # %%
 frame = result.report.to_frame().sort_values("ndcg@10")

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import jupytext
+import pytest
+from nbclient import NotebookClient
+
+from training.testing import community, events_of, log_of, write_export
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+
+
+@pytest.fixture
+def small_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    events = tmp_path / "events"
+    write_export(log_of(events_of(community(seed=7)), "demo"), events)
+    monkeypatch.setenv("HEADWATER_EVENTS", str(events))
+    monkeypatch.setenv("HEADWATER_TENANT", "demo")
+    monkeypatch.setenv("HEADWATER_OUT", str(tmp_path / "out"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_from_top_to_bottom_and_shows_its_plots(
+    notebook: Path, small_export: Path
+) -> None:
+    cells = jupytext.read(notebook)
+    NotebookClient(
+        cells,
+        timeout=240,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(small_export)}},
+    ).execute()
+            cells, Path(os.environ["HEADWATER_NOTEBOOKS_OUT"]) / f"{notebook.stem}.ipynb"
+        )
+    plots = [
+        output
+        for cell in cells.cells
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(plots) >= 2
+    errors = [
+        output
+        for cell in cells.cells
+        for output in cell.get("outputs", ())
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ]
+    assert errors == []
+
+
+def test_there_is_a_notebook_to_run() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart"]
