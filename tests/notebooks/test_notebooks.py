@@ -31,8 +31,6 @@ def test_notebook_runs_from_top_to_bottom_and_shows_its_plots(
         kernel_name="python3",
         resources={"metadata": {"path": str(small_export)}},
     ).execute()
-            cells, Path(os.environ["HEADWATER_NOTEBOOKS_OUT"]) / f"{notebook.stem}.ipynb"
-        )
     plots = [
         output
         for cell in cells.cells
