@@ -7,12 +7,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from feeds.durable import make_directory, sync_directory
 from feeds.errors import DataDirectoryLocked, FormatUnsupported, StorageError
 
-__all__ = ["FORMAT_VERSION", "DataDirectory"]
+__all__ = ["FORMAT_VERSION", "SIBLINGS", "DataDirectory"]
 
 FORMAT_VERSION: Final = 1
 """The version of the data directory's format that this release reads and writes."""
+
+SIBLINGS: Final = frozenset({"registry", "models"})
+"""What other parts of Headwater keep in a data directory, perhaps before an engine does."""
 
 _LOCK: Final = "LOCK"
 _FORMAT: Final = "FORMAT"
@@ -40,7 +44,7 @@ class DataDirectory:
         release wrote it or it is no data directory, `StorageError` if it cannot be used.
         """
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_directory(path)
             file = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError(
@@ -106,7 +110,7 @@ def _take(path: Path, file: int) -> None:
 def _check_format(path: Path) -> None:
     marker = path / _FORMAT
     if not marker.exists():
-        others = {entry.name for entry in path.iterdir()} - {_LOCK, _FORMAT_DRAFT}
+        others = {entry.name for entry in path.iterdir()} - {_LOCK, _FORMAT_DRAFT, *SIBLINGS}
         if others:
             raise FormatUnsupported(
                 f"{path} is no data directory: it has no {_FORMAT} file, but {min(others)!r}. "
@@ -130,8 +134,4 @@ def _write_format(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path / _FORMAT)
-    names = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(names)
-    finally:
-        os.close(names)
+    sync_directory(path)

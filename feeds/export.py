@@ -24,6 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from feeds.counters import DAY_US
+from feeds.durable import make_directory, sync_directory
 from feeds.engine import FeedEngine
 from feeds.errors import DataDirectoryLocked, FormatUnsupported, StorageError
 from feeds.events import EVENT_SCHEMA, EVENT_SCHEMA_VERSION, Event
@@ -83,8 +84,7 @@ class ExportDisk:
 
     def make_directory(self, path: Path) -> None:
         """Make a directory and its parents."""
-        path.mkdir(parents=True, exist_ok=True)
-        self.sync_directory(path.parent)
+        make_directory(path)
 
     def write(self, path: Path, data: bytes) -> None:
         """Write a whole file."""
@@ -95,11 +95,7 @@ class ExportDisk:
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable."""
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_directory(path)
 
     def replace(self, source: Path, target: Path) -> None:
         """Put a file in another's place."""

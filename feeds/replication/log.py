@@ -26,6 +26,7 @@ from typing import Final, Self
 
 import structlog
 
+from feeds.durable import make_directory, sync_directory
 from feeds.errors import LimitExceeded, LogDamaged, ReplicaStopped, StorageError
 from feeds.replication.segment import (
     HEADER_BYTES,
@@ -35,7 +36,6 @@ from feeds.replication.segment import (
     encode_record,
     find_record,
     segment_path,
-    sync_directory,
     write_all,
 )
 
@@ -107,7 +107,7 @@ class SegmentLog:
         """
         log = cls(directory, config or LogConfig(), salts)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             log._load(applied_index)
             log._check_reach(applied_index)
             log._open_tail()

@@ -32,7 +32,6 @@ __all__ = [
     "encode_record",
     "find_record",
     "segment_path",
-    "sync_directory",
     "write_all",
 ]
 
@@ -209,12 +208,3 @@ def write_all(file: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(file, view) :]
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a loss of power."""
-    file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from feeds.directory import DataDirectory
+from feeds import durable
+from feeds.directory import SIBLINGS, DataDirectory
 from feeds.errors import DataDirectoryLocked, FormatUnsupported, StorageError
 
 
@@ -70,6 +72,36 @@ def test_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(FormatUnsupported, match=r"no data directory: .* 'holiday.jpg'"):
         DataDirectory.lock(tmp_path)
+
+
+@pytest.mark.parametrize("sibling", sorted(SIBLINGS))
+def test_registry_that_was_there_first_is_no_stranger(tmp_path: Path, sibling: str) -> None:
+    (tmp_path / sibling).mkdir()
+    with DataDirectory.lock(tmp_path):
+        assert (tmp_path / "FORMAT").read_text() == "1\n"
+
+
+def test_stranger_beside_a_registry_is_still_refused(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "store").mkdir()
+    with pytest.raises(FormatUnsupported, match="but 'store'"):
+        DataDirectory.lock(tmp_path)
+
+
+def test_directory_that_cannot_be_synced_is_refused_and_made_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: int) -> None:
+        del file
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "data"
+    with monkeypatch.context() as fault:
+        fault.setattr(durable.os, "fsync", fail)
+        with pytest.raises(StorageError, match=r"cannot be used: .*Input/output error"):
+            DataDirectory.lock(path)
+    assert not (path / "FORMAT").exists()
+    DataDirectory.lock(path).close()
 
 
 def test_interrupted_creation_is_finished(tmp_path: Path) -> None:
