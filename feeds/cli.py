@@ -5,7 +5,6 @@ error then names the process that has it.
 """
 
 import contextlib
-import logging
 import secrets
 import sys
 from collections.abc import Callable, Iterator
@@ -169,7 +168,6 @@ def _opened_log(path: Path) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def _told(json: bool) -> Iterator[None]:
     """Tell an error as JSON where a program reads; for people the shell writes its sentence."""
-    _log_to_stderr()
     try:
         yield
     except FeedsError as error:
@@ -177,16 +175,6 @@ def _told(json: bool) -> Iterator[None]:
             raise
         _write_json({"error": str(error), "exception": type(error).__name__})
         raise typer.Exit(1) from None
-
-
-def _log_to_stderr() -> None:
-    """Standard output is the answer alone; of the engine's news only warnings are shown."""
-    import structlog  # noqa: PLC0415 - as above
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-    )
 
 
 @contextlib.contextmanager

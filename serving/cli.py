@@ -8,6 +8,7 @@ listing all commands imports none of the libraries behind them.
 import ast
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -90,6 +91,20 @@ def _root(
     An error is one sentence; set HEADWATER_TRACEBACK=1 to see where it was raised.
     """
     del version
+    _log_to_stderr()
+
+
+def _log_to_stderr() -> None:
+    """Standard output is a command's answer alone; of the news on the way, warnings are told.
+
+    Here because every command passes; a service says more, and sets that up when it starts.
+    """
+    import structlog  # noqa: PLC0415 - the list of commands is told without it
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
 
 
 def entry_points() -> Mapping[str, EntryPoint]:

@@ -3,21 +3,21 @@
 import json
 import os
 import re
-import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
-import typer
 from typer.testing import CliRunner
 
-from feeds import cli
 from feeds.credentials import parse_api_key, verify
 from feeds.directory import DataDirectory
 from feeds.engine import FeedEngine
 from feeds.errors import DataDirectoryLocked, InvalidInput, NotFound
 from feeds.model import TenantId
+from serving.cli import build
 
 ACTION = {
     "type": "post",
@@ -28,10 +28,7 @@ ACTION = {
     "object": "v1",
 }
 
-app = typer.Typer()
-app.command("import")(cli.import_)
-app.command("export")(cli.export)
-app.add_typer(cli.tenants, name="tenants")
+app = build({"import", "export", "tenants"})
 
 
 def run(*arguments: str | Path) -> str:
@@ -75,11 +72,20 @@ def test_import_then_export(data: Path, log: Path, tmp_path: Path) -> None:
     assert 1 == len(list(out.rglob("*.parquet")))
 
 
-def test_answer_is_json_alone_also_where_the_log_is_replayed(data: Path, log: Path) -> None:
+def test_answer_is_json_alone_and_warnings_go_to_standard_error(data: Path, log: Path) -> None:
     run("import", log, "--tenant", "demo", "--data-dir", data)
-    shutil.rmtree(data / "store")
-    again = json.loads(run("import", log, "--tenant", "demo", "--data-dir", data, "--json"))
-    assert 1 == again["counts"]["duplicate"]
+    (segment,) = (data / "log").iterdir()
+    with segment.open("ab") as torn:
+        torn.write(b"\0\0\0")
+    command = ["import", log, "--tenant", "demo", "--data-dir", data, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "serving", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 1 == json.loads(done.stdout)["counts"]["duplicate"]
+    assert "log_tail_cut" in done.stderr
 
 
 def test_created_key_is_shown_once_and_its_secret_is_not_stored(data: Path) -> None:
