@@ -1,15 +1,16 @@
 """From settings to services: the only place that wires."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine, system_clock_us
+from feeds.model import TenantId
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
-from serving.models import ModelCache
+from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
 from serving.telemetry import Metrics
@@ -31,8 +32,12 @@ class FollowedModels(LiveModels, Protocol):
         """Follow no longer."""
         ...
 
-    def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
-        """By tenant: `version` (None if none is live), `problem`, and more."""
+    def status(self, tenant: TenantId) -> ModelStatus:
+        """What ranks the tenant's feeds."""
+        ...
+
+    def counts(self) -> ModelCounts:
+        """How many models are live, and how many could not be taken up."""
         ...
 
 
@@ -63,8 +68,11 @@ class Services:
         self.engine.close()
 
     def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
-        """What is loaded and running; `problems` says what is missing."""
-        status, models = self.engine.status(), self.models.status()
+        """What is loaded and running; `problems` says what is missing.
+
+        Anyone may ask, so it holds sentences and numbers: no tenant's name, and none of its models.
+        """
+        status, models = self.engine.status(), self.models.counts()
         problems = []
         if not self.tables.following:
             problems.append("the activity tables are being loaded: wait")
@@ -80,11 +88,9 @@ class Services:
                 "applied_index": status.applied_index,
                 "log_bytes": status.log_bytes,
             },
-            "tables": self.tables.loaded(),
-            "models": {tenant: model for tenant, model in models.items() if model["version"]},
-            "model_problems": {
-                tenant: problem for tenant, model in models.items() if (problem := model["problem"])
-            },
+            "tables": len(self.tables.loaded()),
+            "models": models.live,
+            "model_problems": models.problems,
         }
 
 
@@ -108,7 +114,7 @@ def compose(
     config = feeds or FeedsConfig()
     clock_us = clock_from(settings.clock_start_us)
     engine = FeedEngine.open(settings.data_dir, config, clock_us)
-    models = models or ModelCache(settings.models_path)
+    models = models or ModelCache(settings.models_path, clock_us=clock_us)
     metrics = Metrics()
     tables = ActivityTables(
         engine,

@@ -90,7 +90,7 @@ def command(
     report = DemoReport(dataset=dataset, tenant=TENANT)
     with _peak_memory(report):
         key = _replay_and_train(report, work, dataset, path)
-        with _service(work, port, report.replay["last_time"]) as address:
+        with _service(work, port, report.replay["last_time"], key) as address:
             _read_feeds(report, address, key)
             _conclude(report, work, as_json)
             if serve:
@@ -154,7 +154,7 @@ def _step(report: DemoReport, name: str, arguments: Sequence[str], title: str) -
 
 
 @contextmanager
-def _service(work: Path, port: int, clock_start: str) -> Iterator[tuple[str, int]]:
+def _service(work: Path, port: int, clock_start: str, key: str) -> Iterator[tuple[str, int]]:
     """The real service in a process of its own, from ready to stopped; yields host and port."""
     address_file, log = work / "address", work / "service.log"
     with log.open("wb") as output:
@@ -170,7 +170,7 @@ def _service(work: Path, port: int, clock_start: str) -> Iterator[tuple[str, int
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         try:
-            yield _wait_until_ready(process, address_file, log)
+            yield _wait_until_ready(process, address_file, log, key)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -181,26 +181,29 @@ def _service(work: Path, port: int, clock_start: str) -> Iterator[tuple[str, int
 
 
 def _wait_until_ready(
-    process: subprocess.Popen[bytes], address_file: Path, log: Path
+    process: subprocess.Popen[bytes], address_file: Path, log: Path, key: str
 ) -> tuple[str, int]:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         if address_file.exists() and (address := address_file.read_text().strip()):
             host, _, port = address.removeprefix("http://").rpartition(":")
-            if _ready(host, int(port)):
+            if _ready(host, int(port), key):
                 return host, int(port)
         time.sleep(0.1)
     print(f"The service did not become ready; its log is {log}", file=sys.stderr)  # noqa: T201
     raise typer.Exit(1)
 
 
-def _ready(host: str, port: int) -> bool:
+def _ready(host: str, port: int, key: str) -> bool:
     """Whether the service answers, with the model that was just promoted."""
+    client = _Client((host, port), key)
     try:
-        status, body = _Client((host, port), key="").get("/readyz")
-    except OSError:
+        if client.get("/readyz")[0] != http.HTTPStatus.OK:
+            return False
+        status, body = client.get("/v2/model")
+    except (OSError, http.client.HTTPException):
         return False
-    return status == http.HTTPStatus.OK and TENANT in json.loads(body)["models"]
+    return status == http.HTTPStatus.OK and json.loads(body)["version"] is not None
 
 
 class _Client:
@@ -259,9 +262,10 @@ def _place(entry: Json) -> Json:
 
 
 def _conclude(report: DemoReport, work: Path, as_json: bool) -> None:
-    """Write `report.json`, and print the table and the feeds."""
+    """Write `report.json`, and print the tables and the feeds."""
     content = json.dumps(asdict(report), indent=2)
-    (work / "report.json").write_text(content + "\n")
+    for home in (work, work.parent):  # of this data set, and of the latest demo
+        (home / "report.json").write_text(content + "\n")
     if as_json:
         print(content)  # noqa: T201
     else:

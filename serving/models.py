@@ -9,15 +9,16 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import structlog
 
+from feeds.engine import system_clock_us
 from feeds.errors import InvalidInput
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
@@ -27,7 +28,7 @@ from ranking.scorers.base import Scorer
 from ranking.scorers.factorization import FactorTable
 from serving.handover import LIVE, Live, read_live, read_problem
 
-__all__ = ["LoadedModel", "ModelCache", "ModelCacheConfig"]
+__all__ = ["LoadedModel", "ModelCache", "ModelCacheConfig", "ModelCounts", "ModelStatus"]
 
 _log = structlog.get_logger(__name__)
 
@@ -66,6 +67,30 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """What ranks a tenant's feeds: all None where no model does.
+
+    `since_us` is when this process took the version up, by the service's clock. `cause` is why the
+    newest version was not: for operators, since it may name paths.
+    """
+
+    version: str | None = None
+    previous: str | None = None
+    scorer: str | None = None
+    spec_fingerprint: str | None = None
+    since_us: int | None = None
+    load_ms: float | None = None
+    cause: str | None = None
+
+
+class ModelCounts(NamedTuple):
+    """How many tenants have a live model, and how many one that could not be taken up."""
+
+    live: int
+    problems: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Sight:
     """What a look at a tenant's directory found."""
 
@@ -81,7 +106,13 @@ class _Followed:
     failed: str | None = None
     retry_at_s: float = 0.0
     previous: LoadedModel | None = None
+    since_us: int | None = None
     loader_problem: str | None = None
+
+    @property
+    def cause(self) -> str | None:
+        """Why the newest version is not live; None if it is."""
+        return self.failed or self.loader_problem
 
 
 class ModelCache:
@@ -96,10 +127,12 @@ class ModelCache:
         directory: Path,
         config: ModelCacheConfig = ModelCacheConfig(),
         monotonic_s: Callable[[], float] = time.monotonic,
+        clock_us: Callable[[], int] = system_clock_us,
     ) -> None:
         self._directory = directory
         self._config = config
         self._monotonic_s = monotonic_s
+        self._clock_us = clock_us
         self._models: OrderedDict[TenantId, LoadedModel] = OrderedDict()
         self._followed: dict[TenantId, _Followed] = {}
         self._wanted: set[TenantId] = set()
@@ -143,18 +176,25 @@ class ModelCache:
             if self._is_due(tenant, followed, sight.stamp):
                 await self._reload(tenant, followed, sight.stamp)
 
-    def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
-        """By tenant: versions live and previous, milliseconds of loading, and what went wrong."""
-        return {tenant: self._status_of(tenant) for tenant in sorted(self._followed)}
+    def status(self, tenant: TenantId) -> ModelStatus:
+        """What ranks the tenant's feeds, and why nothing newer does."""
+        model, followed = self._models.get(tenant), self._followed.get(tenant, _Followed())
+        if model is None:
+            return ModelStatus(cause=followed.cause)
+        return ModelStatus(
+            version=model.version,
+            previous=followed.previous.version if followed.previous else None,
+            scorer=model.scorer.name,
+            spec_fingerprint=model.spec.fingerprint,
+            since_us=followed.since_us,
+            load_ms=model.load_ms,
+            cause=followed.cause,
+        )
 
-    def _status_of(self, tenant: TenantId) -> dict[str, Any]:  # Any: JSON for operators
-        model, followed = self._models.get(tenant), self._followed[tenant]
-        return {
-            "version": model.version if model else None,
-            "previous": followed.previous.version if followed.previous else None,
-            "load_ms": model.load_ms if model else None,
-            "problem": followed.failed or followed.loader_problem,
-        }
+    def counts(self) -> ModelCounts:
+        """Over all tenants: numbers alone, so that none learns of another."""
+        problems = sum(followed.cause is not None for followed in self._followed.values())
+        return ModelCounts(len(self._models), problems)
 
     async def _watch(self) -> None:
         while True:
@@ -187,6 +227,7 @@ class ModelCache:
         if model is None or model is now:
             return
         followed.previous = now
+        followed.since_us = self._clock_us()
         self._put(model)
         _log.info("model_swapped", tenant=tenant, version=model.version, load_ms=model.load_ms)
 

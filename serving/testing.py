@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 import uvicorn
@@ -25,6 +25,7 @@ from ranking.features import Factors
 from ranking.scorers.base import Scorer
 from serving.app import create_app
 from serving.compose import FollowedModels, Services, compose
+from serving.models import ModelCounts, ModelStatus
 from serving.reader import LiveModel
 from serving.settings import load_settings
 
@@ -109,12 +110,19 @@ class HeldModels:
     async def stop(self) -> None:
         """Nothing to end."""
 
-    def status(self) -> Mapping[str, Any]:  # Any: JSON for operators
-        """The versions that are set."""
-        return {
-            tenant: {"version": str(model.version), "problem": None}
-            for tenant, model in self.held.items()
-        }
+    def status(self, tenant: TenantId) -> ModelStatus:
+        """The model that was set for the tenant."""
+        model = self.held.get(tenant)
+        if model is None:
+            return ModelStatus()
+        spec = model.scorer.spec
+        return ModelStatus(
+            version=str(model.version), scorer=model.scorer.name, spec_fingerprint=spec.fingerprint
+        )
+
+    def counts(self) -> ModelCounts:
+        """How many were set."""
+        return ModelCounts(len(self.held), 0)
 
 
 @dataclass(frozen=True, slots=True)

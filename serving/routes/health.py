@@ -21,7 +21,7 @@ async def healthz() -> Response:
     "/readyz", summary="Ready", responses={503: {"description": "Not ready: `problems` says why."}}
 )
 async def readyz(request: Request) -> Response:
-    """200 once tables are loaded and writes are taken; `models` names each tenant's live model."""
+    """200 once tables are loaded and writes are taken; what is loaded is counted, not named."""
     state = services_of(request).readiness()
     return json_reply(orjson.dumps(state), 503 if state["problems"] else 200)
 

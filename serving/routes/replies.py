@@ -13,6 +13,7 @@ __all__ = [
     "Explanation",
     "FeedPage",
     "Followed",
+    "Model",
     "Posted",
     "RankedPage",
     "RankedReply",
@@ -218,3 +219,13 @@ class Recorded(BaseModel):
     recorded: int
     unknown: list[str] = Field(description="Activities that do not exist; their events are lost.")
     duplicate: bool = Field(description="Whether the idempotency key was used before.")
+
+
+class Model(BaseModel):
+    """What ranks the tenant's feeds; null where time does."""
+
+    version: str | None = Field(description="The registry's number of the version.")
+    scorer: str | None = Field(description="The kind of model.")
+    spec_fingerprint: str | None = Field(description="SHA-256 of the features that it reads.")
+    since: str | None = Field(description="When this server took it up, UTC.")
+    problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")

@@ -87,6 +87,7 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ("POST", "/v2/users/{user}/rank"): [
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
+        ("GET", "/v2/model"): [{"url": "/v2/model"}],
         ("POST", "/v2/events"): [
             {
                 "url": "/v2/events",
@@ -145,10 +146,12 @@ def test_another_tenants_activity_is_as_unknown_as_one_that_never_was(sites: Sit
     assert reply.status_code == 410
 
 
-def test_operators_routes_show_no_content(sites: Sites) -> None:
+def test_operators_routes_show_neither_content_nor_tenants(sites: Sites) -> None:
     with sites.service.client() as nobody:
         for path in OPERATORS:
-            assert MARK not in nobody.get(path).text
+            shown = nobody.get(path).text
+            for word in (MARK, "alpha", "bravo", "bob"):
+                assert word not in shown, (path, word)
 
 
 def test_a_reading_key_cannot_write(sites: Sites) -> None:

@@ -15,7 +15,7 @@ from ranking.registry import ModelVersion
 from ranking.testing import T0_US, feature_matrix
 from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bundle
 from serving.handover import LIVE, bundle_name, write_live, write_problem
-from serving.models import LoadedModel, ModelCache, ModelCacheConfig
+from serving.models import LoadedModel, ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 
 DEADLINE_S = 60
 BETA, GAMMA = TenantId("beta"), TenantId("gamma")
@@ -74,12 +74,12 @@ def _refresh(cache: ModelCache) -> None:
 def test_nothing_handed_over_is_no_model(cache: ModelCache, out: Out) -> None:
     _refresh(cache)
     assert cache.get(ACME) is None
-    assert cache.status() == {}
+    assert cache.counts() == ModelCounts(live=0, problems=0)
     (out.path / ACME).mkdir(parents=True)
     (out.path / "Not a tenant").mkdir()
     _refresh(cache)
     assert cache.get(ACME) is None
-    assert list(cache.status()) == [ACME]
+    assert cache.status(ACME) == ModelStatus()
 
 
 def test_model_is_loaded_with_all_that_scoring_needs(cache: ModelCache, out: Out) -> None:
@@ -101,8 +101,25 @@ def test_promoted_model_takes_the_place_of_the_old_one(cache: ModelCache, out: O
         out.hand_over(version)
         _refresh(cache)
         assert _version(cache) == str(version)
-    status = cache.status()[ACME]
-    assert (status["version"], status["previous"], status["problem"]) == ("2", "1", None)
+    status = cache.status(ACME)
+    assert (status.version, status.previous, status.cause) == ("2", "1", None)
+
+
+def test_status_says_what_ranks_and_since_when(out: Out) -> None:
+    times_us = iter((T0_US, T0_US + 1))
+    cache = ModelCache(out.path, clock_us=lambda: next(times_us))
+    out.hand_over(1)
+    _refresh(cache)
+    _refresh(cache)
+    model = cache.get(ACME)
+    assert model is not None
+    status = cache.status(ACME)
+    assert (status.scorer, status.spec_fingerprint, status.since_us) == (
+        model.scorer.name,
+        model.spec.fingerprint,
+        T0_US,
+    )
+    assert cache.status(BETA) == ModelStatus()
 
 
 def test_roll_back_takes_the_former_object_without_loading(cache: ModelCache, out: Out) -> None:
@@ -124,7 +141,7 @@ def test_unchanged_file_is_not_read_again(cache: ModelCache, out: Out) -> None:
     (path / "golden.npz").unlink()
     _refresh(cache)
     assert cache.get(ACME) is model
-    assert cache.status()[ACME]["problem"] is None
+    assert cache.status(ACME).cause is None
 
 
 @pytest.mark.parametrize("damage", ["byte", "gone", "live", "path", "owner"])
@@ -154,10 +171,10 @@ def test_model_that_fails_to_load_keeps_the_old_one_and_says_so(
         (out.path / ACME / LIVE).write_bytes(live.replace(b'"path":"2', b'"path":"../2'))
     _refresh(cache)
     assert _version(cache) == "1"
-    assert said in cache.status()[ACME]["problem"]
+    assert said in cache.status(ACME).cause
     out.hand_over(3)
     _refresh(cache)
-    assert (_version(cache), cache.status()[ACME]["problem"]) == ("3", None)
+    assert (_version(cache), cache.status(ACME).cause) == ("3", None)
 
 
 def test_model_that_failed_is_tried_again_after_a_while(out: Out) -> None:
@@ -177,11 +194,12 @@ def test_problem_of_the_loader_is_shown(cache: ModelCache, out: Out) -> None:
     out.hand_over(1)
     write_problem(out.path / ACME, 2, "ranker.ubj is damaged", T0_US)
     _refresh(cache)
-    status = cache.status()[ACME]
-    assert (status["version"], status["problem"]) == ("1", "version 2: ranker.ubj is damaged")
+    status = cache.status(ACME)
+    assert (status.version, status.cause) == ("1", "version 2: ranker.ubj is damaged")
+    assert cache.counts() == ModelCounts(live=1, problems=1)
     (out.path / ACME / "problem.json").unlink()
     _refresh(cache)
-    assert cache.status()[ACME]["problem"] is None
+    assert cache.status(ACME).cause is None
 
 
 def test_removed_tenant_is_dropped(cache: ModelCache, out: Out) -> None:
@@ -190,7 +208,7 @@ def test_removed_tenant_is_dropped(cache: ModelCache, out: Out) -> None:
     (out.path / ACME).rename(out.path.parent / "gone")
     _refresh(cache)
     assert cache.get(ACME) is None
-    assert cache.status() == {}
+    assert cache.counts() == ModelCounts(live=0, problems=0)
 
 
 def test_beyond_the_limit_the_tenant_not_asked_for_longest_leaves(out: Out) -> None:

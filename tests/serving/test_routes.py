@@ -4,7 +4,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.testing import Served, served
+from feeds.model import TenantId
+from ranking.features import FeatureSpec
+from ranking.scorers.recency import RecencyScorer
+from serving.handover import write_problem
+from serving.models import ModelCache
+from serving.testing import HeldModel, HeldModels, Served, served
 
 ACTIVITY = {"actor": "user:alice", "verb": "ask", "object": "question:1"}
 
@@ -172,7 +177,7 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
         document = client.get("/openapi.json").json()
 
     paths = document["paths"]
-    assert len(paths) == 11
+    assert len(paths) == 12
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert operation.get("summary"), (method, path)
@@ -213,6 +218,37 @@ def test_metrics_name_no_tenant_user_or_path(api: httpx.Client, service: Served)
     assert "private" not in metrics
     assert "secret" not in metrics
     assert 'route="unmatched"' in metrics
+
+
+def test_readiness_counts_and_names_nobody(tmp_path: Path) -> None:
+    (tmp_path / "models" / "acme").mkdir(parents=True)
+    write_problem(tmp_path / "models" / "acme", 3, "/very/private is damaged", 0)
+    models = ModelCache(tmp_path / "models")
+    with (
+        served(tmp_path / "data", models=models) as service,
+        service.tenant("acme") as acme,
+        service.tenant("bravo") as bravo,
+    ):
+        ready = acme.get("/readyz").json()
+        assert (ready["tables"], ready["models"], ready["model_problems"]) == (0, 0, 1)
+        problem = acme.get("/v2/model").json()["problem"]
+        assert "could not be taken up, time ranks" in problem
+        assert "private" not in problem
+        assert "no model is live" in bravo.get("/v2/model").json()["problem"]
+
+
+def test_a_tenant_sees_what_ranks_its_feeds(tmp_path: Path) -> None:
+    models = HeldModels()
+    spec = FeatureSpec()
+    models.held[TenantId("acme")] = HeldModel("7", RecencyScorer(spec))
+    with served(tmp_path / "data", models=models) as service, service.tenant("acme") as acme:
+        assert acme.get("/v2/model").json() == {
+            "version": "7",
+            "scorer": "recency",
+            "spec_fingerprint": spec.fingerprint,
+            "since": None,
+            "problem": None,
+        }
 
 
 def test_a_trailing_slash_is_no_redirect(api: httpx.Client) -> None:

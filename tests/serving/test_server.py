@@ -65,8 +65,8 @@ def publish(registry: DirectoryRegistry, directory: Path, seed: int) -> int:
 
 
 def live_version(client: httpx.Client) -> str | None:
-    models = client.get("/readyz").json()["models"]
-    return models[ACME]["version"] if ACME in models else None
+    version: str | None = client.get("/v2/model").json()["version"]
+    return version
 
 
 def test_it_prints_its_address_alone_and_ends_cleanly_on_sigterm(
