@@ -57,7 +57,7 @@ def import_(
 
     with _told(json), _opened_log(actions) as stream, _opened(data_dir) as engine:
         engine.create_tenant(tenant).result()
-        with _progress("importing", json) as progress:
+        with _progress("importing", _lines(actions)) as progress:
             report = replay(engine, TenantId(tenant), read_actions(stream, actions.name), progress)
         shown = report.counts | {
             "actions": report.actions,
@@ -79,7 +79,7 @@ def export(
 
     with _told(json), _opened(data_dir) as engine:
         check_tenant_id(tenant)
-        with _progress("exporting", json) as progress:
+        with _progress("exporting") as progress:
             report = export_events(engine, TenantId(tenant), out, progress=progress)
         shown = asdict(report) | {"seconds": round(report.seconds, 2)}
         _print(f"exported {tenant}", shown, asdict(report), json=json)
@@ -178,10 +178,11 @@ def _told(json: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(doing: str, json: bool) -> Iterator[Callable[[int], None]]:
-    """A line that counts while the command works; nothing where a program reads."""
+def _progress(doing: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's standard error, whatever goes to standard output."""
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.progress import (  # noqa: PLC0415
+        BarColumn,
         MofNCompleteColumn,
         Progress,
         SpinnerColumn,
@@ -189,11 +190,23 @@ def _progress(doing: str, json: bool) -> Iterator[Callable[[int], None]]:
         TimeElapsedColumn,
     )
 
-    columns = (SpinnerColumn(), TextColumn(doing), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=json or not console.is_terminal) as bar:
-        task = bar.add_task(doing, total=None)
+    columns = (
+        SpinnerColumn(),
+        TextColumn(doing),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(doing, total=total)
         yield lambda count: bar.update(task, completed=count)
+
+
+def _lines(path: Path) -> int:
+    """How many lines a log has, for the length of a bar."""
+    with path.open("rb") as stream:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
 
 
 def _print(title: str, shown: dict[str, Any], answer: dict[str, Any], *, json: bool) -> None:
