@@ -23,12 +23,10 @@ from ranking.sources import ActiveSource, CandidateSource, default_sources, prop
 from ranking.table import ActivityTable
 from training.config import RequestConfig
 from training.event_log import EventLog
+from training.home_feeds import TIMELINE_GROUP, HomeFeeds, HomeFeedSource, home_of
 from training.requests import Request
 
-__all__ = ["Answerable", "ReplayState", "replay", "request_sources"]
-
-TIMELINE_GROUP = "timeline"
-"""The feed group whose follows a user's own feed is made of."""
+__all__ = ["Answerable", "ReplayState", "replay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,7 @@ class Answerable:
 
 class _Known(NamedTuple):
     position: Position
-    actor: str
-    tags: tuple[str, ...]
+    posted: Posted
 
 
 class ReplayState:
@@ -61,6 +58,7 @@ class ReplayState:
         self._records: defaultdict[str, UserRecord] = defaultdict(UserRecord.empty)
         self._follows: defaultdict[str, dict[str, Follow]] = defaultdict(dict)
         self._known: dict[ActivityId, _Known] = {}
+        self._homes = HomeFeeds()
 
     def apply(self, index: int, event: Event) -> None:
         """Take the event at a log index, as the engine and the service do."""
@@ -69,16 +67,17 @@ class ReplayState:
             case Engagement() | Impression():
                 # The engine counts nothing for activities that are unknown or removed.
                 if known := self._known.get(event.activity_id):
-                    self._records[event.user].add(event, known.position, known.actor, known.tags)
+                    posted = known.posted
+                    self._records[event.user].add(event, known.position, posted.actor, posted.tags)
             case Posted():
-                position = position_of(event.activity_id)
-                self._known[event.activity_id] = _Known(position, event.actor, event.tags)
+                self._post(index, event)
             case Removed():
                 self._known.pop(event.activity_id, None)
+                self._homes.removed(event.activity_id)
             case Followed():
                 self._follow(index, event)
             case Unfollowed():
-                self._follows[event.follower].pop(event.target, None)
+                self._unfollow(event)
 
     def query(self, user: UserId, now_us: int, seed: int = 0) -> Query:
         """What the user's read of the personalized feed would be at a time."""
@@ -91,8 +90,23 @@ class ReplayState:
             request_id=f"replay-{user}-{now_us}",
             seed=seed,
             record=self._records.get(user) or UserRecord.empty(),
-            follows=self._follows.get(f"{TIMELINE_GROUP}:{user}") or {},
+            follows=self._follows.get(home_of(user)) or {},
         )
+
+    def sources(self, config: RequestConfig) -> tuple[CandidateSource, ...]:
+        """Where candidates come from: the mix that serves, or all that was active lately."""
+        if config.active_days is not None:
+            return (ActiveSource(quota=config.candidates_max, days=config.active_days),)
+        return tuple(
+            HomeFeedSource(self._homes, source.quota) if source.name == "following" else source
+            for source in default_sources("personalized")
+        )
+
+    def _post(self, index: int, event: Posted) -> None:
+        before = self._known.get(event.activity_id)
+        self._homes.posted(index, event, before and before.posted)
+        position = before.position if before else position_of(event.activity_id)
+        self._known[event.activity_id] = _Known(position, event)
 
     def _follow(self, index: int, event: Followed) -> None:
         # Following again keeps the edge that is there.
@@ -108,12 +122,11 @@ class ReplayState:
             ),
         )
 
-
-def request_sources(config: RequestConfig) -> tuple[CandidateSource, ...]:
-    """Where a request's candidates come from: the serving mix, or all that was active lately."""
-    if config.active_days is None:
-        return default_sources("personalized")
-    return (ActiveSource(quota=config.candidates_max, days=config.active_days),)
+    def _unfollow(self, event: Unfollowed) -> None:
+        edge = self._follows[event.follower].pop(event.target, None)
+        if edge is not None and edge.follower.group == TIMELINE_GROUP:
+            query = self.query(UserId(edge.follower.id), event.time_us)
+            self._homes.unfollowed(edge, event.keep_history, query, self.table)
 
 
 def replay(
@@ -128,7 +141,7 @@ def replay(
     Cost: about 20 us an event and 3 ms a request.
     """
     state = ReplayState(TenantId(log.tenant), config.table_rows)
-    sources = request_sources(config)
+    sources = state.sources(config)
     place = 0
     for request in requests:
         for index, event in zip(
