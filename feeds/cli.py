@@ -1,7 +1,7 @@
 """The commands of the feed engine: `headwater import`, `headwater export`, `headwater tenants`.
 
-They open the engine in their own process, so no service may have the data directory meanwhile; the
-error then names the process that has it.
+What writes opens the engine in its own process, so no service may have the data directory
+meanwhile; the error then names the process that has it. What only reads goes on beside it.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from feeds.errors import FeedsError, InvalidInput, NotFound
+from feeds.errors import DataDirectoryLocked, FeedsError, InvalidInput, NotFound
 from feeds.model import TenantId, check_tenant_id
 
 if TYPE_CHECKING:
     from feeds.engine import FeedEngine
+    from feeds.reader import StoreReader
 
 __all__ = ["export", "import_", "tenants"]
 
@@ -74,13 +75,16 @@ def export(
     data_dir: DataDir = DATA_DIR,
     json: AsJson = False,
 ) -> None:
-    """Export a tenant's events as Parquet by day; what was exported before is not repeated."""
+    """Export a tenant's events as Parquet by day; what was exported before is not repeated.
+
+    A running service goes on meanwhile: its data directory is read beside it.
+    """
     from feeds.export import export as export_events  # noqa: PLC0415 - as above
 
-    with _told(json), _opened(data_dir) as engine:
+    with _told(json), _read(data_dir) as reader:
         check_tenant_id(tenant)
         with _progress("exporting") as progress:
-            report = export_events(engine, TenantId(tenant), out, progress=progress)
+            report = export_events(reader, TenantId(tenant), out, progress=progress)
         shown = asdict(report) | {"seconds": round(report.seconds, 2)}
         _print(f"exported {tenant}", shown, asdict(report), json=json)
 
@@ -106,8 +110,8 @@ def create(
 @tenants.command("list")
 def list_(data_dir: DataDir = DATA_DIR, json: AsJson = False) -> None:
     """List the tenants and how many API keys each has."""
-    with _told(json), _opened(data_dir) as engine:
-        found = {str(tenant): len(engine.keys(tenant)) for tenant in engine.tenants()}
+    with _told(json), _read(data_dir) as reader:
+        found = {str(tenant): len(reader.keys(tenant)) for tenant in reader.tenants()}
         listed = {"tenants": [{"tenant": name, "keys": keys} for name, keys in found.items()]}
         shown = {name: f"{keys} API keys" for name, keys in found.items()}
         _print(f"{len(found)} tenants", shown, listed, json=json)
@@ -151,6 +155,21 @@ def _opened(data_dir: Path) -> Iterator["FeedEngine"]:
 
     with FeedEngine.open(data_dir) as engine:
         yield engine
+
+
+@contextlib.contextmanager
+def _read(data_dir: Path) -> Iterator["StoreReader"]:
+    """The engine, or where another process has it, what that process has written so far."""
+    from feeds.engine import FeedEngine  # noqa: PLC0415 - as above
+    from feeds.opening import open_reader  # noqa: PLC0415
+
+    with contextlib.ExitStack() as stack:
+        reader: StoreReader
+        try:
+            reader = stack.enter_context(FeedEngine.open(data_dir))
+        except DataDirectoryLocked:
+            reader = stack.enter_context(open_reader(data_dir))
+        yield reader
 
 
 @contextlib.contextmanager

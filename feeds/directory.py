@@ -10,13 +10,16 @@ from typing import Final, Self
 from feeds.durable import make_directory, sync_directory
 from feeds.errors import DataDirectoryLocked, FormatUnsupported, StorageError
 
-__all__ = ["FORMAT_VERSION", "SIBLINGS", "DataDirectory"]
+__all__ = ["FORMAT_VERSION", "SIBLINGS", "STORE", "DataDirectory", "check_format"]
 
 FORMAT_VERSION: Final = 1
 """The version of the data directory's format that this release reads and writes."""
 
 SIBLINGS: Final = frozenset({"registry", "models"})
 """What other parts of Headwater keep in a data directory, perhaps before an engine does."""
+
+STORE: Final = "store"
+"""Where the store lies in a data directory."""
 
 _LOCK: Final = "LOCK"
 _FORMAT: Final = "FORMAT"
@@ -54,7 +57,7 @@ class DataDirectory:
         directory = cls(path, file)
         try:
             _take(path, file)
-            _check_format(path)
+            check_format(path)
         except OSError as error:
             directory.close()
             raise StorageError(
@@ -68,7 +71,7 @@ class DataDirectory:
     @property
     def store(self) -> Path:
         """Where the store lies."""
-        return self.path / "store"
+        return self.path / STORE
 
     @property
     def log(self) -> Path:
@@ -107,7 +110,8 @@ def _take(path: Path, file: int) -> None:
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
 
 
-def _check_format(path: Path) -> None:
+def check_format(path: Path) -> None:
+    """Mark an empty directory as ours; raises `FormatUnsupported` if it is of another format."""
     marker = path / _FORMAT
     if not marker.exists():
         others = {entry.name for entry in path.iterdir()} - {_LOCK, _FORMAT_DRAFT, *SIBLINGS}

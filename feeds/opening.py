@@ -1,17 +1,20 @@
-"""What an engine on a data directory is made of: the lock, RocksDB and one replica with its log."""
+"""What is opened on a data directory: an engine's parts, or a reader beside a running engine."""
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from feeds.config import FeedsConfig
-from feeds.directory import DataDirectory
+from feeds.directory import STORE, DataDirectory, check_format
+from feeds.reader import StoreReader
 from feeds.replication.base import ApplyCommand, Replica
 from feeds.replication.log import LogConfig
 from feeds.replication.replica import ReplicaConfig, SingleReplica
 from feeds.store.base import Store
 from feeds.store.rocks import RocksConfig, RocksStore
 
-__all__ = ["open_parts"]
+__all__ = ["open_parts", "open_reader"]
 
 
 def open_parts(
@@ -44,3 +47,17 @@ def open_parts(
         return SingleReplica.open(directory.log, apply, applied_index, replica_config)
 
     return store, open_replica, directory.close
+
+
+@contextlib.contextmanager
+def open_reader(path: Path, config: FeedsConfig | None = None) -> Iterator[StoreReader]:
+    """Read a data directory that another process serves, as of now.
+
+    Raises `FormatUnsupported`, or `StorageError` where there is no store.
+    """
+    check_format(path)
+    with (
+        tempfile.TemporaryDirectory(prefix="headwater-reader-") as scratch,
+        RocksStore.open_secondary(path / STORE, Path(scratch)) as store,
+    ):
+        yield StoreReader(store, config or FeedsConfig())

@@ -21,7 +21,7 @@ What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -30,6 +30,7 @@ from weakref import WeakSet
 
 import structlog
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -70,7 +71,7 @@ class RocksConfig:
     """Bits of bloom filter for each key: 10 let about 1 % of absent keys through."""
 
     open_files_max: int = 1024
-    """Table files that are held open at most."""
+    """Table files that are held open at most; -1 holds all."""
 
     background_jobs_max: int = 2
     """Threads that flush and compact at most."""
@@ -107,12 +108,34 @@ class RocksStore:
 
         Raises `DataDirectoryLocked` if another process has it, `StorageError` if it is damaged.
         """
-        config = config or RocksConfig()
-        cache = Cache(config.block_cache_bytes)
         try:
             path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _open_error(path, error) from error
+        return cls._open(path, config or RocksConfig(), AccessType.read_write())
+
+    @classmethod
+    def open_secondary(cls, path: Path, scratch: Path, config: RocksConfig | None = None) -> Self:
+        """Read the database at `path` as it is now, beside the process that writes it.
+
+        Batches are seen whole, up to the last one in the writer's log. `scratch` is an empty
+        directory for RocksDB's own notes. Every file is held open, so that the writer may delete
+        what it compacts; do not write. Raises `StorageError` if there is no database.
+        """
+        every_file = replace(config or RocksConfig(), open_files_max=-1)
+        return cls._open(path, every_file, AccessType.secondary(str(scratch)))
+
+    @classmethod
+    def _open(cls, path: Path, config: RocksConfig, access: AccessType) -> Self:
+        cache = Cache(config.block_cache_bytes)
+        try:
             families = {name: _options(config, cache) for name in COLUMN_FAMILIES}
-            db = Rdict(str(path), options=_options(config, cache), column_families=families)
+            db = Rdict(
+                str(path),
+                options=_options(config, cache),
+                column_families=families,
+                access_type=access,
+            )
         except Exception as error:
             raise _open_error(path, error) from error
         return cls(
