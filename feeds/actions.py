@@ -98,5 +98,5 @@ def read_actions(stream: BinaryIO, name: str) -> Iterator[Action]:
             continue
         try:
             yield _decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInput(f"{name}:{number}: not an action: {error}") from error

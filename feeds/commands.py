@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from feeds.errors import InvalidInput
+from feeds.errors import FormatUnsupported, InvalidInput
 from feeds.events import Engagement, Impression, Posted
 
 __all__ = [
@@ -35,13 +35,15 @@ COMMAND_VERSION: Final = 1
 class Once(msgspec.Struct, frozen=True, array_like=True):
     """An idempotency key: the command takes effect once until `expires_us`.
 
-    `digest` is of the content, so that the key cannot be used for something else.
+    `digest` is of the content, so that the key cannot be used for something else. `after` is a key
+    that must have been used before.
     """
 
     key: str
     digest: bytes
     now_us: int
     expires_us: int
+    after: str | None = None
 
 
 class CreateTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="tenant"):
@@ -61,11 +63,15 @@ class AddKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ke
 
 
 class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
-    """Put an activity into its home feed and the feeds in `to`, and before their followers."""
+    """Put an activity into its home feed and the feeds in `to`, and before their followers.
+
+    Posted again and again, it gets into `places_max` feeds at most.
+    """
 
     tenant: str
     posted: Posted
     body: bytes
+    places_max: int
     once: Once | None = None
 
 
@@ -75,6 +81,7 @@ class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     tenant: str
     activity_id: str
     time_us: int
+    once: Once | None = None
 
 
 class FollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="follow"):
@@ -93,6 +100,7 @@ class FollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     pull_above: int
     follows_max: int
     derived: bool = False
+    once: Once | None = None
 
 
 class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="unfollow"):
@@ -110,6 +118,7 @@ class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     scan_max: int
     copy_max: int
     keep_history: bool = False
+    once: Once | None = None
 
 
 class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clear"):
@@ -152,11 +161,15 @@ def encode_command(command: Command) -> bytes:
 
 
 def decode_command(data: bytes) -> Command:
-    """Read a command; raises `InvalidInput` where the bytes are none of this version."""
-    if data[:1] != _VERSION:
-        raise InvalidInput(
-            f"command version {data[0] if data else 'missing'} is not known: "
-            f"this release reads version {COMMAND_VERSION}, start a newer one"
+    """Read a command; raises `InvalidInput` where the bytes are none.
+
+    Raises `FormatUnsupported` for one of another version: what it means is known to another
+    release, so this one must neither skip it nor guess.
+    """
+    if data and data[:1] != _VERSION:
+        raise FormatUnsupported(
+            f"the log holds a command of version {data[0]}, and this release reads version "
+            f"{COMMAND_VERSION}: start the release that wrote it, or a newer one"
         )
     try:
         command: Command = _decoder.decode(memoryview(data)[1:])

@@ -20,6 +20,7 @@ from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
 from feeds.errors import InvalidInput, ReplicaStopped
 from feeds.events import Engagement, Event, Impression
+from feeds.idempotency import LastingKey
 from feeds.keys import APPLIED, OutboxKey, write_number
 from feeds.model import (
     Activity,
@@ -147,7 +148,11 @@ class FeedEngine(StoreReader):
         return self._propose(command, Accepted, lambda _: None)
 
     def post(
-        self, tenant: TenantId, feed: FeedId, draft: ActivityDraft, key: str | None = None
+        self,
+        tenant: TenantId,
+        feed: FeedId,
+        draft: ActivityDraft,
+        key: str | LastingKey | None = None,
     ) -> "Future[PostResult]":
         """Post an activity to a feed, the feeds in its `to`, and before their followers.
 
@@ -159,10 +164,19 @@ class FeedEngine(StoreReader):
         command, activity = self._intake.post(tenant, feed, draft, key, self._clock())
         return self._propose(command, Placed, lambda placed: _posted(placed, activity))
 
-    def remove(self, tenant: TenantId, activity_id: str) -> "Future[RemoveResult]":
+    def remove(
+        self,
+        tenant: TenantId,
+        activity_id: str,
+        *,
+        time_us: int | None = None,
+        key: str | LastingKey | None = None,
+    ) -> "Future[RemoveResult]":
         """Remove an activity from every feed."""
         self._check_tenant(tenant)
-        command = self._intake.remove(tenant, activity_id, self._clock())
+        command = self._intake.remove(
+            tenant, activity_id, time_us=time_us, key=key, now_us=self._clock()
+        )
         return self._propose(command, RemoveResult, _same)
 
     def follow(
@@ -174,6 +188,7 @@ class FeedEngine(StoreReader):
         copy_limit: int | None = None,
         derived: bool = False,
         time_us: int | None = None,
+        key: str | LastingKey | None = None,
     ) -> "Future[FollowResult]":
         """Let `follower` follow `target`, with its newest `copy_limit` activities."""
         self._check_tenant(tenant)
@@ -184,6 +199,7 @@ class FeedEngine(StoreReader):
             copy_limit=self._config.copy_limit_default if copy_limit is None else copy_limit,
             derived=derived,
             time_us=time_us,
+            key=key,
             now_us=self._clock(),
         )
         return self._propose(command, FollowResult, _same)
@@ -196,6 +212,7 @@ class FeedEngine(StoreReader):
         *,
         keep_history: bool = False,
         time_us: int | None = None,
+        key: str | LastingKey | None = None,
     ) -> "Future[UnfollowResult]":
         """Let `follower` no longer follow `target`; its rows stay with `keep_history`."""
         self._check_tenant(tenant)
@@ -205,6 +222,7 @@ class FeedEngine(StoreReader):
             target,
             keep_history=keep_history,
             time_us=time_us,
+            key=key,
             now_us=self._clock(),
         )
         left = OutboxKey(command.tenant, command.follower, command.target)
@@ -214,7 +232,7 @@ class FeedEngine(StoreReader):
         self,
         tenant: TenantId,
         events: Sequence[Impression | Engagement],
-        key: str | None = None,
+        key: str | LastingKey | None = None,
         content: bytes | None = None,
     ) -> "Future[RecordResult]":
         """Record impressions and engagements; those of unknown activities are left out, and named.
@@ -271,7 +289,8 @@ class FeedEngine(StoreReader):
                 future.set_exception(error)
             else:
                 future.set_result(settled)
-            self._outbox.retry()
+            if done.exception() is None:
+                self._outbox.retry()
             self._compact()
 
         self._replica.propose(self._intake.encode(command)).add_done_callback(settle)

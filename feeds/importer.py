@@ -1,17 +1,19 @@
 """Replaying an action log through the engine, as fast as the engine takes it.
 
 Writes are pipelined: their order is that of the log, their futures are awaited behind. Impressions
-and engagements that follow each other become one batch. Each batch has an idempotency key made from
-its place and content, and an activity's id is made from its content: replaying the same log again
-(after a crash, say) adds nothing twice, as long as idempotency keys are remembered.
+and engagements that follow each other become one batch. Every write has an idempotency key made
+from its place and content, and names the key of the write before it: whatever fails, what has
+taken effect is the log up to some action. Replaying the log again (after a crash, or because it has
+grown) adds what was missing, and nothing twice.
 """
 
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +21,9 @@ import msgspec
 from feeds import actions
 from feeds.actions import Action
 from feeds.engine import FeedEngine
-from feeds.errors import FeedsError, InvalidInput
+from feeds.errors import Conflict, FeedsError, InvalidInput
 from feeds.events import Engagement, Impression
+from feeds.idempotency import LastingKey, digest_events
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, format_time
 from feeds.results import FollowResult, PostResult, RecordResult, RemoveResult, UnfollowResult
 
@@ -31,6 +34,9 @@ BATCH_EVENTS_MAX: Final = 500
 
 PENDING_MAX: Final = 512
 """Commands whose futures are awaited behind; enough to fill a group commit and the next one."""
+
+KEY_TTL_S: Final = 10 * 365 * 86_400
+"""Seconds for which an import's writes are remembered: logs are replayed again after long times."""
 
 _PROGRESS_EVERY = 500
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,7 +58,7 @@ class ImportReport:
     actions_per_s: float
     last_index: int
     last_time: str
-    """Time of the latest action, as `feeds.model.format_time`."""
+    """Time of the latest action, as `feeds.model.format_time`; empty where there was none."""
 
 
 def replay(
@@ -64,12 +70,12 @@ def replay(
     """Put every action of a log through the engine in order; all are durable on return.
 
     `progress` is called with the number of actions so far, every 500. Raises the first action's
-    error, with its number; what came before it has taken place.
+    error, with its number, or the log's own; what came before it has taken place, and nothing else.
     """
     started = time.monotonic()
     pipeline = _Pipeline(engine, tenant)
     number = last_us = 0
-    for number, action in enumerate(log, 1):
+    for number, action in enumerate(_finished(log, pipeline), 1):
         pipeline.add(number, action)
         last_us = max(last_us, action.time_us)
         if number % _PROGRESS_EVERY == 0:
@@ -83,8 +89,17 @@ def replay(
         seconds=seconds,
         actions_per_s=number / seconds if seconds else 0.0,
         last_index=pipeline.last_index,
-        last_time=format_time(last_us),
+        last_time=format_time(last_us) if number else "",
     )
+
+
+def _finished(log: Iterable[Action], pipeline: "_Pipeline") -> Iterator[Action]:
+    """The actions; where the log breaks off, those before are sent before its error is raised."""
+    try:
+        yield from log
+    except Exception:
+        pipeline.finish()
+        raise
 
 
 class _Pipeline:
@@ -97,6 +112,7 @@ class _Pipeline:
         self._tenant = tenant
         self._batch: list[Impression | Engagement] = []
         self._batch_number = 0
+        self._sent_key: str | None = None
         self._pending: deque[tuple[int, Future[Any]]] = deque()  # Any: each kind's own result
 
     def add(self, number: int, action: Action) -> None:
@@ -106,7 +122,7 @@ class _Pipeline:
             self._add_event(number, action)
             return
         self._send_batch()
-        self._send(number, lambda: self._propose(action))
+        self._send(number, action, lambda key: self._propose(action, key))
 
     def finish(self) -> None:
         """Send what is left, and wait for everything."""
@@ -121,18 +137,42 @@ class _Pipeline:
             self._send_batch()
 
     def _send_batch(self) -> None:
-        if not self._batch:
-            return
+        """Send the batch, cut where an earlier import of a shorter log had cut it."""
         batch, self._batch = self._batch, []
-        key = _batch_key(self._batch_number, batch)
-        self._send(self._batch_number, lambda: self._engine.record(self._tenant, batch, key))
+        while batch:
+            number = self._batch_number
+            part = batch[: self._sent_before(number, batch) or len(batch)]
+            self._send(number, part[0], partial(self._engine.record, self._tenant, part))
+            self._batch_number += len(part)
+            batch = batch[len(part) :]
 
-    def _send(self, number: int, propose: Callable[[], "Future[Any]"]) -> None:  # Any: as above
+    def _sent_before(self, number: int, batch: list[Impression | Engagement]) -> int:
+        """How many of these events an earlier import sent together from this place; 0 if none."""
+        digest = self._engine.remembered(self._tenant, _key(number, batch[0]))
+        if digest is None:
+            return 0
+        lengths = range(len(batch), 0, -1)
+        found = next((n for n in lengths if digest_events(batch[:n]) == digest), 0)
+        if not found:
+            raise Conflict(
+                f"action {number}: an earlier import had other actions behind this one: import "
+                "what is new as a log of its own"
+            )
+        return found
+
+    def _send(
+        self,
+        number: int,
+        content: Action | Impression | Engagement,
+        propose: Callable[[LastingKey], "Future[Any]"],  # Any: as above
+    ) -> None:
+        key = LastingKey(_key(number, content), KEY_TTL_S, self._sent_key)
         try:
-            future = propose()
+            future = propose(key)
         except FeedsError as error:
             self._settle(0)
             raise _numbered(number, error) from error
+        self._sent_key = key.text
         self._pending.append((number, future))
         self._settle(PENDING_MAX)
 
@@ -151,12 +191,15 @@ class _Pipeline:
         if isinstance(answer, PostResult | RecordResult):
             self.counts["duplicate"] += answer.duplicate
 
-    def _propose(self, action: Action) -> "Future[Any]":  # Any: as above
+    def _propose(self, action: Action, key: LastingKey) -> "Future[Any]":  # Any: as above
         match action:
             case actions.Post():
-                return self._engine.post(self._tenant, FeedId.parse(action.feed), _draft(action))
+                feed = FeedId.parse(action.feed)
+                return self._engine.post(self._tenant, feed, _draft(action), key)
             case actions.Remove():
-                return self._engine.remove(self._tenant, action.activity_id)
+                return self._engine.remove(
+                    self._tenant, action.activity_id, time_us=action.time_us, key=key
+                )
             case actions.Follow():
                 return self._engine.follow(
                     self._tenant,
@@ -165,6 +208,7 @@ class _Pipeline:
                     copy_limit=action.copy_limit,
                     derived=action.derived,
                     time_us=action.time_us,
+                    key=key,
                 )
             case actions.Unfollow():
                 return self._engine.unfollow(
@@ -173,6 +217,7 @@ class _Pipeline:
                     FeedId.parse(action.target),
                     keep_history=action.keep_history,
                     time_us=action.time_us,
+                    key=key,
                 )
             case _:
                 raise InvalidInput(f"{type(action).__name__} is no action of its own")
@@ -214,8 +259,9 @@ def _event(action: actions.Show | actions.Engage) -> Impression | Engagement:
     )
 
 
-def _batch_key(number: int, batch: list[Impression | Engagement]) -> str:
-    digest = hashlib.blake2b(_encode(batch), digest_size=12).hexdigest()
+def _key(number: int, content: Action | Impression | Engagement) -> str:
+    """The idempotency key of the write that begins with the action in this place."""
+    digest = hashlib.blake2b(_encode(content), digest_size=12).hexdigest()
     return f"import:{number}:{digest}"
 
 

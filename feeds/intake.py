@@ -4,14 +4,20 @@ Everything is checked here, before anything is logged: a command in the log is o
 can apply. Times and ids are stamped here too.
 """
 
-import hashlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import orjson
 
+from feeds.checks import (
+    check_activity_id,
+    check_number,
+    check_text,
+    check_time,
+    is_finite,
+    not_json,
+)
 from feeds.commands import (
     Command,
     FollowFeed,
@@ -23,11 +29,10 @@ from feeds.commands import (
     encode_command,
 )
 from feeds.config import FeedsConfig
-from feeds.errors import InvalidCursor, InvalidInput, InvalidTime, LimitExceeded, UnknownFeedGroup
+from feeds.errors import InvalidInput, LimitExceeded, UnknownFeedGroup
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
+from feeds.idempotency import LastingKey, stamp
 from feeds.model import (
-    TIME_MAX_US,
-    TIME_MIN_US,
     Activity,
     ActivityDraft,
     FeedId,
@@ -35,7 +40,6 @@ from feeds.model import (
     check_user_id,
     encode_body,
     identify,
-    position_of,
 )
 
 __all__ = ["Intake"]
@@ -72,7 +76,12 @@ class Intake:
         return str(feed)
 
     def post(
-        self, tenant: TenantId, feed: FeedId, draft: ActivityDraft, key: str | None, now_us: int
+        self,
+        tenant: TenantId,
+        feed: FeedId,
+        draft: ActivityDraft,
+        key: str | LastingKey | None,
+        now_us: int,
     ) -> tuple[PostActivity, Activity]:
         """The command that posts a draft, and the activity that it makes."""
         home = self.check_feed(feed)
@@ -89,19 +98,32 @@ class Intake:
             tags=activity.tags,
             length=len(body),
         )
-        once = None
-        if key is not None:
-            content = (home, draft.actor, draft.verb, draft.object, draft.target)
-            rest = (draft.foreign_id, draft.time_us, list(draft.to), draft.custom)
-            once = self._once(
-                key, orjson.dumps((content, rest), option=orjson.OPT_SORT_KEYS), now_us
-            )
-        return PostActivity(tenant=tenant, posted=posted, body=body, once=once), activity
+        command = PostActivity(
+            tenant=tenant,
+            posted=posted,
+            body=body,
+            places_max=1 + self._config.to_max,
+            once=None if key is None else self._once(key, _content(home, draft), now_us),
+        )
+        return command, activity
 
-    def remove(self, tenant: TenantId, activity_id: str, now_us: int) -> RemoveActivity:
+    def remove(
+        self,
+        tenant: TenantId,
+        activity_id: str,
+        *,
+        time_us: int | None,
+        key: str | LastingKey | None,
+        now_us: int,
+    ) -> RemoveActivity:
         """The command that removes an activity."""
-        _check_activity_id(activity_id)
-        return RemoveActivity(tenant=tenant, activity_id=activity_id, time_us=now_us)
+        check_activity_id(activity_id)
+        return RemoveActivity(
+            tenant=tenant,
+            activity_id=activity_id,
+            time_us=self._time(time_us, now_us),
+            once=self._once_of(key, ("remove", activity_id, time_us), now_us),
+        )
 
     def follow(
         self,
@@ -112,6 +134,7 @@ class Intake:
         copy_limit: int,
         derived: bool,
         time_us: int | None,
+        key: str | LastingKey | None,
         now_us: int,
     ) -> FollowFeed:
         """The command that makes an edge."""
@@ -123,7 +146,7 @@ class Intake:
                 f"{target_text} cannot be followed, as feeds of group {target.group!r} only "
                 "gather: follow the feeds that they follow"
             )
-        _check_number("copy_limit", copy_limit, 0, self._config.copy_limit_max, "copy_limit_max")
+        check_number("copy_limit", copy_limit, 0, self._config.copy_limit_max, "copy_limit_max")
         return FollowFeed(
             tenant=tenant,
             follower=follower_text,
@@ -134,6 +157,9 @@ class Intake:
             pull_above=self._config.pull_followers_min,
             follows_max=self._config.follows_max,
             derived=derived,
+            once=self._once_of(
+                key, ("follow", follower_text, target_text, copy_limit, derived, time_us), now_us
+            ),
         )
 
     def unfollow(
@@ -144,26 +170,31 @@ class Intake:
         *,
         keep_history: bool,
         time_us: int | None,
+        key: str | LastingKey | None,
         now_us: int,
     ) -> UnfollowFeed:
         """The command that ends an edge."""
         config = self._config
+        follower_text, target_text = self.check_feed(follower), self.check_feed(target)
         return UnfollowFeed(
             tenant=tenant,
-            follower=self.check_feed(follower),
-            target=self.check_feed(target),
+            follower=follower_text,
+            target=target_text,
             time_us=self._time(time_us, now_us),
             rows_max=config.unfollow_rows_max,
             scan_max=config.pull_scan_max if keep_history else config.unfollow_scan_max,
             copy_max=config.copy_limit_max,
             keep_history=keep_history,
+            once=self._once_of(
+                key, ("unfollow", follower_text, target_text, keep_history, time_us), now_us
+            ),
         )
 
     def record(
         self,
         tenant: TenantId,
         events: Sequence[Impression | Engagement],
-        key: str | None,
+        key: str | LastingKey | None,
         now_us: int,
         content: bytes | None = None,
     ) -> RecordEvents:
@@ -198,7 +229,7 @@ class Intake:
         try:
             activity_id = identify(draft, time_us)
         except (TypeError, ValueError) as error:
-            raise _not_json(error) from None
+            raise not_json(error) from None
         return Activity(
             id=activity_id,
             actor=draft.actor,
@@ -216,7 +247,7 @@ class Intake:
         try:
             body = encode_body(activity)
         except (TypeError, ValueError) as error:
-            raise _not_json(error) from None
+            raise not_json(error) from None
         limit = self._config.activity_bytes_max
         if len(body) > limit:
             raise LimitExceeded(
@@ -224,7 +255,7 @@ class Intake:
                 "send less, and link to large content"
             )
         # orjson writes NaN and infinity as null, which would not come back as it was sent.
-        if b"null" in body and not _finite(activity.custom):
+        if b"null" in body and not is_finite(activity.custom):
             raise InvalidInput(
                 "custom fields hold NaN or an infinite number: send null or leave out"
             )
@@ -251,11 +282,11 @@ class Intake:
 
     def _check_event(self, event: Impression | Engagement, now_us: int) -> None:
         check_user_id(event.user)
-        self._check_time(event.time_us, now_us)
-        _check_activity_id(event.activity_id)
+        check_time(event.time_us, now_us, self._config.future_time_max_s)
+        check_activity_id(event.activity_id)
         self._text("feed", event.feed)
         self._text("slate_id", event.slate_id)
-        _check_number("position", event.position, -1, _PLACE_MAX, "the largest")
+        check_number("position", event.position, -1, _PLACE_MAX, "the largest")
         if isinstance(event, Engagement):
             self._check_engagement(event)
 
@@ -270,71 +301,31 @@ class Intake:
             raise InvalidInput(f"value {value!r} is out of range: send a number within ±{limit:g}")
 
     def _text(self, name: str, text: str) -> str:
-        if not isinstance(text, str):
-            raise InvalidInput(f"{name} is not a text: send a string")
-        try:
-            length = len(text) if text.isascii() else len(text.encode())
-        except UnicodeEncodeError:
-            raise InvalidInput(f"{name} is not valid Unicode: send UTF-8") from None
-        limit = self._config.text_bytes_max
-        if length > limit:
-            raise LimitExceeded(
-                f"{name} takes {length} bytes, text_bytes_max is {limit}: shorten it"
-            )
-        return text
+        return check_text(name, text, self._config.text_bytes_max)
 
     def _time(self, time_us: int | None, now_us: int) -> int:
         """The given time, or now; microseconds since the epoch."""
         if time_us is None:
             return now_us
-        return self._check_time(time_us, now_us)
+        return check_time(time_us, now_us, self._config.future_time_max_s)
 
-    def _check_time(self, time_us: int, now_us: int) -> int:
-        if isinstance(time_us, bool) or not isinstance(time_us, int):
-            raise InvalidTime("time is not a whole number of microseconds since 1970: send one")
-        if not TIME_MIN_US <= time_us < TIME_MAX_US:
-            raise InvalidTime(f"time {time_us} us lies outside 1970-01-01 to 2199-12-31")
-        ahead_s = (time_us - now_us) / 1_000_000
-        if ahead_s > self._config.future_time_max_s:
-            raise InvalidTime(
-                f"time is {ahead_s:.0f} s in the future, future_time_max_s is "
-                f"{self._config.future_time_max_s}: send the time at which it happened"
-            )
-        return time_us
+    def _once_of(
+        self, key: str | LastingKey | None, content: Sequence[object], now_us: int
+    ) -> Once | None:
+        return None if key is None else self._once(key, _encode(content), now_us)
 
-    def _once(self, key: str, content: bytes, now_us: int) -> Once:
-        if not self._text("idempotency key", key):
-            raise InvalidInput("the idempotency key is empty: send a unique text, or none")
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        return Once(key, digest, now_us, now_us + self._config.dedup_ttl_s * 1_000_000)
+    def _once(self, key: str | LastingKey, content: bytes, now_us: int) -> Once:
+        config = self._config
+        lasting = key if isinstance(key, LastingKey) else LastingKey(key, config.dedup_ttl_s)
+        self._text("idempotency key", lasting.text)
+        return stamp(lasting, content, now_us)
 
 
-def _check_activity_id(activity_id: str) -> None:
+def _content(home: str, draft: ActivityDraft) -> bytes:
+    """What a post's idempotency key stands for."""
+    what = (home, draft.actor, draft.verb, draft.object, draft.target)
+    rest = (draft.foreign_id, draft.time_us, list(draft.to), draft.custom)
     try:
-        position_of(activity_id)
-    except InvalidCursor as error:
-        raise InvalidInput(str(error)) from None
-
-
-def _check_number(name: str, number: int, low: int, high: int, limit: str) -> None:
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise InvalidInput(f"{name} is not a whole number: send one")
-    if number < low:
-        raise InvalidInput(f"{name} is {number}: send at least {low}")
-    if number > high:
-        raise LimitExceeded(f"{name} is {number}, {limit} is {high}: send less")
-
-
-def _finite(value: object) -> bool:
-    """True if no number within is NaN or infinite."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return True
-
-
-def _not_json(error: Exception) -> InvalidInput:
-    return InvalidInput(f"custom fields cannot be written as JSON ({error}): send JSON in UTF-8")
+        return orjson.dumps((what, rest), option=orjson.OPT_SORT_KEYS)
+    except (TypeError, ValueError) as error:
+        raise not_json(error) from None

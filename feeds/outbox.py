@@ -10,7 +10,7 @@ from concurrent.futures import Future
 
 from feeds.commands import ClearRows
 from feeds.config import FeedsConfig
-from feeds.errors import Overloaded, StorageError
+from feeds.errors import Overloaded, StorageError, StorageFull
 from feeds.keys import OutboxKey
 from feeds.results import UnfollowResult
 from feeds.rows import scan
@@ -20,14 +20,18 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """Proposes the next command of each ended follow until its rows are gone."""
+    """Proposes the next command of each ended follow until its rows are gone.
+
+    Where a command is refused for the moment (a crowd, a full disk), it waits for a write that
+    succeeds.
+    """
 
     def __init__(
         self, propose: Callable[[ClearRows], "Future[UnfollowResult]"], config: FeedsConfig
     ) -> None:
         self._propose = propose
         self._config = config
-        self._delayed: deque[OutboxKey] = deque()
+        self._refused: deque[OutboxKey] = deque()
 
     def resume(self, view: View) -> None:
         """Go on with everything that was left."""
@@ -35,7 +39,7 @@ class Outbox:
             self.clear(OutboxKey.decode(key))
 
     def clear(self, key: OutboxKey) -> None:
-        """Go on with one ended follow; where too many writes wait, `retry` does it later."""
+        """Go on with one ended follow; where it is refused for the moment, `retry` does it."""
         command = ClearRows(
             tenant=key.tenant,
             follower=key.follower,
@@ -46,17 +50,20 @@ class Outbox:
         try:
             future = self._propose(command)
         except Overloaded:
-            self._delayed.append(key)
+            self._refused.append(key)
         except StorageError:
             return  # it is in the store, and goes on when the engine is opened again
         else:
             future.add_done_callback(lambda done: self._cleared(key, done))
 
     def retry(self) -> None:
-        """Try again what was delayed, now that a write has left the queue."""
-        if self._delayed:
-            self.clear(self._delayed.popleft())
+        """Try again one that was refused, now that a write has succeeded."""
+        if self._refused:
+            self.clear(self._refused.popleft())
 
     def _cleared(self, key: OutboxKey, done: "Future[UnfollowResult]") -> None:
-        if done.exception() is None and done.result().unfinished:
+        error = done.exception()
+        if isinstance(error, StorageFull):
+            self._refused.append(key)
+        elif error is None and done.result().unfinished:
             self.clear(key)

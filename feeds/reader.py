@@ -20,6 +20,7 @@ from feeds.keys import (
     ActivityKey,
     ApiKeyKey,
     CounterKey,
+    DedupKey,
     EventKey,
     FeedRowKey,
     FollowKey,
@@ -48,6 +49,7 @@ from feeds.values import (
     decode_counter,
     decode_edge,
     decode_event,
+    decode_remembered,
     decode_tenant,
     decode_user,
     index_of,
@@ -233,6 +235,12 @@ class StoreReader:
                 break
             found.append((place.index, place.ordinal, decode_event(data)))
         return found
+
+    def remembered(self, tenant: TenantId, key: str) -> bytes | None:
+        """The digest of what an idempotency key was used for, until it is forgotten."""
+        self._check_tenant(tenant)
+        data = self._view.get("dedup", DedupKey(tenant, key).encode())
+        return decode_remembered(data).digest if data else None
 
     def _check_tenant(self, tenant: TenantId) -> None:
         if tenant not in self._known:

@@ -23,6 +23,7 @@ from feeds.errors import InvalidInput
 from feeds.events import Event
 from feeds.machine.changes import Changes
 from feeds.machine.follows import clear, follow, unfollow
+from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
 from feeds.machine.records import record
 from feeds.machine.tenants import add_key, create_tenant
@@ -45,12 +46,25 @@ def apply(command: Command, index: int, view: View) -> Outcome:
     """What the command at log index `index` does to the state in `view`."""
     changes = Changes(command.tenant, index)
     try:
-        result = _decide(command, changes, view)
+        result = _decide_once(command, changes, view)
     except InvalidInput as error:
         result = Rejected("invalid", str(error))
     if isinstance(result, Rejected):
         return Outcome((), result, ())
     return Outcome(changes.writes, result, changes.events)
+
+
+def _decide_once(command: Command, changes: Changes, view: View) -> Result:
+    """Under an idempotency key that was used, the answer of that time; nothing happens again."""
+    if isinstance(command, CreateTenant | AddKey | ClearRows) or command.once is None:
+        return _decide(command, changes, view)
+    recalled = recall(command.once, changes, view)
+    if recalled is not None:
+        return recalled
+    result = _decide(command, changes, view)
+    if not isinstance(result, Rejected):
+        remember(command.once, changes, view, result)
+    return result
 
 
 def _decide(command: Command, changes: Changes, view: View) -> Result:

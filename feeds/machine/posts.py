@@ -7,7 +7,6 @@ from feeds.events import Removed
 from feeds.fanout import recipients
 from feeds.keys import ActivityKey, CounterKey, FeedRowKey, write_number
 from feeds.machine.changes import Changes
-from feeds.machine.once import recall, remember
 from feeds.model import ActivityId, position_of
 from feeds.results import Placed, Rejected, RemoveResult
 from feeds.store.base import View
@@ -17,19 +16,10 @@ __all__ = ["post", "remove"]
 
 
 def post(command: PostActivity, changes: Changes, view: View) -> Placed | Rejected:
-    """Put the activity into the places where it is not yet, and before their followers."""
-    recalled = recall(command.once, changes, view)
-    if isinstance(recalled, Rejected):
-        return recalled
-    if isinstance(recalled, Placed):
-        return msgspec.structs.replace(recalled, duplicate=True)
-    placed = _place(command, changes, view)
-    remember(command.once, changes, view, placed)
-    return placed
+    """Put the activity into the places where it is not yet, and before their followers.
 
-
-def _place(command: PostActivity, changes: Changes, view: View) -> Placed:
-    """A known activity takes the new body; its facts stay, as counters and tables go by them."""
+    A known activity takes the new body; its facts stay, as counters and tables go by them.
+    """
     posted = command.posted
     key = ActivityKey(command.tenant, position_of(posted.activity_id)).encode()
     data = view.get("activities", key)
@@ -42,6 +32,12 @@ def _place(command: PostActivity, changes: Changes, view: View) -> Placed:
     stored = decode_activity(data)
     places = [stored.posted.feed, *stored.posted.to]
     added = [place for place in (posted.feed, *posted.to) if place not in places]
+    if len(places) + len(added) > command.places_max:
+        return Rejected(
+            "limit",
+            f"activity {posted.activity_id} is in {len(places)} feeds, and with {len(added)} more "
+            f"would be in over {command.places_max}, which is to_max and its own: post another one",
+        )
     if added or command.body != stored.body:
         facts = msgspec.structs.replace(stored.posted, to=(*stored.posted.to, *added))
         changes.put(

@@ -3,16 +3,13 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import msgspec
-
 from feeds.commands import RecordEvents
 from feeds.counters import HOUR_US, CounterRecord, UserRecord, counted_tags, kind_code
 from feeds.events import Engagement, Impression, Posted
 from feeds.keys import ActivityKey, CounterKey
 from feeds.machine.changes import Changes
-from feeds.machine.once import recall, remember
 from feeds.model import position_of
-from feeds.results import RecordResult, Rejected
+from feeds.results import RecordResult
 from feeds.store.base import View
 from feeds.values import decode_activity, decode_counter, decode_user, encode
 
@@ -22,13 +19,8 @@ Recorded = Impression | Engagement
 _Record = TypeVar("_Record", CounterRecord, UserRecord)
 
 
-def record(command: RecordEvents, changes: Changes, view: View) -> RecordResult | Rejected:
+def record(command: RecordEvents, changes: Changes, view: View) -> RecordResult:
     """Leave every event whose activity exists in the event log, and count it."""
-    recalled = recall(command.once, changes, view)
-    if isinstance(recalled, Rejected):
-        return recalled
-    if isinstance(recalled, RecordResult):
-        return msgspec.structs.replace(recalled, duplicate=True)
     activities = _activities(command, view)
     known = [event for event in command.events if event.activity_id in activities]
     for event in known:
@@ -37,9 +29,7 @@ def record(command: RecordEvents, changes: Changes, view: View) -> RecordResult 
     unknown = {
         event.activity_id: None for event in command.events if event.activity_id not in activities
     }
-    result = RecordResult(changes.index, len(known), tuple(unknown))
-    remember(command.once, changes, view, result)
-    return result
+    return RecordResult(changes.index, len(known), tuple(unknown))
 
 
 def _activities(command: RecordEvents, view: View) -> dict[str, tuple[bytes, Posted]]:

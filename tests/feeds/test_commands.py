@@ -22,7 +22,7 @@ from feeds.commands import (
     decode_command,
     encode_command,
 )
-from feeds.errors import InvalidInput
+from feeds.errors import FormatUnsupported, InvalidInput
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
 from feeds.model import ActivityId
 from feeds.results import (
@@ -42,7 +42,12 @@ ints = st.integers(0, 2**62)
 texts = st.text(max_size=8)
 tuples = st.lists(texts, max_size=3).map(tuple)
 once = st.none() | st.builds(
-    Once, key=texts, digest=st.binary(max_size=16), now_us=ints, expires_us=ints
+    Once,
+    key=texts,
+    digest=st.binary(max_size=16),
+    now_us=ints,
+    expires_us=ints,
+    after=st.none() | texts,
 )
 events = st.builds(
     Impression,
@@ -115,19 +120,19 @@ def test_result_comes_back(result: Result) -> None:
 @given(commands, st.integers(0, 10_000))
 def test_cut_command_is_refused(command: Command, cut: int) -> None:
     data = encode_command(command)
-    with pytest.raises(InvalidInput, match=r"not a command|version missing"):
+    with pytest.raises(InvalidInput, match="not a command"):
         decode_command(data[: cut % len(data)])
 
 
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
-    with suppress(InvalidInput):
+    with suppress(InvalidInput, FormatUnsupported):
         decode_command(data)
 
 
 def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
-    with pytest.raises(InvalidInput, match=r"version 2 is not known: .* start a newer one"):
+    with pytest.raises(FormatUnsupported, match=r"command of version 2, .* start the release that"):
         decode_command(b"\x02" + data[1:])
 
 

@@ -21,6 +21,8 @@ from feeds.errors import (
     LimitExceeded,
     NotFound,
     Overloaded,
+    ReplicaStopped,
+    StorageFull,
     UnknownFeedGroup,
 )
 from feeds.events import Engagement, Event, Followed, Impression, Posted, Removed, Unfollowed
@@ -489,6 +491,58 @@ def test_configuration_with_mistakes_names_them_all() -> None:
     config = FeedsConfig(page_size_max=0, copy_limit_default=2_000, groups=())
     with pytest.raises(InvalidInput, match=r"page_size_max is 0.*copy_limit_default.*groups"):
         FeedEngine(MemoryStore(), MemoryReplica, config)
+
+
+def test_command_of_a_newer_release_stops_the_replica_and_is_not_passed_over() -> None:
+    replicas: list[MemoryReplica] = []
+
+    def factory(apply: ApplyCommand, index: int) -> MemoryReplica:
+        replicas.append(MemoryReplica(apply, index))
+        return replicas[0]
+
+    engine = FeedEngine(MemoryStore(), factory, clock=ManualClock())
+    error = replicas[0].propose(b"\x02newer").exception()
+    assert isinstance(error, ReplicaStopped)
+    assert "command of version 2" in str(error)
+    assert 0 == engine.applied_index()
+
+
+def test_clearing_that_met_a_full_disk_goes_on_once_there_is_room() -> None:
+    replicas: list[FullReplica] = []
+
+    def factory(apply: ApplyCommand, index: int) -> FullReplica:
+        replicas.append(FullReplica(apply, index))
+        return replicas[0]
+
+    engine = FeedEngine(
+        MemoryStore(), factory, FeedsConfig(unfollow_rows_max=1), clock=ManualClock()
+    )
+    engine.create_tenant(DEMO).result()
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    for number in range(3):
+        engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
+    replicas[0].room = 1
+    engine.unfollow(DEMO, TIMELINE, AUTHOR).result()
+    with pytest.raises(StorageFull):
+        engine.post(DEMO, AUTHOR, draft()).result()
+    assert 2 == len(engine.rows(DEMO, TIMELINE, 10))
+    replicas[0].room = 1_000
+    engine.create_tenant(DEMO).result()
+    assert [] == engine.rows(DEMO, TIMELINE, 10)
+
+
+class FullReplica(MemoryReplica):
+    """Has room for so many commands, as a disk that fills up."""
+
+    room = 1_000
+
+    def propose(self, command: bytes) -> "Future[Applied]":
+        self.room -= 1
+        if self.room >= 0:
+            return super().propose(command)
+        refused: Future[Applied] = Future()
+        refused.set_exception(StorageFull("the disk is full: free space and retry"))
+        return refused
 
 
 class CrowdedReplica(MemoryReplica):

@@ -2,17 +2,25 @@
 
 import io
 from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from feeds import actions
-from feeds.actions import Action, read_actions
+from feeds.actions import LINE_BYTES_MAX, Action, read_actions
 from feeds.bench import workload
+from feeds.counters import COUNTER_KINDS
 from feeds.engine import FeedEngine
-from feeds.errors import InvalidInput, UnknownFeedGroup
+from feeds.errors import Conflict, InvalidInput, StorageFull, UnknownFeedGroup
+from feeds.events import Engagement, Removed
 from feeds.importer import BATCH_EVENTS_MAX, replay
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId, identify
-from feeds.testing_engine import NOW_US, memory_engine
+from feeds.replication.base import Applied
+from feeds.replication.memory import MemoryReplica
+from feeds.store.memory import MemoryStore
+from feeds.testing_engine import NOW_US, ManualClock, memory_engine
 
 DEMO = TenantId("demo")
 DRAFT = ActivityDraft(actor="user:ann", verb="ship", object="v1", foreign_id="f", time_us=NOW_US)
@@ -98,6 +106,95 @@ def test_bad_event_is_named_by_its_batch() -> None:
         replay(memory_engine(), DEMO, LOG)
 
 
+def like(user: str) -> actions.Engage:
+    return actions.Engage(time_us=NOW_US, user=user, activity_id=SHIPPED, kind="like")
+
+
+def likes(engine: FeedEngine) -> int:
+    """By the counters; the event log must say the same."""
+    counted = engine.recent(DEMO, 1)[0][2].totals.get(COUNTER_KINDS.index("like"), 0)
+    assert counted == sum(isinstance(event, Engagement) for event in events(engine))
+    return counted
+
+
+@pytest.mark.parametrize("first", [2, 3, 5, 9])
+def test_log_that_has_grown_adds_only_what_is_new(first: int) -> None:
+    engine = memory_engine()
+    log: list[Action] = [LOG[0], *(like(f"u{number}") for number in range(9))]
+    replay(engine, DEMO, log[:first])
+    assert first - 1 == likes(engine)
+    for _ in range(3):
+        replay(engine, DEMO, log)
+        assert 9 == likes(engine)
+
+
+def test_log_that_breaks_off_keeps_what_came_before_and_goes_on_when_it_is_mended() -> None:
+    engine = memory_engine()
+    post = msgspec.json.encode(LOG[0])
+    good = msgspec.json.encode(like("ann"))
+    with pytest.raises(InvalidInput, match=r"log:4: not an action"):
+        replay(engine, DEMO, read_actions(io.BytesIO(b"\n".join([post, good, good, b"{"])), "log"))
+    assert 2 == likes(engine)
+    replay(engine, DEMO, read_actions(io.BytesIO(b"\n".join([post, good, good, good])), "log"))
+    assert 3 == likes(engine)
+
+
+def test_log_that_was_edited_within_a_batch_is_refused_and_counts_nothing_twice() -> None:
+    engine = memory_engine()
+    replay(engine, DEMO, [LOG[0], like("ann"), like("bob")])
+    with pytest.raises(Conflict, match="action 2: an earlier import had other actions"):
+        replay(engine, DEMO, [LOG[0], like("ann"), like("cid")])
+    assert 2 == likes(engine)
+
+
+def test_follows_and_removals_are_not_repeated_either() -> None:
+    engine = memory_engine()
+    log = [*LOG[:4], *LOG[5:]]
+    replay(engine, DEMO, log)
+    before = events(engine)
+    replay(engine, DEMO, log)
+    assert before == events(engine)
+
+
+def test_removal_is_told_with_the_time_of_the_action() -> None:
+    engine = memory_engine()
+    replay(engine, DEMO, [LOG[0], msgspec.structs.replace(LOG[6], time_us=NOW_US - 5)])
+    assert Removed(time_us=NOW_US - 5, activity_id=SHIPPED) == events(engine)[-1]
+
+
+class FullForAMoment(MemoryReplica):
+    """Refuses the proposals in `full`, by their number, as where the disk is full and then not."""
+
+    full: ClassVar[set[int]] = {2}
+    seen = 0
+
+    def propose(self, command: bytes) -> "Future[Applied]":
+        self.seen += 1
+        if self.seen not in self.full:
+            return super().propose(command)
+        refused: Future[Applied] = Future()
+        refused.set_exception(StorageFull("the disk is full: free space and retry"))
+        return refused
+
+
+def test_nothing_behind_a_refused_action_takes_effect_and_the_next_import_adds_it_all() -> None:
+    engine = FeedEngine(MemoryStore(), FullForAMoment, clock=ManualClock())
+    engine.create_tenant(DEMO).result()
+    log: list[Action] = [LOG[0], like("ann"), LOG[1], like("bob")]
+    with pytest.raises(StorageFull, match="action 1: the disk is full"):
+        replay(engine, DEMO, log)
+    assert [] == events(engine)
+    assert {} == engine.follows(DEMO, FeedId("timeline", "bob"))
+    replay(engine, DEMO, log)
+    assert 2 == likes(engine)
+    assert 1 == len(engine.read(DEMO, FeedId("timeline", "bob")).rows)
+
+
+def test_empty_log_is_imported_and_has_no_time() -> None:
+    report = replay(memory_engine(), DEMO, [])
+    assert (0, 0, "", {}) == (report.actions, report.last_index, report.last_time, report.counts)
+
+
 def test_progress_counts_to_the_end() -> None:
     seen: list[int] = []
     log = list(workload(1_200))
@@ -109,6 +206,42 @@ def test_line_that_is_no_action_is_named() -> None:
     stream = io.BytesIO(b'{"type":"remove","time_us":1,"activity_id":"x"}\n\n{"type":"jump"}\n')
     with pytest.raises(InvalidInput, match=r"log\.jsonl:3: not an action: .*'jump'"):
         list(read_actions(stream, "log.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b'{"type":"engage","value":NaN}', "not an action"),
+        (b'{"type":"post","time_us":1e400}', "not an action"),
+        (b'{"type":"post","custom":{"a":' + b"[" * 100_000 + b"}", "not an action"),
+        (b"x" * (LINE_BYTES_MAX + 1), f"longer than {LINE_BYTES_MAX} bytes"),
+        (b"\xff\xfe{\x00}\x00", "not an action"),
+        (b"\x1f\x8b\x08\x00", "not an action"),
+    ],
+    ids=["NaN", "infinite", "deep", "long", "UTF-16", "gzip"],
+)
+def test_line_of_another_kind_is_named(line: bytes, sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^log:1: .*{sentence}"):
+        list(read_actions(io.BytesIO(line + b"\n"), "log"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"time_us": 253_370_764_800_000_000}, "lies outside 1970-01-01 to 2199-12-31"),
+        ({"value": 1e308}, "out of range: send a number within"),
+        ({"position": 2**31}, "position is 2147483648"),
+    ],
+    ids=["year 9999", "1e308", "position"],
+)
+def test_event_that_cannot_be_is_named_and_what_came_before_stays(
+    change: dict[str, Any], sentence: str
+) -> None:
+    engine = memory_engine()
+    wrong = msgspec.structs.replace(like("ann"), **change)
+    with pytest.raises(InvalidInput, match=rf"action 3: event 0: .*{sentence}"):
+        replay(engine, DEMO, [LOG[0], LOG[1], wrong])
+    assert ["Posted", "Followed"] == [type(event).__name__ for event in events(engine)]
 
 
 def test_line_that_is_not_utf_8_is_named() -> None:

@@ -1,5 +1,6 @@
 """The machine: the same log gives the same state, and counters equal a naive recount."""
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ from feeds.model import (
 )
 from feeds.replication.base import ApplyCommand
 from feeds.replication.memory import MemoryReplica
-from feeds.results import Placed, RecordResult, Rejected, Result, UnfollowResult
+from feeds.results import FollowResult, Placed, RecordResult, Rejected, Result, UnfollowResult
 from feeds.store.base import COLUMN_FAMILIES
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, memory_engine
@@ -48,7 +49,7 @@ def posted(number: int, time_us: int = NOW_US, to: tuple[str, ...] = ()) -> Post
         to=to,
         tags=tuple("abc"[: number % 4]),
     )
-    return PostActivity(tenant="demo", posted=facts, body=b'{"n":%d}' % number)
+    return PostActivity(tenant="demo", posted=facts, body=b'{"n":%d}' % number, places_max=101)
 
 
 def followed(follower: str = "timeline:x", target: str = "user:a", limit: int = 100) -> FollowFeed:
@@ -168,6 +169,32 @@ def test_key_is_forgotten_after_its_time_and_its_entry_is_pruned() -> None:
     assert RecordResult(5, 1) == record("k", 10, "bob")
     assert RecordResult(6, 1) == record("other", 30, "carol")
     assert 2 == len(node.state()["dedup"])
+
+
+def test_activity_posted_again_and_again_stays_within_its_number_of_places() -> None:
+    node = Node()
+    node.apply(posted(0, to=("topic:0", "topic:1")))
+    more = msgspec.structs.replace(posted(0, to=("topic:2",)), places_max=3)
+    before = node.state()
+    result = node.apply(more)
+    assert isinstance(result, Rejected)
+    assert "is in 3 feeds, and with 1 more would be in over 3" in result.message
+    assert before == node.state()
+    assert Placed(1, posted(0).posted.activity_id, duplicate=True) == node.apply(
+        msgspec.structs.replace(more, places_max=4)
+    )
+
+
+def test_command_that_comes_after_another_is_rejected_without_it() -> None:
+    node = Node()
+    first = msgspec.structs.replace(posted(0), once=Once("a", b"", NOW_US, NOW_US + 9))
+    second = msgspec.structs.replace(followed(), once=Once("b", b"", NOW_US, NOW_US + 9, "a"))
+    result = node.apply(second)
+    assert isinstance(result, Rejected)
+    assert "the write before it, with key 'a', has not taken effect" in result.message
+    node.apply(first)
+    assert FollowResult(3, copied=1) == node.apply(second)
+    assert FollowResult(3, copied=1) == node.apply(second)
 
 
 def test_rejected_command_has_no_writes() -> None:
