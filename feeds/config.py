@@ -15,6 +15,24 @@ DEFAULT_GROUPS: tuple[FeedGroup, ...] = (
 """`user` and `topic` are posted to, `timeline` follows them, `flat` is for anything else."""
 
 
+_POSITIVE = (
+    "page_size_default",
+    "page_size_max",
+    "unfollow_rows_max",
+    "unfollow_scan_max",
+    "events_batch_max",
+    "events_max",
+    "activity_bytes_max",
+    "text_bytes_max",
+    "segment_bytes_max",
+    "command_bytes_max",
+    "group_commit_ops_max",
+    "proposals_max",
+    "flush_every_bytes",
+)
+"""Limits with which, were they 0, nothing could be done or something would never end."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedsConfig:
     """The limits of one engine; `problems()` names every value that cannot be.
@@ -32,8 +50,18 @@ class FeedsConfig:
     page_size_max: int = 100
     """Rows of a page at most."""
 
+    page_scan_max: int = 20_000
+    """Rows that a page looks through at most; with many of removed activities it comes out short,
+    and says where the next one goes on."""
+
     rows_max: int = 10_000
-    """Positions, activities or events that one call reads at most."""
+    """Positions or activities that one call reads by name at most."""
+
+    recent_max: int = 1_000_000
+    """Newest activities that one call reads at most: what an activity table can be loaded with."""
+
+    events_max: int = 50_000
+    """Events that one call reads at most, and one batch more."""
 
     copy_limit_default: int = 100
     """Activities that a follow copies where the caller does not say."""
@@ -122,10 +150,13 @@ class FeedsConfig:
             for name, value in numbers.items()
             if value < 0
         ]
-        positive = ("page_size_default", "page_size_max", "events_batch_max", "unfollow_rows_max")
-        low += [f"{name} is 0: it must be at least 1" for name in positive if numbers[name] == 0]
+        low += [f"{name} is 0: it must be at least 1" for name in _POSITIVE if numbers[name] == 0]
         if self.page_size_default > self.page_size_max:
             low.append("page_size_default is above page_size_max: lower it, or raise the other")
+        if self.page_size_max >= self.rows_max:
+            low.append("page_size_max is not below rows_max: lower it, or raise the other")
+        if self.page_scan_max <= self.follows_max:
+            low.append("page_scan_max is not above follows_max: raise it, or lower the other")
         if self.copy_limit_default > self.copy_limit_max:
             low.append("copy_limit_default is above copy_limit_max: lower it, or raise the other")
         if not self.groups:

@@ -58,6 +58,8 @@ class DataDirectory:
         try:
             _take(path, file)
             check_format(path)
+            if not (path / _FORMAT).exists():
+                _write_format(path)
         except OSError as error:
             directory.close()
             raise StorageError(
@@ -111,7 +113,7 @@ def _take(path: Path, file: int) -> None:
 
 
 def check_format(path: Path) -> None:
-    """Mark an empty directory as ours; raises `FormatUnsupported` if it is of another format."""
+    """Raise `FormatUnsupported` if a directory is of another format, or holds something else."""
     marker = path / _FORMAT
     if not marker.exists():
         others = {entry.name for entry in path.iterdir()} - {_LOCK, _FORMAT_DRAFT, *SIBLINGS}
@@ -120,7 +122,6 @@ def check_format(path: Path) -> None:
                 f"{path} is no data directory: it has no {_FORMAT} file, but {min(others)!r}. "
                 "Choose an empty or absent directory with --data-dir"
             )
-        _write_format(path)
         return
     with marker.open("rb") as file:
         found = file.read(_FORMAT_BYTES_MAX).decode(errors="replace").strip()

@@ -202,6 +202,8 @@ class FeedRow:
 class FeedPage:
     """Rows of a feed, newest first, and the cursor of the next page (None at the end).
 
+    A page with a cursor may be short: many rows before the next ones are of removed activities.
+
     `bodies` are the activities as encoded JSON objects, each with its `origin`, in row order.
     """
 

@@ -37,6 +37,7 @@ from feeds.model import (
     TenantId,
     UserId,
     check_user_id,
+    id_at,
     position_of,
 )
 from feeds.rows import pulled_edges, scan, visible_rows
@@ -115,16 +116,19 @@ class StoreReader:
         """A page of a feed, newest first, behind the activity whose id is `cursor`.
 
         Rows whose activity was removed are passed over, so that a page is full while there are
-        rows. Raises `UnknownFeedGroup`, `InvalidCursor`, or `LimitExceeded` above page_size_max.
+        rows; behind more than `page_scan_max` of them it is short, with a cursor. Raises
+        `UnknownFeedGroup`, `InvalidCursor`, or `LimitExceeded` above page_size_max.
         """
         size = self._config.page_size_default if limit is None else limit
         self._check_limit(size, self._config.page_size_max, "page_size_max")
         self._check_tenant(tenant)
         text = self._intake.check_feed(feed)
         behind = position_of(cursor) + _BEHIND_POSITION if cursor is not None else b""
-        found = self._visible(tenant, text, size + 1, behind)
+        found, more = self._visible(tenant, text, size + 1, behind)
+        if len(found) > size:
+            more = found[size - 1][0].position
         rows, bodies = [row for row, _ in found[:size]], [body for _, body in found[:size]]
-        return FeedPage(rows, bodies, rows[-1].activity_id if len(found) > size else None)
+        return FeedPage(rows, bodies, id_at(more) if more is not None else None)
 
     def rows(self, tenant: TenantId, feed: FeedId, limit: int) -> list[Position]:
         """The newest positions of a feed, each once; a removed activity may still be among them."""
@@ -184,7 +188,8 @@ class StoreReader:
         return decode_user(data) if data else UserRecord.empty()
 
     def recent(self, tenant: TenantId, limit: int) -> list[StoredCounts]:
-        """The newest activities with log index and counts, newest first."""
+        """The newest activities with log index and counts, newest first; at most `recent_max`."""
+        self._check_limit(limit, self._config.recent_max, "recent_max")
         self._check_tenant(tenant)
         prefix = ActivityKey.prefix(tenant)
         chunk = islice(scan(self._view, "activities", prefix, after(prefix)), limit)
@@ -225,6 +230,7 @@ class StoreReader:
         A command's events are never parted: the last command's come whole, also above `limit`. So
         the last index is where to go on from.
         """
+        self._check_limit(limit, self._config.events_max, "events_max")
         self._check_tenant(tenant)
         prefix = EventKey.prefix(tenant)
         start = EventKey(tenant, after_index + 1, 0).encode()
@@ -274,8 +280,11 @@ class StoreReader:
 
     def _visible(
         self, tenant: TenantId, feed: str, wanted: int, behind: bytes
-    ) -> list[tuple[FeedRow, bytes]]:
-        """The first `wanted` rows with a living activity, each position once, and their bodies."""
+    ) -> tuple[list[tuple[FeedRow, bytes]], bytes | None]:
+        """The first `wanted` rows with a living activity, each position once, and their bodies.
+
+        Where that took too many rows, also the position behind which to go on.
+        """
         rows = visible_rows(
             self._view,
             tenant,
@@ -285,15 +294,20 @@ class StoreReader:
             chunk=wanted,
         )
         found: dict[bytes, tuple[FeedRow, bytes]] = {}
+        looked, done = 0, None
         while len(found) < wanted and (chunk := list(islice(rows, wanted))):
-            stored = self._stored(tenant, [suffix[:POSITION_BYTES] for suffix, _ in chunk])
-            for (suffix, value), data in zip(chunk, stored, strict=True):
-                position = suffix[:POSITION_BYTES]
+            positions = [suffix[:POSITION_BYTES] for suffix, _ in chunk]
+            stored = self._stored(tenant, positions)
+            for (suffix, value), position, data in zip(chunk, positions, stored, strict=True):
                 # A row written before the activity's first post is of one that was removed.
-                if data is None or value < data[:8] or position in found:
-                    continue
-                found[position] = _shown(position, suffix[POSITION_BYTES:], data)
-        return list(found.values())[:wanted]
+                if data is not None and value >= data[:8] and position not in found:
+                    found[position] = _shown(position, suffix[POSITION_BYTES:], data)
+            # The last position may have more rows: it is done with where it is shown.
+            done = max((p for p in positions if p in found or p < positions[-1]), default=done)
+            looked += len(chunk)
+            if looked >= self._config.page_scan_max:
+                return list(found.values())[:wanted], done
+        return list(found.values())[:wanted], None
 
 
 def _shown(position: bytes, origin: bytes, data: bytes) -> tuple[FeedRow, bytes]:

@@ -160,6 +160,42 @@ def test_page_is_filled_behind_removed_activities() -> None:
     assert not engine.remove(DEMO, ids[2]).result().removed
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 10])
+def test_page_behind_very_many_removed_activities_is_short_and_says_where_to_go_on(
+    limit: int,
+) -> None:
+    engine = memory_engine(FeedsConfig(page_scan_max=4, follows_max=3, pull_followers_min=1))
+    other, topic = FeedId("timeline", "cid"), FeedId("topic", "t")
+    for target in (AUTHOR, topic):
+        engine.follow(DEMO, TIMELINE, target).result()
+    posted = [
+        engine.post(
+            DEMO,
+            AUTHOR,
+            draft(object=f"v{number}", time_us=NOW_US + number, to=("topic:t",) * (number % 2)),
+        )
+        .result()
+        .activity.id
+        for number in range(40)
+    ]
+    for target in (AUTHOR, topic):  # merged from now on: what was pushed stays when it is removed
+        engine.follow(DEMO, other, target).result()
+    kept = posted[:2] + posted[20:22]
+    for activity in set(posted) - set(kept):
+        engine.remove(DEMO, activity).result()
+    shown: list[ActivityId] = []
+    cursor, pages, short = None, 0, 0
+    while pages < 100:
+        page = engine.read(DEMO, TIMELINE, limit, cursor)
+        shown += [row.activity_id for row in page.rows]
+        short += page.next is not None and len(page.rows) < limit
+        pages, cursor = pages + 1, page.next
+        if cursor is None:
+            break
+    assert kept[::-1] == shown
+    assert short > 0
+
+
 def test_same_key_answers_as_the_first_time_and_other_content_is_a_conflict() -> None:
     clock = ManualClock()
     engine = memory_engine(clock=clock)
@@ -461,6 +497,26 @@ BAD: dict[str, tuple[type[FeedsError], str, Callable[[FeedEngine], Any]]] = {
         "is not an activity id",
         lambda e: e.remove(DEMO, "x"),
     ),
+    "recent": (
+        LimitExceeded,
+        "limit is 1000001, recent_max is 1000000",
+        lambda e: e.recent(DEMO, 1_000_001),
+    ),
+    "events": (
+        LimitExceeded,
+        "limit is 50001, events_max is 50000",
+        lambda e: e.events(DEMO, 0, 50_001),
+    ),
+    "custom field of our name that is not JSON": (
+        InvalidInput,
+        "custom fields cannot be written as JSON",
+        lambda e: e.post(DEMO, AUTHOR, draft(foreign_id="f", custom={"id": {1}}), key="k"),
+    ),
+    "empty key": (
+        InvalidInput,
+        "the idempotency key is empty",
+        lambda e: e.follow(DEMO, TIMELINE, AUTHOR, key=""),
+    ),
     "scope": (
         InvalidInput,
         "scope 'root' is not known: use read or write",
@@ -529,6 +585,35 @@ def test_clearing_that_met_a_full_disk_goes_on_once_there_is_room() -> None:
     replicas[0].room = 1_000
     engine.create_tenant(DEMO).result()
     assert [] == engine.rows(DEMO, TIMELINE, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"unfollow_scan_max": 0}, "unfollow_scan_max is 0: it must be at least 1"),
+        ({"group_commit_ops_max": 0}, "group_commit_ops_max is 0"),
+        ({"proposals_max": 0}, "proposals_max is 0"),
+        ({"rows_max": 100}, "page_size_max is not below rows_max"),
+        ({"page_scan_max": 10_000}, "page_scan_max is not above follows_max"),
+        ({"disk_reserve_bytes": -1}, "disk_reserve_bytes is -1: it must not be negative"),
+    ],
+)
+def test_configuration_with_which_something_would_never_end_is_refused(
+    changes: dict[str, int], sentence: str
+) -> None:
+    assert [sentence] == [problem[: len(sentence)] for problem in FeedsConfig(**changes).problems()]
+
+
+def test_limits_are_exact(engine: FeedEngine) -> None:
+    engine.post(DEMO, AUTHOR, draft(to=tuple(f"topic:t{n}" for n in range(100)))).result()
+    engine.post(DEMO, AUTHOR, draft(object="x" * 1_024)).result()
+    engine.post(DEMO, AUTHOR, draft(time_us=NOW_US + 86_400_000_000)).result()
+    engine.record(DEMO, [like(UNKNOWN, value=-1e9)] * 1_000).result()
+    assert 3 == len(engine.read(DEMO, AUTHOR, 100).rows)
+    with pytest.raises(InvalidTime):
+        engine.post(DEMO, AUTHOR, draft(time_us=NOW_US + 86_400_000_001))
+    with pytest.raises(LimitExceeded, match="1001 events in one batch"):
+        engine.record(DEMO, [like(UNKNOWN)] * 1_001)
 
 
 class FullReplica(MemoryReplica):
