@@ -43,6 +43,10 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(FeedsError, on_feeds_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
-    app.add_middleware(BodyLimitMiddleware, body_bytes_max=services.settings.body_bytes_max)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        body_bytes_max=services.settings.body_bytes_max,
+        timeout_s=services.settings.client_timeout_s,
+    )
     app.add_middleware(TelemetryMiddleware, metrics=services.metrics)
     return app

@@ -4,8 +4,10 @@ ApiError                 an answer that is an error, with the code that Stream's
 ├── BadRequest      400  the request cannot be right; nothing was changed
 ├── KeyRefused      401  no key, or one that this server does not know
 ├── NotAllowed      403  the key may not do this
+├── ClientTooSlow   408  the request did not come within `client_timeout_s`
 ├── SlateExpired    410  the pages of a ranked feed are no longer held: read again
 ├── BodyTooLarge    413  more bytes than `body_bytes_max`
+├── HeadTooLarge    431  more bytes than `head_bytes_max`
 └── Unavailable     503  for the moment; `Retry-After` says when to try again
 """
 
@@ -35,6 +37,8 @@ __all__ = [
     "ApiError",
     "BadRequest",
     "BodyTooLarge",
+    "ClientTooSlow",
+    "HeadTooLarge",
     "KeyRefused",
     "NotAllowed",
     "SlateExpired",
@@ -113,6 +117,33 @@ class BodyTooLarge(ApiError):
         super().__init__(
             f"the body is longer than body_bytes_max, {limit} bytes; nothing was changed",
             more_info="Send less at a time: split events into batches, shorten custom fields.",
+            headers={"Connection": "close"},
+        )
+
+
+class ClientTooSlow(ApiError):
+    """The request, or the rest of it, did not come in time."""
+
+    answer = Answer(408, 4, "InputException")
+
+    def __init__(self, part: str, limit_s: float) -> None:
+        super().__init__(
+            f"the request's {part} did not come within client_timeout_s, {limit_s:g} s; nothing "
+            "was changed",
+            more_info="Send the whole request at once, as long as its Content-Length says.",
+            headers={"Connection": "close"},
+        )
+
+
+class HeadTooLarge(ApiError):
+    """The request's path and headers have more bytes than the server reads."""
+
+    answer = Answer(431, 4, "InputException")
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"path and headers are longer than head_bytes_max, {limit} bytes; nothing was changed",
+            more_info="Send fewer or shorter headers; what is long belongs into the body.",
             headers={"Connection": "close"},
         )
 
@@ -199,4 +230,4 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
 def _sentence(problem: Any) -> str:  # Any: pydantic's ErrorDetails
     where = ".".join(str(step) for step in problem["loc"] if step != "body")
     message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    return f"{where or 'the body'}: {message}"

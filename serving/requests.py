@@ -1,12 +1,14 @@
 """What clients send: bodies with their limits, read strictly.
 
 JSON is read with orjson, which takes neither NaN nor Infinity nor a number beyond a double nor text
-that is no UTF-8; pydantic then checks the form. Limits that a tenant could meet are the engine's
-(`feeds.config`); the ones here only keep a body from being unfolded without bound.
+that is no UTF-8; keys that come twice and integers that would be rounded are refused; pydantic then
+checks the form. Limits that a tenant could meet are the engine's (`feeds.config`); the ones here
+only keep a body from being unfolded without bound.
 """
 
+import json
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 from fastapi import Request
@@ -24,6 +26,7 @@ from feeds.model import (
     position_of,
 )
 from serving.errors import BadRequest
+from serving.tenants import Authenticator
 
 __all__ = [
     "ActivityBody",
@@ -35,18 +38,26 @@ __all__ = [
 
 JSON_TYPE = "application/json"
 
+_DIGITS_SAFE: Final = 19
+"""Integers of fewer characters fit 64 bits."""
+
 RESERVED = ("id", "origin")
 """Keys of an activity that the server gives."""
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is JSON, and nothing that only looks like it."""
+    """A route whose body is JSON, and nothing that only looks like it.
+
+    The key is looked at before the body: nobody but a tenant makes the server hold one.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler, reading the body through `_JsonRequest`."""
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
+            authenticator: Authenticator = request.app.state.services.authenticator
+            authenticator.key(request.headers.get("authorization"))
             _check_content_type(request)
             return await handle(_JsonRequest(request.scope, request.receive))
 
@@ -61,13 +72,42 @@ def _check_content_type(request: Request) -> None:
 
 class _JsonRequest(Request):
     async def json(self) -> Any:  # Any: JSON, checked by the body's model
+        body = await self.body()
         try:
-            return orjson.loads(await self.body())
+            content = orjson.loads(body)
         except orjson.JSONDecodeError as error:
             raise BadRequest(
                 f"the body is not JSON: {error}; nothing was changed",
                 more_info="Send JSON in UTF-8; NaN and Infinity are not numbers in JSON.",
             ) from None
+        _check_unambiguous(body)
+        return content
+
+
+def _check_unambiguous(body: bytes) -> None:
+    """Refuse what orjson would take with a loss: a key twice, an integer beyond 64 bits.
+
+    Reads valid JSON again, slower: about 5 us for an activity, 1 ms for 1,000 events.
+    """
+    try:
+        json.loads(body, object_pairs_hook=_once_each, parse_int=_within_64_bits)
+    except RecursionError:
+        raise BadRequest("the body's JSON is nested too deeply: send fewer levels") from None
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> None:  # Any: JSON
+    keys = {key for key, _ in pairs}
+    if len(keys) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise BadRequest(f"the body names {twice[:80]!r} twice: name each key once")
+
+
+def _within_64_bits(digits: str) -> None:
+    if len(digits) >= _DIGITS_SAFE and not -(2**63) <= int(digits) < 2**64:
+        raise BadRequest(
+            f"the body holds the integer {digits[:80]}, beyond 64 bits: send it as a text"
+        )
 
 
 class _Body(BaseModel):

@@ -82,6 +82,7 @@ def _serve(settings: Settings, address_file: Path | None) -> None:
 
     from serving.app import create_app  # noqa: PLC0415 - and without FastAPI
     from serving.compose import compose  # noqa: PLC0415
+    from serving.http_protocol import uvicorn_config  # noqa: PLC0415
     from serving.telemetry import configure_logs  # noqa: PLC0415
 
     configure_logs(settings.log_level)
@@ -99,17 +100,7 @@ def _serve(settings: Settings, address_file: Path | None) -> None:
                 gc.freeze()
                 _announce(listener, address_file)
 
-    config = uvicorn.Config(
-        create_app(services),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.connections_max,
-        timeout_graceful_shutdown=settings.shutdown_s,
-    )
+    config = uvicorn_config(create_app(services), settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it is down; then there is nothing left to do.
         signal.signal(number, lambda *_: None)

@@ -70,6 +70,19 @@ class Settings(BaseSettings):
     body_bytes_max: int = Field(
         4 * MIB, ge=1_024, le=64 * MIB, description="Bytes of a request's body at most."
     )
+    head_bytes_max: int = Field(
+        32 * 1_024,
+        ge=1_024,
+        le=65_535,
+        description="Bytes of a request's path and headers at most.",
+    )
+    client_timeout_s: float = Field(
+        20.0,
+        ge=0.1,
+        le=600,
+        description="Seconds that a client is given for a request's head, for its body, and for "
+        "taking a reply that waits.",
+    )
     connections_max: int = Field(
         1_000, ge=1, le=100_000, description="Requests and connections at once at most."
     )

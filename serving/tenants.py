@@ -47,15 +47,7 @@ class Authenticator:
 
         Raises `KeyRefused` where there is no valid key, `NotAllowed` where it lacks the scope.
         """
-        if not authorization:
-            raise KeyRefused("this request has no API key")
-        scheme, _, text = authorization.partition(" ")
-        written = parse_api_key(text.strip()) if scheme.lower() == "bearer" else None
-        if written is None:
-            raise KeyRefused("the Authorization header does not hold a Headwater key")
-        key = self._key(written[0])
-        if not verify(key, written[1]) or key is None:
-            raise KeyRefused("this API key is not valid")
+        key = self.key(authorization)
         if scope not in key.scopes:
             raise NotAllowed(
                 f"this API key may not {scope}: it allows {', '.join(key.scopes) or 'nothing'}",
@@ -63,7 +55,20 @@ class Authenticator:
             )
         return key.tenant
 
-    def _key(self, key_id: str) -> ApiKey | None:
+    def key(self, authorization: str | None) -> ApiKey:
+        """The key that the header holds; raises `KeyRefused` where that is no valid one."""
+        if not authorization:
+            raise KeyRefused("this request has no API key")
+        scheme, _, text = authorization.partition(" ")
+        written = parse_api_key(text.strip()) if scheme.lower() == "bearer" else None
+        if written is None:
+            raise KeyRefused("the Authorization header does not hold a Headwater key")
+        key = self._found(written[0])
+        if not verify(key, written[1]) or key is None:
+            raise KeyRefused("this API key is not valid")
+        return key
+
+    def _found(self, key_id: str) -> ApiKey | None:
         now = self._monotonic()
         key, until = self._cache.get(key_id, (None, 0.0))
         if key is not None and now < until:

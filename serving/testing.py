@@ -25,6 +25,7 @@ from ranking.features import Factors
 from ranking.scorers.base import Scorer
 from serving.app import create_app
 from serving.compose import FollowedModels, Services, compose
+from serving.http_protocol import uvicorn_config
 from serving.models import ModelCounts, ModelStatus
 from serving.reader import LiveModel
 from serving.settings import load_settings
@@ -146,9 +147,7 @@ def served(
         load_settings(data_dir=data_dir, port=0, **settings), feeds, models or HeldModels()
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        create_app(services), loop="uvloop", http="httptools", ws="none", log_config=None
-    )
+    config = uvicorn_config(create_app(services), services.settings)
     server = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []
 
