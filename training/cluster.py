@@ -6,17 +6,23 @@ remote scheduler need the same files (a shared directory) and the same version o
 
 import contextlib
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
+from feeds.errors import FeedsError
+from ranking.errors import RankingError
 from training.config import ClusterConfig
-from training.errors import ClusterError
+from training.errors import ClusterError, TrainingError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["InlineWorkers", "Task", "Workers", "open_workers"]
+
+_TOLD = (TrainingError, RankingError, FeedsError)
+"""Errors whose message is all that the user needs."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -55,13 +61,60 @@ class InlineWorkers:
         return _Done(function(*ready))
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An error that is told to the user, as the result of a task.
+
+    Raised in a worker, it would come to the terminal from Dask as well, with a traceback.
+    """
+
+    error: Exception
+
+
+def _run(function: Callable[..., T], *arguments: object) -> T | _Failed:
+    """Run it in a worker; where an argument failed, that failure is the result."""
+    for argument in arguments:
+        if isinstance(argument, _Failed):
+            return argument
+    try:
+        return function(*arguments)
+    except _TOLD as error:
+        error.add_note(f"In a worker:\n{traceback.format_exc()}")
+        return _Failed(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted(Generic[T]):
+    """A task of the cluster; `future` gives what `_run` returned."""
+
+    future: Any  # Any: distributed has no types
+
+    def result(self) -> T:
+        from distributed import KilledWorker  # noqa: PLC0415
+        from distributed.client import FutureCancelledError  # noqa: PLC0415
+        from distributed.comm import CommClosedError  # noqa: PLC0415
+
+        try:
+            value = self.future.result()
+        except (KilledWorker, FutureCancelledError, CommClosedError) as error:
+            raise ClusterError(
+                f"the cluster lost a step of the training ({type(error).__name__}): a worker "
+                "ended, most likely for want of memory, or the scheduler did; train again with "
+                "fewer --workers, or give the workers more memory"
+            ) from error
+        if isinstance(value, _Failed):
+            raise value.error
+        return cast("T", value)
+
+
 class _DaskWorkers:
     def __init__(self, client: "Client") -> None:
         self._client = client
 
     def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        ready = [a.future if isinstance(a, _Submitted) else a for a in arguments]
         # pure=False: every call runs, even one that equals an earlier one in all but the clock.
-        return cast("Task[T]", self._client.submit(function, *arguments, pure=False))
+        return _Submitted(self._client.submit(_run, function, *ready, pure=False))
 
 
 @contextlib.contextmanager
@@ -97,7 +150,7 @@ def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.Exi
     )
     address: Any = scheduler or stack.enter_context(_local_cluster(config))
     try:
-        client = stack.enter_context(Client(address, timeout=config.start_s_max))
+        client = stack.enter_context(Client(address, timeout=config.connect_s_max))
         client.wait_for_workers(1, timeout=config.start_s_max)
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(

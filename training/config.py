@@ -159,8 +159,10 @@ class ClusterConfig:
     """Processes, one thread each."""
     worker_memory_bytes: int = 2_147_483_648
     """Memory above which a worker is restarted."""
+    connect_s_max: int = 10
+    """Seconds that a scheduler may take to answer."""
     start_s_max: int = 60
-    """Seconds to wait for workers, or for a scheduler to answer."""
+    """Seconds to wait for the first worker."""
     dashboard_address: str = "127.0.0.1:0"
     """Where Dask's dashboard listens: loopback, any free port."""
 

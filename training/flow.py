@@ -15,6 +15,7 @@ from ranking.files import replace_file
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
 from training.cluster import Task, Workers, open_workers
 from training.config import ClusterConfig, TrainingConfig
+from training.errors import TrainingError
 from training.report import EvaluationReport
 from training.selection import Choice, Judged, choose_model, judge_bundle, judge_models
 from training.sources.base import Progress, no_progress
@@ -121,9 +122,13 @@ def train_all(
     As `train_tenant`; `progress` gets the tenant's name before the step where there are several.
     """
     config = (config or TrainingConfig()).check()
+    checked = [check_tenant_id(tenant) for tenant in tenants]
+    if twice := {tenant for tenant in checked if checked.count(tenant) > 1}:
+        raise TrainingError(f"tenant {min(twice)} is named twice: name each once")
+    if registry is not None:
+        open_registry(registry).close()  # what is wrong with it is told before the work
     home = Path(out).resolve()
     home.mkdir(parents=True, exist_ok=True)
-    checked = [check_tenant_id(tenant) for tenant in tenants]
     results = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".run-", dir=home)))
@@ -175,7 +180,6 @@ def _submit(
     watch = Stopwatch()
     work, out = scratch / tenant, home / tenant
     work.mkdir()
-    out.mkdir(exist_ok=True)
     plan: Task[Plan] = workers.submit(plan_run, export, tenant, work, config)
     factors: Task[Trained] = workers.submit(train_factors, plan)
     sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)

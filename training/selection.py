@@ -127,6 +127,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         training_fingerprint=sets.fingerprint,
     )
     bundle = _bundle(report, scorer, test, factors, trained_us)
+    out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
     return Judged(path if path.exists() else bundle.save(path), report)
 

@@ -24,15 +24,14 @@ from feeds.events import (
 )
 from feeds.model import (
     Activity,
-    ActivityDraft,
     ActivityId,
     UserId,
     encode_body,
     format_time,
-    identify,
     parse_time,
 )
 from training.event_log import MANIFEST, EventLog, ExportedFile, Manifest
+from training.sources.base import id_of
 
 __all__ = ["community", "events_of", "log_of", "write_export"]
 
@@ -93,7 +92,7 @@ def community(seed: int, users: int = 40, days: int = 30, topics: int = 4) -> It
             time_us = morning_us + HOUR_US + place * 60_000_000
             topic = user % topics
             liked = posts[topic + topics * int(random.integers(2))]
-            yield Engage(time_us=time_us, user=f"u{user}", activity_id=_id_of(liked), kind="like")
+            yield Engage(time_us=time_us, user=f"u{user}", activity_id=id_of(liked), kind="like")
             if user not in followed:
                 followed.add(user)
                 yield Follow(time_us=time_us, follower=f"timeline:u{user}", target=liked.feed)
@@ -124,7 +123,7 @@ def write_export(log: EventLog, out: Path) -> Path:
 
 
 def _posted(action: Post) -> Posted:
-    activity_id = _id_of(action)
+    activity_id = id_of(action)
     tags = tuple(str(tag) for tag in action.custom.get("tags", ()))
     activity = Activity(
         id=activity_id,
@@ -147,17 +146,6 @@ def _posted(action: Post) -> Posted:
         tags=tags,
         length=len(encode_body(activity)),
     )
-
-
-def _id_of(action: Post) -> ActivityId:
-    draft = ActivityDraft(
-        actor=action.actor,
-        verb=action.verb,
-        object=action.object,
-        foreign_id=action.foreign_id,
-        custom=action.custom,
-    )
-    return identify(draft, action.time_us)
 
 
 def _shown(action: Engage | Show) -> dict[str, Any]:  # Any: keywords of mixed types

@@ -27,6 +27,6 @@ def test_a_scheduler_that_does_not_answer_is_refused_with_what_to_do() -> None:
         address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with (
             pytest.raises(ClusterError, match="dask scheduler"),
-            open_workers(address, ClusterConfig(start_s_max=1)),
+            open_workers(address, ClusterConfig(connect_s_max=1)),
         ):
             pass

@@ -162,7 +162,7 @@ def test_a_failed_run_publishes_nothing_and_leaves_no_scratch(export: Path, tmp_
             scheduler="inline",
         )
     assert not (tmp_path / "registry").exists()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["acme"]
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_tenant_with_few_events_is_refused(tmp_path: Path) -> None:

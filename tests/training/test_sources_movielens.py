@@ -45,7 +45,7 @@ def test_ratings_read_as_this_story(tmp_path: Path) -> None:
     ratings = "7\t2\t4\t30\n7\t1\t5\t20\n8\t3\t2\t10\n8\t1\t3\t40\n"
     expected = [
         "movie:3 in topic:unknown",  # a low rating posts the movie, and is nothing else
-        "movie:1 in topic:Animation topic:Children_27s",
+        "movie:1 in topic:Animation topic:Childrens",
         "7 like 5",
         "movie:2 in topic:Animation",
         "7 like 4",

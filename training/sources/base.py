@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 
 from feeds.actions import Action, Engage, Follow, Post
+from feeds.model import ActivityDraft, ActivityId, identify
 
-__all__ = ["Progress", "SourceReport", "counted", "no_progress", "slug", "write_actions"]
+__all__ = ["Progress", "SourceReport", "counted", "id_of", "no_progress", "slug", "write_actions"]
 
 Progress = Callable[[str, int, int | None], None]
 """(what is being done, units done, units in all or None): told now and then while work goes on."""
@@ -20,6 +21,7 @@ Progress = Callable[[str, int, int | None], None]
 REPORT_EVERY = 2_000
 """Actions between two calls of a `Progress`."""
 
+# No byte in hexadecimal begins like one of these, so escapes can be told apart.
 _READABLE = {"#": "_sharp", "+": "_plus", ".": "_dot"}
 _OTHER = re.compile(r"[^A-Za-z0-9-]")
 
@@ -52,12 +54,24 @@ def no_progress(what: str, done: int, total: int | None) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as the id of a feed; different names give different slugs.
+    """A name as the id of a feed; names that differ in more than apostrophes differ in slugs.
 
-    >>> slug("q#"), slug("Film-Noir"), slug("Children's")
-    ('q_sharp', 'Film-Noir', 'Children_27s')
+    >>> slug("q#"), slug("Film-Noir"), slug("Children's"), slug("q_sharp")
+    ('q_sharp', 'Film-Noir', 'Childrens', 'q_5fsharp')
     """
-    return _OTHER.sub(_escape, name)
+    return _OTHER.sub(_escape, name.replace("'", ""))
+
+
+def id_of(post: Post) -> ActivityId:
+    """The id that the engine gives the activity of this action."""
+    draft = ActivityDraft(
+        actor=post.actor,
+        verb=post.verb,
+        object=post.object,
+        foreign_id=post.foreign_id,
+        custom=post.custom,
+    )
+    return identify(draft, post.time_us)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feeds.actions import Action, Engage, Follow, Post
-from feeds.model import ActivityDraft, ActivityId, identify
+from feeds.model import ActivityId
 from training.errors import SourceError
-from training.sources.base import SourceReport, slug
+from training.sources.base import SourceReport, id_of, slug
 
 __all__ = ["DERIVED", "FOLLOW_COPY_LIMIT", "LIKE_RATING_MIN", "fetch_wheel", "read_movielens"]
 
@@ -129,7 +129,7 @@ def read_movielens(wheel: Path, report: SourceReport) -> Iterator[Action]:
             continue
         if movie.id not in posted:
             post = _post(movie, rating.time_us)
-            posted[movie.id] = _id_of(post)
+            posted[movie.id] = id_of(post)
             yield post
         if rating.rating < LIKE_RATING_MIN:
             report.skipped["ratings below 4"] += 1
@@ -171,13 +171,6 @@ def _post(movie: _Movie, time_us: int) -> Post:
     )
 
 
-def _id_of(post: Post) -> ActivityId:
-    draft = ActivityDraft(
-        actor=post.actor, verb=post.verb, object=post.object, foreign_id=post.foreign_id
-    )
-    return identify(draft, post.time_us)
-
-
 def _movies(wheel: Path) -> Iterator[_Movie]:
     for _, row in _rows(wheel, "ml-100k.item", 4):
         genres = tuple(dict.fromkeys(row[3].split())) or ("unknown",)
@@ -199,9 +192,15 @@ def _rows(wheel: Path, name: str, columns: int) -> Iterator[tuple[int, list[str]
             if info.file_size > MEMBER_BYTES_MAX:
                 raise SourceError(f"{wheel}: {name} is larger than {MEMBER_BYTES_MAX} bytes")
             text = archive.read(info).decode("utf-8")
+    except FileNotFoundError as error:
+        raise SourceError(
+            f"{wheel}: there is no such file; give the wheel recbole 1.2.1, or leave --path out to "
+            "have it downloaded"
+        ) from error
     except (OSError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise SourceError(
-            f"{wheel}: {name} cannot be read ({error}); delete the file and try again"
+            f"{wheel}: {name} cannot be read out of it ({error}); give the wheel recbole 1.2.1, "
+            "or leave --path out to have it downloaded"
         ) from error
     lines = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     next(lines, None)

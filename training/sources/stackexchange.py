@@ -24,9 +24,9 @@ import msgspec
 from feeds.actions import Action, Engage, Follow, Post
 from feeds.counters import DAY_US
 from feeds.events import EngagementKind
-from feeds.model import ActivityDraft, ActivityId, identify
+from feeds.model import ActivityId
 from training.errors import SourceError
-from training.sources.base import SourceReport, slug
+from training.sources.base import SourceReport, id_of, slug
 from training.sources.ordering import TimeOrder
 from training.sources.xml_rows import XmlRow, read_rows
 
@@ -85,6 +85,11 @@ def read_stackexchange(directory: Path, report: SourceReport) -> Iterator[Action
     Memory grows with the number of posts and users, not with their text. Raises `SourceError` with
     file and line, and what to do.
     """
+    if not directory.is_dir():
+        raise SourceError(
+            f"{directory}: there is no such directory; give the one that holds an unpacked Stack "
+            "Exchange data dump"
+        )
     missing = [name for name in FILES if not (directory / name).is_file()]
     if missing:
         raise SourceError(
@@ -192,7 +197,7 @@ def _derive(order: TimeOrder, posts: dict[int, _KnownPost]) -> Iterator[Action]:
         match decoder.decode(payload):
             case _Asked() as asked:
                 action = _post(asked, posts[asked.thread], time_us)
-                ids[asked.thread] = _id_of(action)
+                ids[asked.thread] = id_of(action)
                 yield action
             case _Touched(user=user, post=post, kind=kind):
                 known = posts[post]
@@ -223,10 +228,3 @@ def _post(asked: _Asked, known: _KnownPost, time_us: int) -> Post:
         to=tuple(f"topic:{slug(tag)}" for tag in asked.tags),
         custom={"title": asked.title, "tags": list(asked.tags)},
     )
-
-
-def _id_of(post: Post) -> ActivityId:
-    draft = ActivityDraft(
-        actor=post.actor, verb=post.verb, object=post.object, foreign_id=post.foreign_id
-    )
-    return identify(draft, post.time_us)

@@ -92,9 +92,10 @@ def read_rows(path: Path) -> Iterator[XmlRow]:
                 found.clear()
             parser.Parse(b"", True)
     except expat.ExpatError as error:
+        byte = max(0, parser.ErrorByteIndex)  # -1 in an empty file
         raise SourceError(
-            f"{path}:{error.lineno}: the XML is damaged or ends too early at byte "
-            f"{parser.ErrorByteIndex} ({expat.ErrorString(error.code)}); download the dump again"
+            f"{path}:{error.lineno}: the XML is damaged or ends too early at byte {byte} "
+            f"({expat.ErrorString(error.code)}); download the dump again"
         ) from error
     except FileNotFoundError as error:
         raise SourceError(
