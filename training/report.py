@@ -43,7 +43,9 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     model_version: int | None = None
     k: int
     verdicts: tuple[str, ...]
-    """The model against chronological and against popular."""
+    """The model against each of chronological, popular and latest activity."""
+    not_better: tuple[str, ...] = ()
+    """Where the model is level with a baseline or worse, by either mean; empty: nowhere."""
     rankers: tuple[RankerResult, ...]
     validation: dict[str, float]
     """NDCG of every model on validation, by which the model was chosen."""
@@ -114,19 +116,24 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def table(self) -> "Table":
-        """For the terminal."""
-        from rich.table import Table  # noqa: PLC0415 - only where a table is shown
+        """For the terminal, 80 columns wide; below it, where the model is not better."""
+        from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only where a table is shown
+        from rich.table import Table  # noqa: PLC0415
 
         test = self.parts[-1]
         table = Table(
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
             title=f"{self.tenant}: {test.requests} test requests of {test.users} users, "
             f"reach {self.reach:.0%} (* chosen)",
+            caption=self._caption(),
             title_justify="left",
+            caption_justify="left",
         )
         table.add_column("ranking", no_wrap=True)
         for heading in (f"NDCG@{self.k}", "95 % interval", "by user", "MRR", "recall"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("to chronological", no_wrap=True)
+        table.add_column("to chronological", min_width=13)
         for ranker in self.rankers:
             row = self._row(ranker)
             chosen = ranker.name == self.model
@@ -141,3 +148,8 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
                 style="bold" if chosen else None,
             )
         return table
+
+    def _caption(self) -> str:
+        if not self.not_better:
+            return "Better than every baseline, by request and by user."
+        return "\n".join(("Not better:", *(f"- {sentence}" for sentence in self.not_better)))

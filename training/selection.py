@@ -19,12 +19,14 @@ from training.config import TrainingConfig
 from training.dataset import TrainingSet
 from training.errors import TooFewEvents
 from training.evaluation import (
+    CHOSEN,
     CONVENTIONS,
     Scores,
     baseline_scores,
     judge,
     mean_ndcg,
     most_popular_column,
+    not_better,
 )
 from training.event_log import read_event_log
 from training.report import EvaluationReport
@@ -107,6 +109,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         model_kind=scorer.name,
         k=config.evaluation.k,
         verdicts=tuple(c.sentence for c in of_chosen.comparisons),
+        not_better=not_better(of_chosen, config.evaluation.k),
         rankers=results,
         validation=choice.validated,
         reach=test.reach,
@@ -121,7 +124,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
             "judge": watch.seconds,
         },
         derived=config.derived,
-        conventions=CONVENTIONS,
+        conventions=(*CONVENTIONS, CHOSEN),
         example_users=_example_users(test),
         events_fingerprint=plan.fingerprint,
         training_fingerprint=sets.fingerprint,
@@ -159,6 +162,7 @@ def judge_bundle(
         model_kind=bundle.kind,
         k=config.evaluation.k,
         verdicts=tuple(c.sentence for c in results[-1].comparisons),
+        not_better=not_better(results[-1], config.evaluation.k),
         rankers=results,
         validation={},
         reach=test.reach,
@@ -168,7 +172,7 @@ def judge_bundle(
         seconds={"all": watch.seconds},
         derived=config.derived,
         conventions=(
-            *CONVENTIONS[:-1],
+            *CONVENTIONS,
             (
                 "The model may have seen some of these events in training, unless it was trained "
                 "with the same split of the same export or of an earlier one."
@@ -218,7 +222,6 @@ def _bundle(
     trained_us: int,
 ) -> ModelBundle:
     needs_factors = any(name.startswith("factor_") for name in scorer.spec.names)
-    result = report.result
     return ModelBundle(
         TenantId(report.tenant),
         scorer,
@@ -226,8 +229,7 @@ def _bundle(
         factors=factors if needs_factors else None,
         trained_us=trained_us,
         training_fingerprint=report.training_fingerprint,
-        metrics=_metrics(report)
-        | {"ndcg_low": result.interval[0], "ndcg_high": result.interval[1]},
+        metrics=_metrics(report),
     )
 
 

@@ -9,7 +9,7 @@ from training.bootstrap import clustered_interval
 from training.config import EvaluationConfig
 from training.dataset import TrainingSet, joined
 from training.errors import TooFewEvents
-from training.evaluation import baseline_scores, judge, mean_ndcg, most_popular_column
+from training.evaluation import baseline_scores, judge, mean_ndcg, most_popular_column, not_better
 
 NAMES = ("age_h", "hours_since_active", "engagements_1d", "engagements_7d", "engagements_total")
 CONFIG = EvaluationConfig(draws=200)
@@ -39,7 +39,9 @@ def test_a_perfect_ranking_has_ndcg_1_and_is_better_with_its_interval() -> None:
     )
     assert perfect.ndcg == perfect.mrr == perfect.recall == perfect.ndcg_by_user == 1.0
     assert chronological.ndcg == pytest.approx(0.5)
-    (comparison,) = perfect.comparisons
+    comparison, to_latest = perfect.comparisons
+    assert (comparison.baseline, to_latest.baseline) == ("chronological", "latest activity")
+    assert not_better(perfect, 10) == ()
     assert (comparison.verdict, comparison.by_user_verdict) == ("better", "better")
     assert comparison.sentence.startswith(
         "popular is better than chronological: NDCG@10 +0.500 [+0.500, +0.500]"
@@ -51,7 +53,28 @@ def test_equal_rankings_are_level() -> None:
     rankings = baseline_scores(data, "engagements_7d", seed=1)
     rankings["twin"] = rankings["chronological"]
     twin = judge(data, rankings, CONFIG, seed=1)[-1]
-    assert [c.verdict for c in twin.comparisons] == ["level", "worse"]
+    assert [c.verdict for c in twin.comparisons] == ["level", "worse", "level"]
+
+
+def test_where_a_ranking_is_not_better_is_said_for_each_baseline_and_mean() -> None:
+    data = small()
+    rankings = baseline_scores(data, "engagements_7d", seed=1)
+    rankings["twin"] = rankings["chronological"]
+    twin = judge(data, rankings, CONFIG, seed=1)[-1]
+    assert not_better(twin, 10)[:3] == (
+        (
+            "twin is level with chronological when every request counts alike: "
+            "NDCG@10 +0.000 [+0.000, +0.000]."
+        ),
+        (
+            "twin is level with chronological when every user counts alike: "
+            "NDCG@10 +0.000 [+0.000, +0.000]."
+        ),
+        (
+            "twin is worse than popular when every request counts alike: "
+            "NDCG@10 -0.500 [-0.500, -0.500]."
+        ),
+    )
 
 
 def test_popular_is_what_ranks_best() -> None:

@@ -1,9 +1,12 @@
 """The whole run, in this process, on a made-up community with a known truth."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
@@ -83,7 +86,25 @@ def test_the_report_has_baselines_conventions_and_what_was_derived(
     statements = " ".join(result.report.statements)
     assert "The community is made up." in statements
     assert "Negatives are the other candidates of the same request" in statements
+    assert "settled while validation and test figures" in statements
+    assert "explore has no evaluation of its own" in statements
     assert [part.name for part in result.report.parts] == ["ranker", "validation", "test"]
+
+
+def test_where_the_model_is_not_better_stands_in_json_and_below_the_table(
+    result: TrainingResult,
+) -> None:
+    level = "boosted-3 is level with popular when every user counts alike."
+    report = msgspec.structs.replace(result.report, not_better=(level,))
+    assert list(report.as_dict()["not_better"]) == [level]
+    assert level in str(report.table().caption)
+    none = msgspec.structs.replace(result.report, not_better=())
+    assert "Better than every baseline" in str(none.table().caption)
+
+
+def test_the_table_fits_80_columns(result: TrainingResult) -> None:
+    console = Console(width=80, file=io.StringIO())
+    assert console.measure(result.report.table()).minimum <= 80
 
 
 def test_the_report_is_on_disk_and_reads_back(result: TrainingResult) -> None:
