@@ -18,7 +18,7 @@ from feeds import machine
 from feeds.commands import AddKey, ClearRows, Command, CreateTenant, decode_command
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
-from feeds.errors import InvalidInput, ReplicaStopped
+from feeds.errors import InvalidInput, ReplicaStopped, StorageError
 from feeds.events import Engagement, Event, Impression
 from feeds.idempotency import LastingKey
 from feeds.keys import APPLIED, OutboxKey, write_number
@@ -257,7 +257,10 @@ class FeedEngine(StoreReader):
         return self._replica.status()
 
     def close(self) -> None:
-        """Finish what was proposed, flush, and let go of the directory; twice is harmless."""
+        """Finish what was proposed, flush, and let go of the directory; twice is harmless.
+
+        Where the disk refuses the flush, that is logged: the log has what the store lacks.
+        """
         with self._closing:
             if self._closed:
                 return
@@ -265,6 +268,8 @@ class FeedEngine(StoreReader):
             self._replica.close()
             try:
                 self._store.flush()
+            except StorageError as error:  # nothing is lost, and what ended the work must be heard
+                _log.warning("closed_unflushed", error=str(error))
             finally:
                 self._store.close()
                 self._release()

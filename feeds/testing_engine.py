@@ -1,13 +1,18 @@
-"""For tests of whatever uses the engine: one without a disk, and a clock that stands still."""
+"""For tests of whatever uses the engine: one in memory, a clock that stands still, a recount."""
+
+from collections.abc import Iterable
 
 from feeds.config import FeedsConfig
+from feeds.counters import CounterRecord, UserRecord, kind_code
 from feeds.engine import FeedEngine
-from feeds.model import TenantId
+from feeds.events import Engagement, Event, Impression, Posted
+from feeds.keys import Entity
+from feeds.model import TenantId, UserId, position_of
 from feeds.replication.memory import MemoryReplica
 from feeds.store.base import Store
 from feeds.store.memory import MemoryStore
 
-__all__ = ["NOW_US", "ManualClock", "memory_engine"]
+__all__ = ["NOW_US", "ManualClock", "check_counters", "logged_events", "memory_engine"]
 
 NOW_US = 1_600_000_000_000_000
 """Where a `ManualClock` starts: 2020-09-13, in microseconds since the epoch."""
@@ -39,3 +44,61 @@ def memory_engine(
     for tenant in tenants:
         engine.create_tenant(TenantId(tenant)).result()
     return engine
+
+
+def logged_events(engine: FeedEngine, tenant: TenantId, chunk: int = 10_000) -> list[Event]:
+    """Every event of a tenant, in log order."""
+    found: list[Event] = []
+    last = 0
+    while read := engine.events(tenant, last, chunk):
+        found += [event for _, _, event in read]
+        last = read[-1][0]
+    return found
+
+
+def check_counters(engine: FeedEngine, tenant: TenantId) -> None:
+    """Assert that every counter equals a recount of the event log, one event at a time.
+
+    The log must hold no removal: it takes an activity's counts with it.
+    """
+    counts, users = _recount(logged_events(engine, tenant))
+    for (entity, name), expected in counts.items():
+        found = _counts(engine, tenant, entity, name)
+        assert expected == found, f"{entity} {name}: {expected} by the log, {found} in the store"
+    for name, expected_user in users.items():
+        assert expected_user == engine.user_record(tenant, UserId(name)), name
+
+
+def _counts(engine: FeedEngine, tenant: TenantId, entity: Entity, name: str) -> CounterRecord:
+    if entity == "author" or entity == "tag":  # noqa: PLR1714 - the type checker follows this
+        return engine.counters(tenant, entity, [name])[0]
+    (activity,) = engine.activities(tenant, [position_of(name)])
+    assert activity is not None, name
+    return activity[2]
+
+
+def _recount(
+    log: Iterable[Event],
+) -> tuple[dict[tuple[Entity, str], CounterRecord], dict[str, UserRecord]]:
+    facts: dict[str, Posted] = {}
+    counts: dict[tuple[Entity, str], CounterRecord] = {}
+    users: dict[str, UserRecord] = {}
+    for event in log:
+        if isinstance(event, Posted):
+            facts[event.activity_id] = event
+        if not isinstance(event, Impression | Engagement):
+            continue
+        about = facts[event.activity_id]
+        names: list[tuple[Entity, str]] = [
+            ("activity", event.activity_id),
+            ("author", about.actor),
+            *(("tag", tag) for tag in dict.fromkeys(about.tags)),
+        ]
+        for name in names:
+            record = counts.setdefault(name, CounterRecord.empty())
+            record.add(kind_code(event), event.time_us)
+        if isinstance(event, Engagement) and event.kind != "hide":
+            counts[names[0]].add_engager(event.user)
+        user = users.setdefault(event.user, UserRecord.empty())
+        user.add(event, position_of(event.activity_id), about.actor, about.tags)
+    return counts, users

@@ -217,7 +217,7 @@ class SingleReplica:
         _log.warning("storage_full", directory=str(self._log.directory), why=why)
         return StorageFull(
             f"the disk of {self._log.directory} is full ({why}); nothing was written: free space "
-            "there, or lower disk_reserve_bytes, and retry"
+            "there and retry"
         )
 
     def _refuse(self, running: Sequence[Proposal]) -> None:

@@ -15,9 +15,9 @@ from feeds.commands import (
     RemoveActivity,
     UnfollowFeed,
 )
-from feeds.counters import COUNTER_KINDS, HOUR_US, CounterRecord, UserRecord
+from feeds.counters import HOUR_US
 from feeds.engine import FeedEngine
-from feeds.events import ENGAGEMENT_KINDS, Engagement, Event, Impression, Posted
+from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
 from feeds.keys import FeedRowKey, after
 from feeds.model import (
     ActivityDraft,
@@ -25,14 +25,13 @@ from feeds.model import (
     TenantId,
     UserId,
     activity_id,
-    position_of,
 )
 from feeds.replication.base import ApplyCommand
 from feeds.replication.memory import MemoryReplica
 from feeds.results import FollowResult, Placed, RecordResult, Rejected, Result, UnfollowResult
 from feeds.store.base import COLUMN_FAMILIES
 from feeds.store.memory import MemoryStore
-from feeds.testing_engine import NOW_US, ManualClock, memory_engine
+from feeds.testing_engine import NOW_US, ManualClock, check_counters, memory_engine
 
 TENANT = TenantId("demo")
 
@@ -319,41 +318,4 @@ def test_counters_equal_a_naive_recount_of_the_event_log(
         engine.record(TENANT, sent[start : start + batch]).result()
     logged = [event for _, _, event in engine.events(TENANT, 0, 1_000)]
     assert [e for e in sent if e.activity_id != activity_id(NOW_US, b"5")] == logged[5:]
-    counts, users = recount(logged)
-    for (entity, name), expected in counts.items():
-        assert expected == stored_counts(engine, entity, name)
-    for name, user in users.items():
-        assert user == engine.user_record(TENANT, UserId(name))
-
-
-def stored_counts(engine: FeedEngine, entity: str, name: str) -> CounterRecord:
-    if entity == "activity":
-        found = engine.activities(TENANT, [position_of(name)])[0]
-        assert found is not None
-        return found[2]
-    return engine.counters(TENANT, entity, [name])[0]  # type: ignore[arg-type]
-
-
-def recount(
-    log: list[Event],
-) -> tuple[dict[tuple[str, str], CounterRecord], dict[str, UserRecord]]:
-    """Every record, made one event at a time."""
-    facts: dict[str, Posted] = {}
-    counts: dict[tuple[str, str], CounterRecord] = {}
-    users: dict[str, UserRecord] = {}
-    for event in log:
-        if isinstance(event, Posted):
-            facts[event.activity_id] = event
-        if not isinstance(event, Impression | Engagement):
-            continue
-        about = facts[event.activity_id]
-        kind = "impression" if isinstance(event, Impression) else event.kind
-        names = [("activity", str(event.activity_id)), ("author", about.actor)]
-        for name in names + [("tag", tag) for tag in about.tags]:
-            record = counts.setdefault(name, CounterRecord.empty())
-            record.add(COUNTER_KINDS.index(kind), event.time_us)
-        if kind not in {"impression", "hide"}:
-            counts[names[0]].add_engager(event.user)
-        user = users.setdefault(event.user, UserRecord.empty())
-        user.add(event, position_of(event.activity_id), about.actor, about.tags)
-    return counts, users
+    check_counters(engine, TENANT)

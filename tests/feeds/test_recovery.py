@@ -11,11 +11,13 @@ import pytest
 from feeds.bench import page, replay, workload
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
-from feeds.errors import DataDirectoryLocked, InvalidInput
+from feeds.errors import DataDirectoryLocked, InvalidInput, StorageError, StorageFull
 from feeds.events import Engagement, Posted
 from feeds.importer import replay as replay_actions
 from feeds.model import ActivityDraft, FeedId, TenantId
+from feeds.replication.memory import MemoryReplica
 from feeds.store.base import COLUMN_FAMILIES
+from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, memory_engine
 
 DEMO = TenantId("demo")
@@ -69,6 +71,19 @@ def test_flushed_log_is_dropped_and_nothing_is_lost(tmp_path: Path) -> None:
         assert 60 == len(engine.rows(DEMO, AUTHOR, 1_000))
         engine.post(DEMO, AUTHOR, draft(60)).result()
         assert 61 == len(engine.events(DEMO, 0, 1_000))
+
+
+class Unflushed(MemoryStore):
+    def flush(self) -> None:
+        raise StorageError("the store could not flush: no space left")
+
+
+def test_flush_that_fails_at_the_end_does_not_hide_what_ended_the_work() -> None:
+    released: list[bool] = []
+    engine = FeedEngine(Unflushed(), MemoryReplica, release=lambda: released.append(True))
+    with pytest.raises(StorageFull, match="the disk is full"), engine:
+        raise StorageFull("the disk is full")
+    assert [True] == released
 
 
 def test_engine_that_cannot_be_made_lets_go_of_its_directory(tmp_path: Path) -> None:
