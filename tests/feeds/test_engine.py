@@ -160,6 +160,35 @@ def test_page_is_filled_behind_removed_activities() -> None:
     assert not engine.remove(DEMO, ids[2]).result().removed
 
 
+@pytest.mark.parametrize("threshold", [0, 1, 10**9], ids=["pulled", "turning", "pushed"])
+def test_kept_history_is_the_same_pages_and_gets_nothing_new(threshold: int) -> None:
+    engine = memory_engine(FeedsConfig(pull_followers_min=threshold))
+    posted = []
+    for number in range(7):
+        if number == 3:
+            engine.follow(DEMO, TIMELINE, AUTHOR, copy_limit=1).result()
+        if number == 5:
+            engine.follow(DEMO, FeedId("timeline", "cid"), AUTHOR).result()
+        new = draft(object=f"v{number}", time_us=NOW_US + number)
+        posted.append(engine.post(DEMO, AUTHOR, new).result().activity.id)
+    late = engine.post(DEMO, AUTHOR, draft(object="late", time_us=NOW_US - 9)).result().activity.id
+
+    def page(cursor: str | None = None) -> list[tuple[str, str | None]]:
+        rows = engine.read(DEMO, TIMELINE, 100, cursor).rows
+        return [(row.activity_id, str(row.origin)) for row in rows]
+
+    before, rest = page(), page(posted[4])
+    assert [(activity, "user:ann") for activity in [*posted[:1:-1], late]] == before
+    engine.unfollow(DEMO, TIMELINE, AUTHOR, keep_history=True).result()
+    engine.post(DEMO, AUTHOR, draft(object="after", time_us=NOW_US + 9)).result()
+    assert (before, rest) == (page(), page(posted[4]))
+    engine.remove(DEMO, posted[6]).result()
+    assert before[1:] == page()
+    engine.follow(DEMO, TIMELINE, AUTHOR, copy_limit=0).result()
+    engine.unfollow(DEMO, TIMELINE, AUTHOR).result()
+    assert [] == page()
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 10])
 def test_page_behind_very_many_removed_activities_is_short_and_says_where_to_go_on(
     limit: int,

@@ -1,6 +1,7 @@
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -363,6 +364,54 @@ def test_failed_sync_is_never_pretended_to_have_worked(
             write()
     log.close()
     assert [b"durable"] == read(tmp_path)
+
+
+@contextmanager
+def directory_sync_fails(number: int) -> Iterator[None]:
+    """Names in a directory cannot be made durable."""
+
+    def fail(file: int) -> None:
+        del file
+        raise OSError(number, os.strerror(number))
+
+    with pytest.MonkeyPatch.context() as fault:
+        fault.setattr(os, "fsync", fail)
+        yield
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_segment_whose_name_is_not_durable_is_not_used(tmp_path: Path, number: int) -> None:
+    log = SegmentLog.open(tmp_path, config=SMALL)
+    log.append(1, [b"x" * 300])
+    log.sync()
+    with directory_sync_fails(number), pytest.raises(OSError, match=os.strerror(number)):
+        log.append(1, [b"y"])
+    assert (1, None) == (log.last_index, log.broken)
+    assert 1 == len(list(tmp_path.iterdir()))
+    assert 2 == log.append(1, [b"z"])
+    log.close()
+    assert [b"x" * 300, b"z"] == read(tmp_path)
+
+
+def test_log_directory_whose_name_is_not_durable_is_not_used(tmp_path: Path) -> None:
+    with directory_sync_fails(errno.EIO), pytest.raises(StorageError, match="cannot be opened"):
+        SegmentLog.open(tmp_path / "log")
+    log = SegmentLog.open(tmp_path / "log")
+    assert 1 == log.append(1, [b"x"])
+    log.close()
+
+
+def test_compaction_that_is_not_durable_leaves_a_log_without_a_gap(tmp_path: Path) -> None:
+    log = SegmentLog.open(tmp_path, config=SMALL)
+    for number in range(6):
+        log.append(1, [b"%d" % number * 300])
+        log.sync()
+    with directory_sync_fails(errno.EIO), pytest.raises(OSError, match="Input/output error"):
+        log.compact(3)
+    assert 4 == log.first_index
+    assert 7 == log.append(1, [b"more"])
+    log.close()
+    assert [4, 5, 6, 7] == [record.index for record in SegmentLog.open(tmp_path, 3).records(0)]
 
 
 def test_closed_log_refuses_writes(tmp_path: Path) -> None:
