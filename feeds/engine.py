@@ -96,9 +96,13 @@ class FeedEngine(StoreReader):
         self._unflushed_bytes = 0
         self._flushed_index = 0
         self._applied_index = self.applied_index()
-        self._outbox = Outbox(self._propose_clear, config)
+        self._outbox = Outbox(self._propose_clear, store, config)
         self._replica = replica_factory(self._apply, self._applied_index)
-        self._outbox.resume(store)
+        try:
+            self._outbox.resume()
+        except BaseException:
+            self._replica.close()
+            raise
 
     @classmethod
     def open(

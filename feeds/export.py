@@ -227,7 +227,7 @@ class _Writer:
             manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
         except FileNotFoundError:
             return Manifest(EVENT_SCHEMA_VERSION, tenant, created_us, 0)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(
                 f"{path} cannot be read ({error}): delete {self._root} and export again"
             ) from error

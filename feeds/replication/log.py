@@ -195,16 +195,16 @@ class SegmentLog:
     def compact(self, index: int) -> int:
         """Drop every segment, but the last, that has no record behind `index`; how many went.
 
-        Oldest first, so that what is left has no gap whenever it is cut short. Raises OSError.
+        Oldest first and each durably, so that what is left has no gap whenever it is cut short.
+        Raises OSError.
         """
         dropped = 0
         with self._lock:
             while len(self._segments) > 1 and self._segments[0].last_index <= index:
                 self._segments[0].path.unlink(missing_ok=True)
                 del self._segments[0]
+                sync_directory(self.directory)
                 dropped += 1
-        if dropped:
-            sync_directory(self.directory)
         return dropped
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from feeds import outbox
 from feeds.config import FeedsConfig
 from feeds.credentials import ApiKey, format_api_key, hash_secret, parse_api_key, verify
 from feeds.engine import FeedEngine
@@ -698,6 +699,25 @@ def test_clearing_that_met_a_crowd_goes_on_with_the_next_write() -> None:
     assert 2 == len(engine.rows(DEMO, TIMELINE, 10))
     engine.create_tenant(DEMO).result()
     assert [] == engine.rows(DEMO, TIMELINE, 10)
+
+
+def test_clearing_of_more_follows_than_are_worked_on_at_once_comes_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outbox, "OPEN_MAX", 2)
+    store, clock = MemoryStore(), ManualClock()
+    engine = memory_engine(FeedsConfig(unfollow_rows_max=1), clock, store=store)
+    readers = [FeedId("timeline", f"r{number}") for number in range(7)]
+    for reader in readers:
+        engine.follow(DEMO, reader, AUTHOR).result()
+    for number in range(3):
+        engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
+    engine._outbox.clear = lambda _key: None  # type: ignore[method-assign]
+    for reader in readers:
+        engine.unfollow(DEMO, reader, AUTHOR).result()
+    again = FeedEngine(store, MemoryReplica, clock=clock)
+    again.create_tenant(DEMO).result()
+    assert [[]] * 7 == [again.rows(DEMO, reader, 10) for reader in readers]
 
 
 def test_clearing_that_was_cut_off_goes_on_when_the_engine_is_opened() -> None:

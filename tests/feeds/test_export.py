@@ -199,9 +199,10 @@ def test_missing_file_and_damaged_manifest_are_refused(engine: FeedEngine, tmp_p
     next(root.rglob("*.parquet")).unlink()
     with pytest.raises(StorageError, match=r"is gone, though the manifest names it: delete"):
         export(engine, DEMO, tmp_path)
-    (root / "manifest.json").write_text("{")
-    with pytest.raises(StorageError, match=r"manifest.json cannot be read .* delete"):
-        export(engine, DEMO, tmp_path)
+    for damaged in (b"{", b'{"schema_version":1,"tenant":"\xff"}', b""):
+        (root / "manifest.json").write_bytes(damaged)
+        with pytest.raises(StorageError, match=r"manifest.json cannot be read .* delete"):
+            export(engine, DEMO, tmp_path)
 
 
 def test_two_exports_at_once_are_refused(engine: FeedEngine, tmp_path: Path) -> None:
