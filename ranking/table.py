@@ -61,7 +61,9 @@ class ActivityTable:
     their counts, up to `capacity` of each, the one unused longest leaving first; feeds and engagers
     leave at once. Beyond `2 * capacity` tags, a new one is left out of its activity.
 
-    Events of activities that are not in the table move nothing, not even their author's counts.
+    `apply` ignores events of activities that are not in the table; who knows their author and tags
+    counts those with `count_outside`, and then the counts of every name are those of the store.
+    `whole` says that no activity was ever left out: while the table never was full.
     A row number is valid until the next `apply` or `load`: where one thread applies and another
     ranks, both hold one lock.
     """
@@ -70,6 +72,7 @@ class ActivityTable:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}: an activity table needs room for at least 1")
         self.capacity = capacity
+        self.whole = True
         self.counts = BucketCounts()
         self.author_counts = BucketCounts()
         self.tag_counts = BucketCounts()
@@ -111,6 +114,17 @@ class ActivityTable:
             if row is not None:
                 self._leave(row)
 
+    def count_outside(self, event: Impression | Engagement, posted: Posted) -> None:
+        """Count an event of an activity that the table does not hold, for its author and tags."""
+        kind, time_us = kind_code(event), event.time_us
+        author = self.names.authors.get(posted.actor)
+        if author != UNKNOWN:
+            self.author_counts.add(author, kind, time_us)
+        for name in counted_tags(posted.tags):
+            tag = self.names.tags.get(name)
+            if tag != UNKNOWN:
+                self.tag_counts.add(tag, kind, time_us)
+
     def load(self, index: int, posted: Posted, record: CounterRecord) -> None:
         """Put in an activity as the store holds it, posted at log index `index`; any order does.
 
@@ -131,6 +145,10 @@ class ActivityTable:
     def load_tag(self, tag: str, record: CounterRecord) -> None:
         """Put in the counts of a tag as the store holds them."""
         self._load_name(self.names.tags, self.tag_counts, tag, record)
+
+    def holds(self, activity: ActivityId) -> bool:
+        """Whether the activity is in the table."""
+        return activity in self._row_of
 
     def rows(self, positions: Collection[bytes]) -> npt.NDArray[np.int32]:
         """The row of each position, int32; -1 where the activity is not in the table."""
@@ -201,6 +219,7 @@ class ActivityTable:
         known = [tag for tag in tags if tag != UNKNOWN]
         self.tags[row, : len(known)] = known
         self.alive[row] = True
+        self.whole = self.whole and len(self) < self.capacity
         return row
 
     def _add_feeds(self, row: int, feeds: Sequence[str]) -> None:

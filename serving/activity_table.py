@@ -10,48 +10,79 @@ import asyncio
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
 import structlog
 
 from feeds.engine import FeedEngine
-from feeds.events import Event
-from feeds.model import TenantId
+from feeds.errors import StorageError
+from feeds.events import Engagement, Event, Impression, Posted
+from feeds.model import TenantId, position_of
 from ranking.table import ActivityTable
-from serving.table_loading import TableLoading
+from serving.table_loading import StoredNames, TableLoading
 from serving.telemetry import Metrics
 
 __all__ = ["ActivityTables", "TableFollower"]
 
 _log = structlog.get_logger(__name__)
 
+OUTSIDE_READ_MAX: Final = 1_000
+"""Activities outside of a table whose authors and tags one call reads."""
+
 SLICE_EVENTS: Final = 200
 """Events that are applied between two turns of the event loop, about 3 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """The events of a command, and what the store then had of names that the table may lack."""
+
+    index: int
+    events: Sequence[Event]
+    names: StoredNames
 
 
 class TableFollower:
     """One tenant's table, and the events that it has yet to see."""
 
-    def __init__(self, backlog_max: int) -> None:
+    def __init__(self, engine: FeedEngine, tenant: TenantId, backlog_max: int) -> None:
         self.table: ActivityTable | None = None
         self.loading: asyncio.Future[ActivityTable] | None = None
+        self._engine = engine
+        self._tenant = tenant
         self._backlog_max = backlog_max
         self._lock = threading.Lock()
-        self._backlog: deque[tuple[int, Sequence[Event]]] = deque()
+        self._backlog: deque[_Command] = deque()
+        self._outside: list[Impression | Engagement] = []
         self._waiting = 0
         self._overflowed = False
         self._loaded_index = 0
 
     def offer(self, index: int, events: Sequence[Event]) -> None:
-        """Queue the events of a command; beyond the limit the table is given up instead."""
+        """Queue the events of a command; beyond the limit the table is given up instead.
+
+        Called by the thread that applies commands, so the store is as the command left it.
+        """
+        try:
+            names = StoredNames.of(self._engine, self._tenant, events, self.table)
+        except StorageError as error:
+            self._give_up(error)
+            return
         with self._lock:
             if self._overflowed:
                 return
             self._waiting += len(events)
-            if self._waiting <= self._backlog_max:
-                self._backlog.append((index, events))
-                return
+            self._backlog.append(_Command(index, events, names))
+        if self._waiting > self._backlog_max:
+            self._give_up()
+
+    def _give_up(self, error: StorageError | None = None) -> None:
+        """Queue no more: the table is loaded anew when it is asked for."""
+        if error is not None:
+            _log.warning("table_given_up", tenant=self._tenant, error=type(error).__name__)
+        with self._lock:
             self._overflowed = True
             self._waiting = 0
             self._backlog.clear()
@@ -66,11 +97,12 @@ class TableFollower:
     def adopt(self, table: ActivityTable, index: int) -> None:
         """Take a table that holds everything up to a log index."""
         self.table, self._loaded_index = table, index
+        self._outside.clear()
 
     def drain(self, events_max: int | None = None) -> bool:
         """Apply what waits, at least one command of it; True if some still waits.
 
-        `table` is None afterwards if too much had waited.
+        `table` is None afterwards if too much had waited, or if the store could not be read.
         """
         applied = 0
         while events_max is None or applied < events_max:
@@ -78,14 +110,57 @@ class TableFollower:
                 if self._overflowed:
                     self.table = None
                 if not self._backlog:
-                    return False
-                index, events = self._backlog.popleft()
-                self._waiting -= len(events)
-            applied += len(events)
-            if self.table is not None and index > self._loaded_index:
-                for event in events:
-                    self.table.apply(index, event)
-        return True
+                    break
+                command = self._backlog.popleft()
+                self._waiting -= len(command.events)
+            applied += len(command.events)
+            if self.table is not None and command.index > self._loaded_index:
+                self._apply(self.table, command)
+        if self.table is not None:
+            self._count_outside(self.table)
+        with self._lock:
+            if self._overflowed:
+                self.table = None
+            return bool(self._backlog)
+
+    def _apply(self, table: ActivityTable, command: _Command) -> None:
+        for event in command.events:
+            if isinstance(event, Posted):
+                # What waits belongs to names as they were; a name that comes now has it already.
+                self._count_outside(table)
+                unknown = command.names.unknown_to(table, event)
+                if unknown is None:
+                    self.table = None
+                    return
+                table.apply(command.index, event)
+                unknown.load(table)
+            elif isinstance(event, Impression | Engagement) and not table.holds(event.activity_id):
+                self._outside.append(event)
+                if len(self._outside) >= OUTSIDE_READ_MAX:
+                    self._count_outside(table)
+            else:
+                table.apply(command.index, event)
+
+    def _count_outside(self, table: ActivityTable) -> None:
+        """Count events of activities that were left out, for their authors and tags.
+
+        One batched read. What was removed since is missed: its author is no longer known.
+        """
+        if not self._outside:
+            return
+        events, self._outside = self._outside, []
+        asked = list(dict.fromkeys(event.activity_id for event in events))
+        positions = [position_of(activity) for activity in asked]
+        try:
+            stored = self._engine.activities(self._tenant, positions)
+        except StorageError as error:
+            self._give_up(error)
+            return
+        found = zip(asked, stored, strict=True)
+        posted = {activity: one[1] for activity, one in found if one is not None}
+        for event in events:
+            if event.activity_id in posted:
+                table.count_outside(event, posted[event.activity_id])
 
 
 class ActivityTables:
@@ -154,7 +229,9 @@ class ActivityTables:
         cause = "backlog"
         if follower is None:
             cause = "first"
-            follower = self._followers[tenant] = TableFollower(self._backlog_max)
+            follower = self._followers[tenant] = TableFollower(
+                self._engine, tenant, self._backlog_max
+            )
             self._trim(follower)
         self._followers.move_to_end(tenant)
         follower.drain()

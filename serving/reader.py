@@ -223,8 +223,8 @@ class FeedReader:
     def _reaches(
         self, query: Query, sources: Sequence[CandidateSource], table: ActivityTable
     ) -> bool:
-        """False if an activity that is known by its position is older than a full table."""
-        if len(table) < table.capacity:
+        """False if an activity that is known by its position was left out of the table."""
+        if table.whole:
             return True
         positions = _positions(sources)
         rows = table.rows(positions).tolist()

@@ -7,7 +7,8 @@ the load: then all that was read is the state at the index that the round began 
 rounds the thread that writes is held up, so that at most one more command reaches the store.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -16,9 +17,10 @@ from feeds.counters import CounterRecord, counted_tags
 from feeds.engine import FeedEngine
 from feeds.events import Engagement, Event, Impression, Posted, Removed
 from feeds.model import ActivityId, TenantId, position_of
+from ranking.interning import UNKNOWN
 from ranking.table import ActivityTable
 
-__all__ = ["TableLoading", "load_names", "load_table"]
+__all__ = ["StoredNames", "TableLoading", "load_names", "load_table"]
 
 NAMES_READ_MAX: Final = 1_000
 """Authors or tags whose counts one call reads."""
@@ -28,6 +30,62 @@ EVENTS_READ_MAX: Final = 2_000
 
 ROUNDS_MAX: Final = 20
 """Rounds that others may write in, and rounds with the writing thread held up."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredNames:
+    """The store's counts of authors and tags as a command left them."""
+
+    authors: Mapping[str, CounterRecord]
+    tags: Mapping[str, CounterRecord]
+
+    @classmethod
+    def of(
+        cls,
+        engine: FeedEngine,
+        tenant: TenantId,
+        events: Sequence[Event],
+        table: ActivityTable | None,
+    ) -> "StoredNames":
+        """Of the names that the events bring and the table lacks: what it counted is kept there.
+
+        To be called by the thread that applies commands. Raises `StorageError`.
+        """
+        authors: list[str] = []
+        tags: list[str] = []
+        for event in events:
+            if isinstance(event, Posted):
+                authors.append(event.actor)
+                tags.extend(counted_tags(event.tags))
+        if table is not None:
+            authors = [name for name in authors if table.names.authors.get(name) == UNKNOWN]
+            tags = [name for name in tags if table.names.tags.get(name) == UNKNOWN]
+        return cls(
+            dict(_counters(engine, tenant, "author", authors)),
+            dict(_counters(engine, tenant, "tag", tags)),
+        )
+
+    def unknown_to(self, table: ActivityTable, posted: Posted) -> "StoredNames | None":
+        """Those of the activity's names that the table does not know.
+
+        None where one is not here: the table knew it when the command was applied, and forgot it.
+        """
+        authors = [name for name in (posted.actor,) if table.names.authors.get(name) == UNKNOWN]
+        tags = [name for name in counted_tags(posted.tags) if table.names.tags.get(name) == UNKNOWN]
+        if not (self.authors.keys() >= set(authors) and self.tags.keys() >= set(tags)):
+            return None
+        return StoredNames(
+            {name: self.authors[name] for name in authors}, {name: self.tags[name] for name in tags}
+        )
+
+    def load(self, table: ActivityTable) -> None:
+        """Put the counts of those names that the table has come to know into it."""
+        for name, record in self.authors.items():
+            if table.names.authors.get(name) != UNKNOWN:
+                table.load_author(name, record)
+        for name, record in self.tags.items():
+            if table.names.tags.get(name) != UNKNOWN:
+                table.load_tag(name, record)
 
 
 class TableLoading:
