@@ -60,7 +60,7 @@ class TrainingResult:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """The tasks of one tenant's run, all handed in."""
+    """The tasks of one tenant's run after its plan, all handed in."""
 
     tenant: TenantId
     out: Path
@@ -120,6 +120,7 @@ def train_all(
     """Train several tenants: a task graph for each, all handed in before the first is waited for.
 
     As `train_tenant`; `progress` gets the tenant's name before the step where there are several.
+    The events of all are read first: where one's cannot be, none is trained.
     """
     config = (config or TrainingConfig()).check()
     checked = [check_tenant_id(tenant) for tenant in tenants]
@@ -130,15 +131,23 @@ def train_all(
     home = Path(out).resolve()
     home.mkdir(parents=True, exist_ok=True)
     results = []
+    watch = Stopwatch()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".run-", dir=home)))
         workers = stack.enter_context(open_workers(scheduler, cluster))
-        runs = [
-            _submit(workers, Path(export).resolve(), tenant, scratch, home, config, clock())
+        plans = [
+            workers.submit(plan_run, Path(export).resolve(), tenant, scratch / tenant, config)
             for tenant in checked
         ]
-        for run in runs:
-            label = f"{run.tenant}: " if len(runs) > 1 else ""
+        labels = [f"{tenant}: " if len(checked) > 1 else "" for tenant in checked]
+        for label, plan in zip(labels, plans, strict=True):
+            progress(f"{label}{STEPS[0]}", 0, len(STEPS))
+            plan.result()  # no tenant is trained if another's events cannot be read
+        runs = [
+            _submit(workers, tenant, plan, home / tenant, config, clock(), watch)
+            for tenant, plan in zip(checked, plans, strict=True)
+        ]
+        for label, run in zip(labels, runs, strict=True):
             results.append(_finish(run, registry, promote, progress, label))
     return results
 
@@ -169,18 +178,14 @@ def evaluate(
 
 def _submit(
     workers: Workers,
-    export: Path,
     tenant: TenantId,
-    scratch: Path,
-    home: Path,
+    plan: Task[Plan],
+    out: Path,
     config: TrainingConfig,
     trained_us: int,
+    watch: Stopwatch,
 ) -> _Run:
     """Hand in every step of a tenant's run; each waits for those whose results it takes."""
-    watch = Stopwatch()
-    work, out = scratch / tenant, home / tenant
-    work.mkdir()
-    plan: Task[Plan] = workers.submit(plan_run, export, tenant, work, config)
     factors: Task[Trained] = workers.submit(train_factors, plan)
     sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
     boosted: list[Task[Trained]] = [
@@ -193,14 +198,14 @@ def _submit(
     ]
     choice: Task[Choice] = workers.submit(choose_model, sets, *boosted)
     judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
-    steps = ([plan], [factors], [sets], boosted, [choice], [judged])
+    steps = ([factors], [sets], boosted, [choice], [judged])
     return _Run(tenant, out, steps, judged, watch)
 
 
 def _finish(
     run: _Run, registry: str | None, promote: bool, progress: Progress, label: str
 ) -> TrainingResult:
-    for number, (step, tasks) in enumerate(zip(STEPS, run.steps, strict=False)):
+    for number, (step, tasks) in enumerate(zip(STEPS[1:-1], run.steps, strict=True), 1):
         progress(f"{label}{step}", number, len(STEPS))
         for task in tasks:
             task.result()

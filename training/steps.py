@@ -75,11 +75,15 @@ class SetFiles:
 
 
 def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -> Plan:
-    """Read the events and decide on the split; raises `ExportDamaged` or `TooFewEvents`."""
+    """Read the events, decide on the split, and make the run's `scratch` directory.
+
+    Raises `ExportDamaged` or `TooFewEvents`.
+    """
     watch = Stopwatch()
     log = read_event_log(export, tenant)
     split = split_by_time(log.events, config.check().split)
     counts = Counter(type(event).__name__.lower() for event in log.events)
+    scratch.mkdir(exist_ok=True)  # Dask runs a step again if its worker ends
     return Plan(
         tenant=tenant,
         export=export,
