@@ -14,14 +14,14 @@ from typing import Self, TypeVar
 import msgspec
 import structlog
 
-from feeds import machine
-from feeds.commands import AddKey, ClearRows, Command, CreateTenant, decode_command
+from feeds.applier import Applier, Listener
+from feeds.commands import AddKey, ClearRows, Command, CreateTenant
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
 from feeds.errors import InvalidInput, ReplicaStopped, StorageError
-from feeds.events import Engagement, Event, Impression
+from feeds.events import Engagement, Impression
 from feeds.idempotency import LastingKey
-from feeds.keys import APPLIED, OutboxKey, write_number
+from feeds.keys import OutboxKey
 from feeds.model import (
     Activity,
     ActivityDraft,
@@ -44,16 +44,12 @@ from feeds.results import (
     Result,
     UnfollowResult,
     decode_result,
-    encode_result,
 )
-from feeds.store.base import Store, Write
+from feeds.store.base import Store
 
 __all__ = ["FeedEngine", "Listener", "ReplicaFactory", "system_clock_us"]
 
 _log = structlog.get_logger(__name__)
-
-Listener = Callable[[TenantId, int, Sequence[Event]], None]
-"""(tenant, log index, events) of an applied command."""
 
 ReplicaFactory = Callable[[ApplyCommand, int], Replica]
 """(apply, applied index) -> a replica that has applied everything in its log."""
@@ -90,14 +86,12 @@ class FeedEngine(StoreReader):
         self._store = store
         self._clock = clock
         self._release = release
-        self._listeners: tuple[Listener, ...] = ()
         self._closing = threading.Lock()
         self._closed = False
-        self._unflushed_bytes = 0
-        self._flushed_index = 0
-        self._applied_index = self.applied_index()
+        applied_index = self.applied_index()
+        self._applier = Applier(store, applied_index, config.flush_every_bytes)
         self._outbox = Outbox(self._propose_clear, store, config)
-        self._replica = replica_factory(self._apply, self._applied_index)
+        self._replica = replica_factory(self._applier.apply, applied_index)
         try:
             self._outbox.resume()
         except BaseException:
@@ -254,7 +248,7 @@ class FeedEngine(StoreReader):
         It is called on the replica's thread before the command's future is done; what it raises is
         logged and goes no further.
         """
-        self._listeners = (*self._listeners, listener)
+        self._applier.subscribe(listener)
 
     def status(self) -> ReplicaStatus:
         """Where the replica stands."""
@@ -313,49 +307,15 @@ class FeedEngine(StoreReader):
             self._outbox.clear(left)
         return result
 
-    def _apply(self, index: int, term: int, data: bytes) -> bytes:
-        """Apply one command of the log; what was applied before is passed over."""
-        if index <= self._applied_index:
-            return b""
-        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
-        try:
-            command = decode_command(data)
-        except InvalidInput as error:
-            self._store.write([applied])
-            self._applied_index = index
-            return encode_result(Rejected("invalid", str(error)))
-        outcome = machine.apply(command, index, self._store)
-        self._store.write([*outcome.writes, applied])
-        self._applied_index = index
-        self._flush_after(len(data))
-        if outcome.events:
-            self._tell(TenantId(command.tenant), index, outcome.events)
-        return encode_result(outcome.result)
-
-    def _flush_after(self, command_bytes: int) -> None:
-        """Flush the store every so many bytes, so that the log before can be dropped."""
-        self._unflushed_bytes += command_bytes
-        if self._unflushed_bytes >= self._config.flush_every_bytes:
-            self._store.flush()
-            self._unflushed_bytes = 0
-            self._flushed_index = self._applied_index
-
     def _compact(self) -> None:
         """Drop the log that a flush made needless."""
-        if not self._flushed_index:
+        flushed = self._applier.take_flushed()
+        if not flushed:
             return
-        flushed, self._flushed_index = self._flushed_index, 0
         try:
             self._replica.compact(flushed)
         except OSError as error:
             _log.warning("compaction_failed", flushed_index=flushed, error=str(error))
-
-    def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
-        for listener in self._listeners:
-            try:
-                listener(tenant, index, events)
-            except Exception:  # noqa: BLE001 - a listener must not stop the log
-                _log.exception("listener_failed", tenant=tenant, index=index)
 
 
 def _same(result: _Value) -> _Value:

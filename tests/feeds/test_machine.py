@@ -276,7 +276,7 @@ def test_log_applied_again_from_the_applied_index_changes_nothing(
     before = _state(store)
     seen: list[int] = []
     again.subscribe(lambda _tenant, index, _events: seen.append(index))
-    assert [b""] * len(logged[first:]) == [again._apply(*entry) for entry in logged[first:]]
+    assert [b""] * len(logged[first:]) == [again._applier.apply(*entry) for entry in logged[first:]]
     assert before == _state(store)
     assert [] == seen
 

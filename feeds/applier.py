@@ -1,0 +1,82 @@
+"""From the log to the store: each command's effects and the applied index are one write batch."""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from feeds import machine
+from feeds.commands import decode_command
+from feeds.errors import InvalidInput
+from feeds.events import Event
+from feeds.keys import APPLIED, write_number
+from feeds.model import TenantId
+from feeds.results import Rejected, encode_result
+from feeds.store.base import Store, Write
+
+__all__ = ["Applier", "Listener"]
+
+_log = structlog.get_logger(__name__)
+
+Listener = Callable[[TenantId, int, Sequence[Event]], None]
+"""(tenant, log index, events) of an applied command."""
+
+
+class Applier:
+    """Applies the commands of a log to a store, once each; called on the replica's thread alone.
+
+    The store is flushed every `flush_every_bytes` of commands, so that the log before is needless.
+    """
+
+    def __init__(self, store: Store, applied_index: int, flush_every_bytes: int) -> None:
+        self._store = store
+        self._applied_index = applied_index
+        self._flush_every_bytes = flush_every_bytes
+        self._unflushed_bytes = 0
+        self._flushed_index = 0
+        self._listeners: tuple[Listener, ...] = ()
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener` after every command that leaves events, from now on."""
+        self._listeners = (*self._listeners, listener)
+
+    def apply(self, index: int, term: int, data: bytes) -> bytes:
+        """The encoded answer of a command of the log; what was applied before is passed over.
+
+        Raises `StorageError` where the disk fails, and `FormatUnsupported` for a command of another
+        version: nothing of it is written then.
+        """
+        if index <= self._applied_index:
+            return b""
+        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
+        try:
+            command = decode_command(data)
+        except InvalidInput as error:
+            self._store.write([applied])
+            self._applied_index = index
+            return encode_result(Rejected("invalid", str(error)))
+        outcome = machine.apply(command, index, self._store)
+        self._store.write([*outcome.writes, applied])
+        self._applied_index = index
+        self._flush_after(len(data))
+        if outcome.events:
+            self._tell(TenantId(command.tenant), index, outcome.events)
+        return encode_result(outcome.result)
+
+    def take_flushed(self) -> int:
+        """The log index of the last flush; 0 if there was none since this was asked."""
+        flushed, self._flushed_index = self._flushed_index, 0
+        return flushed
+
+    def _flush_after(self, command_bytes: int) -> None:
+        self._unflushed_bytes += command_bytes
+        if self._unflushed_bytes >= self._flush_every_bytes:
+            self._store.flush()
+            self._unflushed_bytes = 0
+            self._flushed_index = self._applied_index
+
+    def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
+        for listener in self._listeners:
+            try:
+                listener(tenant, index, events)
+            except Exception:  # noqa: BLE001 - a listener must not stop the log
+                _log.exception("listener_failed", tenant=tenant, index=index)
