@@ -52,6 +52,10 @@ class Interner:
         """How many names are known, the idle ones included."""
         return len(self._numbers)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the name has a number."""
+        return name in self._numbers
+
     def get(self, name: str) -> int:
         """The number of a name, or `UNKNOWN`."""
         return self._numbers.get(name, UNKNOWN)

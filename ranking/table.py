@@ -194,9 +194,12 @@ class ActivityTable:
         row = self._row_of.get(posted.activity_id)
         if row is None:
             position = position_of(posted.activity_id)
-            if len(self) >= self.capacity and not self._make_room(index, position):
+            if len(self) < self.capacity:
+                row = self._enter(index, position, posted)
+            else:
+                row = self._take_place(index, position, posted)
+            if row is None:
                 return None
-            row = self._enter(index, position, posted)
         self._add_feeds(row, (posted.feed, *posted.to))
         return row
 
@@ -241,6 +244,21 @@ class ActivityTable:
             number = self.names.users.acquire(user)
         held.append(number)
         self.engagers[row, : len(held)] = held
+
+    def _take_place(self, index: int, position: Position, posted: Posted) -> int | None:
+        """Enter a full table; None if the activity is older than all.
+
+        The names that it has are held meanwhile: who leaves does not take their counts along.
+        """
+        authors, tags = self.names.authors, self.names.tags
+        author = authors.acquire(posted.actor) if posted.actor in authors else UNKNOWN
+        held = [tags.acquire(tag) for tag in counted_tags(posted.tags) if tag in tags]
+        made = self._make_room(index, position)
+        row = self._enter(index, position, posted) if made else None
+        authors.release(author)
+        for tag in held:
+            tags.release(tag)
+        return row
 
     def _make_room(self, index: int, position: Position) -> bool:
         """Let the oldest activity leave for one at `index`; False if that one is older still."""

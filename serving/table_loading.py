@@ -17,7 +17,6 @@ from feeds.counters import CounterRecord, counted_tags
 from feeds.engine import FeedEngine
 from feeds.events import Engagement, Event, Impression, Posted, Removed
 from feeds.model import ActivityId, TenantId, position_of
-from ranking.interning import UNKNOWN
 from ranking.table import ActivityTable
 
 __all__ = ["StoredNames", "TableLoading", "load_names", "load_table"]
@@ -58,8 +57,8 @@ class StoredNames:
                 authors.append(event.actor)
                 tags.extend(counted_tags(event.tags))
         if table is not None:
-            authors = [name for name in authors if table.names.authors.get(name) == UNKNOWN]
-            tags = [name for name in tags if table.names.tags.get(name) == UNKNOWN]
+            authors = [name for name in authors if name not in table.names.authors]
+            tags = [name for name in tags if name not in table.names.tags]
         return cls(
             dict(_counters(engine, tenant, "author", authors)),
             dict(_counters(engine, tenant, "tag", tags)),
@@ -70,8 +69,8 @@ class StoredNames:
 
         None where one is not here: the table knew it when the command was applied, and forgot it.
         """
-        authors = [name for name in (posted.actor,) if table.names.authors.get(name) == UNKNOWN]
-        tags = [name for name in counted_tags(posted.tags) if table.names.tags.get(name) == UNKNOWN]
+        authors = [name for name in (posted.actor,) if name not in table.names.authors]
+        tags = [name for name in counted_tags(posted.tags) if name not in table.names.tags]
         if not (self.authors.keys() >= set(authors) and self.tags.keys() >= set(tags)):
             return None
         return StoredNames(
@@ -81,10 +80,10 @@ class StoredNames:
     def load(self, table: ActivityTable) -> None:
         """Put the counts of those names that the table has come to know into it."""
         for name, record in self.authors.items():
-            if table.names.authors.get(name) != UNKNOWN:
+            if name in table.names.authors:
                 table.load_author(name, record)
         for name, record in self.tags.items():
-            if table.names.tags.get(name) != UNKNOWN:
+            if name in table.names.tags:
                 table.load_tag(name, record)
 
 
@@ -158,8 +157,8 @@ def _read_again(
         else:
             table.load(*found)
     _add_names(table, list(touched), authors, tags)
-    known_authors = [name for name in authors if table.names.authors.get(name) >= 0]
-    known_tags = [name for name in tags if table.names.tags.get(name) >= 0]
+    known_authors = [name for name in authors if name in table.names.authors]
+    known_tags = [name for name in tags if name in table.names.tags]
     _load_counts(engine, tenant, table, known_authors, known_tags)
 
 
