@@ -66,8 +66,9 @@ POPULAR_COLUMNS = ("engagements_1d", "engagements_7d", "engagements_total")
 
 CONVENTIONS = (
     (
-        "A request is placed just before a user's first touch of an activity; further first "
-        "touches of the next hour, ten in all at most, belong to it."
+        "A request is placed just before a user's first touch of an activity, or before the first "
+        "impression that the touch came from where impressions are logged; further first touches "
+        "of the next hour, ten in all at most, belong to it."
     ),
     (
         "Relevant is what the user touched in the request; candidates are what the service would "

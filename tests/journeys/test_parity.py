@@ -173,13 +173,13 @@ def bits(values: Sequence[float] | npt.NDArray[np.float32]) -> bytes:
 
 
 async def live_moments(live: Live, actions: Sequence[Action], restart_every: int) -> list[Moment]:
-    """A look before every moment in which someone engages, by those who do and one who does not."""
+    """A look before each time that someone is shown or touches something, and one by another."""
     moments: list[Moment] = []
     for number, (time_us, group) in enumerate(groupby(actions, key=lambda each: each.time_us)):
         together = list(group)
         if number % restart_every == 0:
             live.begin()
-        if engaged := {each.user for each in together if isinstance(each, Engage)}:
+        if engaged := {each.user for each in together if isinstance(each, Engage | Show)}:
             users = sorted(engaged | {USERS[number % len(USERS)]})
             moments += [await live.see(user, time_us - 1) for user in users]
         live.now_us = time_us

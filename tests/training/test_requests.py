@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,49 @@ def test_a_request_knows_nothing_of_its_own_moment() -> None:
     request = find_requests(events, RequestConfig())[1]
     assert request.place == 1
     assert request.now_us == 2 * SECOND - 1
+
+
+def shown(second: int, user: str, activity: str, slate: str = "") -> Impression:
+    return Impression(
+        time_us=second * SECOND,
+        user=UserId(user),
+        activity_id=ActivityId(activity),
+        slate_id=slate,
+    )
+
+
+def test_a_request_stands_before_the_impressions_that_its_touch_came_from() -> None:
+    events: list[Event] = [
+        shown(1, "ann", "a", "old"),
+        shown(10, "ann", "a", "s1"),
+        shown(11, "ann", "b", "s1"),
+        touch(12, "bob", "x"),
+        msgspec.structs.replace(touch(20, "ann", "b"), slate_id="s1"),
+        msgspec.structs.replace(touch(30, "ann", "a"), slate_id="s1"),
+    ]
+    requests = find_requests(events, RequestConfig())
+    assert [told(r) for r in requests] == [("ann", 10, 0, ["b", "a"]), ("bob", 12, 0, ["x"])]
+    assert [r.place for r in requests] == [1, 3]
+
+
+def test_without_a_slates_id_a_view_begins_with_its_first_impression() -> None:
+    events: list[Event] = [shown(0, "ann", "a"), shown(3_700, "ann", "b"), shown(3_710, "ann", "c")]
+    events.append(touch(3_720, "ann", "c"))
+    assert [(r.place, r.time_us // SECOND) for r in find_requests(events, RequestConfig())] == [
+        (1, 3_700)
+    ]
+
+
+def test_what_was_shown_before_the_last_request_ended_begins_no_other() -> None:
+    events: list[Event] = [shown(1, "ann", "a"), touch(2, "ann", "a"), touch(3, "ann", "b")]
+    requests = find_requests(events, RequestConfig(touches_max=1))
+    assert [(r.place, list(r.labels)) for r in requests] == [(0, ["a"]), (2, ["b"])]
+
+
+def test_a_request_begins_in_the_part_of_its_touch() -> None:
+    events: list[Event] = [shown(1, "ann", "a"), touch(3, "ann", "a")]
+    (request,) = find_requests(events, RequestConfig(), boundaries=(2 * SECOND,))
+    assert request.time_us == 3 * SECOND
 
 
 def test_a_hide_is_neither_touch_nor_relevance() -> None:
