@@ -1,11 +1,14 @@
 """`headwater serve` as it is run: a process, sockets, signals."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.client import HTTPConnection
 from itertools import count
 from pathlib import Path
 
@@ -88,6 +91,56 @@ def test_no_child_is_left_behind_by_a_full_shutdown(key: str, start: Start) -> N
 
     assert service.end(signal.SIGINT) == 0
     assert not any(child.is_running() for child in left)
+
+
+def test_what_was_accepted_is_answered_when_the_service_is_told_to_end(
+    key: str, start: Start, tmp_path: Path
+) -> None:
+    service = start()
+    with service.client(key):
+        wait_until(lambda: len(children(service)) > 0, "the loader to start")
+        left = children(service)
+    host, _, port = service.address().removeprefix("http://").rpartition(":")
+    bodies = [
+        b'{"actor":"user:ann","verb":"post","object":"last-%d"}' % number for number in range(50)
+    ]
+    with ExitStack() as stack:
+        connections = []
+        for body in bodies:
+            connection = HTTPConnection(host, int(port), timeout=30)
+            stack.callback(connection.close)
+            connection.putrequest("POST", "/v2/feeds/user/ann/activities")
+            connection.putheader("Authorization", f"Bearer {key}")
+            connection.putheader("Content-Type", "application/json")
+            connection.putheader("Content-Length", str(len(body)))
+            connection.putheader("Expect", "100-continue")
+            connection.endheaders()
+            assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 ")  # its body is awaited
+            connection.send(body[:20])
+            connections.append(connection)
+
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not listens(host, int(port)), "the service to listen no more")
+        for connection, body in zip(connections, bodies, strict=True):
+            connection.send(body[20:])
+        replies = [connection.getresponse() for connection in connections]
+        posted = {json.loads(reply.read())["activity"]["id"] for reply in replies}
+
+    assert service.process.wait(30) == 0
+    assert [reply.status for reply in replies] == [201] * len(bodies)
+    assert not any(child.is_running() for child in left)
+    with FeedEngine.open(tmp_path / "data") as engine:
+        facts = [event for _, _, event in engine.events(ACME, 0, 10_000)]
+    assert posted <= {fact.activity_id for fact in facts if isinstance(fact, Posted)}
+    assert len(posted) == len(bodies)
+
+
+def listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_the_loader_ends_when_the_service_is_killed(key: str, start: Start) -> None:
