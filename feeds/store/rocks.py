@@ -43,13 +43,11 @@ from rocksdict import (
 
 from feeds.errors import DataDirectoryLocked, StorageError
 from feeds.store.base import COLUMN_FAMILIES, Write
+from feeds.store.cursors import SCAN_CHUNK_ROWS, Scan, drain, read_error
 
 __all__ = ["RocksConfig", "RocksStore"]
 
 _log = structlog.get_logger(__name__)
-
-SCAN_CHUNK_ROWS: Final = 1024
-"""Scans up to this limit are read at once; longer ones are read in chunks of so many rows."""
 
 _STALLED: Final = "Write stall"
 _STALL_POLL_S: Final = 0.002
@@ -100,7 +98,7 @@ class RocksStore:
         self._config = config
         self._no_stall = WriteOptions()
         self._no_stall.no_slowdown = True
-        self._scans: WeakSet[_Scan] = WeakSet()
+        self._scans: WeakSet[Scan] = WeakSet()
 
     @classmethod
     def open(cls, path: Path, config: RocksConfig | None = None) -> Self:
@@ -151,7 +149,7 @@ class RocksStore:
         try:
             value: bytes | None = rows.get(key)
         except Exception as error:
-            raise _read_error(family, error) from error
+            raise read_error(family, error) from error
         return value
 
     def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -160,7 +158,7 @@ class RocksStore:
         try:
             values: list[bytes | None] = rows.get(list(keys))
         except Exception as error:
-            raise _read_error(family, error) from error
+            raise read_error(family, error) from error
         return values
 
     def scan(
@@ -181,10 +179,10 @@ class RocksStore:
             cursor = rows.iter(options)
             cursor.seek(start)
         except Exception as error:
-            raise _read_error(family, error) from error
+            raise read_error(family, error) from error
         if limit is not None and limit <= SCAN_CHUNK_ROWS:
-            return iter(_drain(family, cursor, limit))
-        scan = _Scan(family, cursor, limit)
+            return iter(drain(family, cursor, limit))
+        scan = Scan(family, cursor, limit)
         self._scans.add(scan)
         return scan
 
@@ -279,63 +277,6 @@ class RocksStore:
             raise _write_error(what, error) from error
 
 
-class _Scan:
-    """A long scan, read in chunks, which the store can end."""
-
-    def __init__(self, family: str, cursor: Any, limit: int | None) -> None:
-        # Any: rocksdict's types are not visible to the type checker.
-        self._family = family
-        self._cursor = cursor
-        self._left = limit
-        self._chunk: Iterator[tuple[bytes, bytes]] = iter(())
-        self._more = True
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[bytes, bytes]:
-        row = next(self._chunk, None)
-        if row is None:
-            self._chunk = iter(self._read())
-            row = next(self._chunk)
-        return row
-
-    def release(self) -> None:
-        """Let go of the files; if rows were still to come, asking for one is an error."""
-        self._cursor = None
-
-    def _read(self) -> list[tuple[bytes, bytes]]:
-        if not self._more:
-            return []
-        cursor = self._cursor
-        if cursor is None:
-            raise StorageError("the store was closed during this scan: open it and scan again")
-        wanted = SCAN_CHUNK_ROWS if self._left is None else min(SCAN_CHUNK_ROWS, self._left)
-        chunk = _drain(self._family, cursor, wanted)
-        if self._left is not None:
-            self._left -= len(chunk)
-        self._more = len(chunk) == wanted and self._left != 0
-        if not self._more:
-            self._cursor = None  # now, not when the caller drops the scan
-        return chunk
-
-
-def _drain(family: str, cursor: Any, limit: int) -> list[tuple[bytes, bytes]]:
-    """The next rows of a cursor, at most `limit`; an error ends the rows, so it is asked for."""
-    valid, key, value, step = cursor.valid, cursor.key, cursor.value, cursor.next
-    rows = []
-    try:
-        for _ in range(limit):
-            if not valid():
-                cursor.status()
-                break
-            rows.append((key(), value()))
-            step()
-    except Exception as error:
-        raise _read_error(family, error) from error
-    return rows
-
-
 def _close(database: Any) -> None:
     # Any: rocksdict's types are not visible to the type checker.
     deadline = monotonic() + _CLOSE_WAIT_S
@@ -388,11 +329,4 @@ def _write_error(what: str, error: Exception) -> StorageError:
     return StorageError(
         f"the store could not {what}: {error}. Check the disk, then restart: the log still holds "
         "what is not in the store"
-    )
-
-
-def _read_error(family: str, error: Exception) -> StorageError:
-    return StorageError(
-        f"the store could not read {family}: {error}. Check the disk; if it is sound, restore the "
-        "data directory from a backup"
     )
