@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -103,7 +103,7 @@ def _finished(log: Iterable[Action], pipeline: "_Pipeline") -> Iterator[Action]:
 
 
 class _Pipeline:
-    """Bounded: at most `PENDING_MAX` futures and one batch of events are held."""
+    """Bounded: at most `PENDING_MAX` futures, those of one batch, and one batch are held."""
 
     def __init__(self, engine: FeedEngine, tenant: TenantId) -> None:
         self.counts: Counter[str] = Counter()
@@ -117,12 +117,16 @@ class _Pipeline:
 
     def add(self, number: int, action: Action) -> None:
         """Propose an action, or keep it for the batch that it belongs to."""
+        self._settle(PENDING_MAX)
         self.counts[str(type(action).__struct_config__.tag)] += 1
         if isinstance(action, actions.Show | actions.Engage):
             self._add_event(number, action)
             return
         self._send_batch()
-        self._send(number, action, lambda key: self._propose(action, key))
+        try:
+            self._send(number, action, lambda key: self._propose(action, key))
+        except FeedsError as error:
+            self._fail(number, error)
 
     def finish(self) -> None:
         """Send what is left, and wait for everything."""
@@ -137,14 +141,26 @@ class _Pipeline:
             self._send_batch()
 
     def _send_batch(self) -> None:
-        """Send the batch, cut where an earlier import of a shorter log had cut it."""
+        """Send the batch, cut where an earlier import of a shorter log had cut it.
+
+        With an event that cannot be they go one by one, so that those before it take effect.
+        """
         batch, self._batch = self._batch, []
+        together = BATCH_EVENTS_MAX
         while batch:
             number = self._batch_number
-            part = batch[: self._sent_before(number, batch) or len(batch)]
-            self._send(number, part[0], partial(self._engine.record, self._tenant, part))
-            self._batch_number += len(part)
-            batch = batch[len(part) :]
+            try:
+                part = batch[: self._sent_before(number, batch) or together]
+                self._send(number, part[0], partial(self._engine.record, self._tenant, part))
+            except InvalidInput as error:
+                if together == 1:
+                    self._fail(number, error)
+                together = 1
+            except FeedsError as error:
+                self._fail(number, error)
+            else:
+                self._batch_number += len(part)
+                batch = batch[len(part) :]
 
     def _sent_before(self, number: int, batch: list[Impression | Engagement]) -> int:
         """How many of these events an earlier import sent together from this place; 0 if none."""
@@ -155,8 +171,8 @@ class _Pipeline:
         found = next((n for n in lengths if digest_events(batch[:n]) == digest), 0)
         if not found:
             raise Conflict(
-                f"action {number}: an earlier import had other actions behind this one: import "
-                "what is new as a log of its own"
+                "an earlier import had other actions behind this one: import what is new as a log "
+                "of its own"
             )
         return found
 
@@ -167,14 +183,13 @@ class _Pipeline:
         propose: Callable[[LastingKey], "Future[Any]"],  # Any: as above
     ) -> None:
         key = LastingKey(_key(number, content), KEY_TTL_S, self._sent_key)
-        try:
-            future = propose(key)
-        except FeedsError as error:
-            self._settle(0)
-            raise _numbered(number, error) from error
+        self._pending.append((number, propose(key)))
         self._sent_key = key.text
-        self._pending.append((number, future))
-        self._settle(PENDING_MAX)
+
+    def _fail(self, number: int, error: FeedsError) -> NoReturn:
+        """Raise the error of this action, or of one before it that is still to come."""
+        self._settle(0)
+        raise _numbered(number, error) from error
 
     def _settle(self, pending_max: int) -> None:
         while len(self._pending) > pending_max:

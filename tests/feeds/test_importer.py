@@ -11,9 +11,10 @@ import pytest
 from feeds import actions
 from feeds.actions import LINE_BYTES_MAX, Action, read_actions
 from feeds.bench import workload
+from feeds.config import FeedsConfig
 from feeds.counters import COUNTER_KINDS
 from feeds.engine import FeedEngine
-from feeds.errors import Conflict, InvalidInput, StorageFull, UnknownFeedGroup
+from feeds.errors import Conflict, InvalidInput, LimitExceeded, StorageFull, UnknownFeedGroup
 from feeds.events import Engagement, Removed
 from feeds.importer import BATCH_EVENTS_MAX, replay
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId, identify
@@ -101,9 +102,28 @@ def test_bad_action_is_named_by_its_number_and_what_came_before_has_taken_place(
     assert {} == engine.follows(DEMO, FeedId("timeline", "bob"))
 
 
-def test_bad_event_is_named_by_its_batch() -> None:
-    with pytest.raises(InvalidInput, match=r"action 3: event 2: .* is not an activity id"):
-        replay(memory_engine(), DEMO, LOG)
+def test_bad_event_is_named_and_those_before_it_in_its_batch_take_effect_once() -> None:
+    engine = memory_engine()
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match=r"action 5: event 0: .* is not an activity id"):
+            replay(engine, DEMO, LOG)
+    kinds = [type(event).__name__ for event in events(engine)]
+    assert ["Posted", "Followed", "Impression", "Engagement"] == kinds
+    replay(engine, DEMO, [*LOG[:4], like("cid"), *LOG[5:]])
+    kinds = [type(event).__name__ for event in events(engine)]
+    assert ["Engagement", "Engagement", "Unfollowed", "Removed"] == kinds[3:]
+
+
+def test_action_that_the_machine_rejects_is_the_one_named() -> None:
+    engine = memory_engine(FeedsConfig(follows_max=1))
+    log: list[Action] = [
+        actions.Follow(time_us=NOW_US, follower="timeline:bob", target=f"user:{name}")
+        for name in ("ann", "cid")
+    ]
+    wrong = msgspec.structs.replace(like("ann"), time_us=-1)
+    with pytest.raises(LimitExceeded, match="action 2: timeline:bob follows 1 feeds"):
+        replay(engine, DEMO, [*log, LOG[0], wrong])
+    assert 1 == len(events(engine))
 
 
 def like(user: str) -> actions.Engage:
