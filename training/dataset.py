@@ -83,9 +83,17 @@ class TrainingSet:
         return FeatureMatrix(self.names, self.values)
 
     def columns(self, names: tuple[str, ...]) -> FeatureMatrix:
-        """All rows with these features in this order, C-contiguous; itself if they are its own."""
+        """All rows with these features in this order, C-contiguous; itself if they are its own.
+
+        Raises `TrainingError` for a feature that training sets do not have.
+        """
         if names == self.names:
             return self.matrix
+        if unknown := [name for name in names if name not in self.names]:
+            raise TrainingError(
+                f"the model reads {', '.join(unknown)}, which no request of the past has: it can "
+                "be served, not judged"
+            )
         places = [self.names.index(name) for name in names]
         return FeatureMatrix(names, np.ascontiguousarray(self.values[:, places]))
 

@@ -32,7 +32,6 @@ from training.dataset import NEGATIVES, TrainingSet
 from training.errors import TooFewEvents
 
 __all__ = [
-    "BASELINES",
     "CHOSEN",
     "CHRONOLOGICAL",
     "CONVENTIONS",
@@ -55,9 +54,6 @@ RANDOM = "random"
 CHRONOLOGICAL = "chronological"
 LATEST_ACTIVITY = "latest activity"
 POPULAR = "popular"
-BASELINES = (RANDOM, CHRONOLOGICAL, LATEST_ACTIVITY, POPULAR)
-"""The orders that stand beside every model."""
-
 COMPARED = (CHRONOLOGICAL, POPULAR, LATEST_ACTIVITY)
 """The baselines that every ranking is compared with."""
 

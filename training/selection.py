@@ -150,7 +150,8 @@ def judge_bundle(
         "validation": config.requests.validation_requests_max,
         "test": config.requests.test_requests_max,
     }
-    sets = replayed_sets(log, config, split, limits, bundle.factors())
+    parameters = bundle.spec.parameters
+    sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters)
     popular = most_popular_column(sets.pop("validation"), config.evaluation.k)
     test = sets["test"]
     rankings = baseline_scores(test, popular, config.seed)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from feeds.model import format_time
-from ranking.features import FEATURES, FeatureSpec
+from ranking.features import FEATURES, FeatureParameters, FeatureSpec
 from ranking.scorers.factorization import FactorTable
 from training.config import TrainingConfig
 from training.dataset import TrainingSet, collect
@@ -43,6 +43,9 @@ LEFT_OUT = ("position",)
 
 FEATURE_NAMES = tuple(name for name in FEATURES if name not in LEFT_OUT)
 """The features of every training set."""
+
+DEFAULT_PARAMETERS = FeatureParameters()
+"""The numbers that features are computed with when a model is trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ def replayed_sets(
     split: Split,
     limits: Mapping[PartName, int],
     factors: FactorTable | None,
+    parameters: FeatureParameters = DEFAULT_PARAMETERS,
 ) -> dict[PartName, TrainingSet]:
     """The training set of each part with a limit, all made in one pass over the log.
 
@@ -161,7 +165,7 @@ def replayed_sets(
     answers = replay(
         log,
         [request for request, _ in chosen],
-        FeatureSpec(FEATURE_NAMES),
+        FeatureSpec(FEATURE_NAMES, parameters=parameters),
         config.requests,
         factors,
     )

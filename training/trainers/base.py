@@ -1,13 +1,11 @@
 """What a trainer is: a pure function of files, config and seed that leaves a model file."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Stopwatch", "Trained", "Trainer", "stopwatch"]
+__all__ = ["Stopwatch", "Trained", "Trainer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +47,3 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds until now."""
         return time.perf_counter() - self._start
-
-
-@contextmanager
-def stopwatch(figures: dict[str, float], name: str) -> Iterator[None]:
-    """Put the seconds that the block took into `figures`."""
-    watch = Stopwatch()
-    yield
-    figures[name] = watch.seconds
