@@ -28,6 +28,7 @@ from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.sources import default_sources, propose
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
+from serving.follows import HeldFollows
 from serving.measure import Figure, Stopwatch, Times, rounds
 from serving.reader import FeedReader, LiveModel
 from serving.settings import load_settings
@@ -106,12 +107,14 @@ async def _measure(engine: FeedEngine, posted: Sequence[ActivityId], seconds: fl
     model = _Model("1", BoostedScorer(spec, bytes(booster.save_raw("ubj"))), _factors(posted))
     tables = ActivityTables(engine, metrics, tables_max=1, capacity=100_000, backlog_max=10_000)
     await tables.start([TENANT])
+    settings = load_settings(candidates_max=CANDIDATES, deadline_ms=60_000.0)
     reader = FeedReader(
         engine=engine,
         tables=tables,
+        follows=HeldFollows(engine, settings.follows_held_max),
         models=_OneModel(model),
         slates=SlateStore(time.monotonic, 100, 900.0),
-        settings=load_settings(candidates_max=CANDIDATES, deadline_ms=60_000.0),
+        settings=settings,
         metrics=metrics,
         clock_us=lambda: NOW_US,
     )

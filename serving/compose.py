@@ -10,6 +10,7 @@ from feeds.engine import FeedEngine, system_clock_us
 from feeds.model import TenantId
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
+from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
@@ -127,7 +128,8 @@ def compose(
     authenticator = Authenticator(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
-    reader = FeedReader(engine, tables, models, slates, settings, metrics, clock_us)
+    follows = HeldFollows(engine, settings.follows_held_max)
+    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
     return Services(
         settings, config, engine, authenticator, tables, models, reader, metrics, clock_us
     )

@@ -12,6 +12,7 @@ from ranking.candidates import Slate
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor
+from serving.follows import HeldFollows
 
 __all__ = ["Page", "RankedPages", "explanation_bytes", "slate_head"]
 
@@ -29,6 +30,7 @@ class RankedPages:
 
     engine: FeedEngine
     tables: ActivityTables
+    follows: HeldFollows
     home_group: str
 
     def page(
@@ -45,7 +47,7 @@ class RankedPages:
         """
         places, bodies, after = self._living(slate, offset, limit)
         if follows is None:
-            follows = self.engine.follows(slate.tenant, FeedId(self.home_group, slate.user))
+            follows = self.follows.of(slate.tenant, FeedId(self.home_group, slate.user))
         origins = self._origins(slate.tenant, [position for _, position in places], follows)
         results = [
             body[:-1] + b"," + _ranking(slate, place, origin)[1:]

@@ -29,6 +29,7 @@ from ranking.sources import CandidateSource, default_sources, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor, SlateStore
+from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
 from serving.settings import Settings
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
@@ -92,6 +93,7 @@ class FeedReader:
 
     engine: FeedEngine
     tables: ActivityTables
+    follows: HeldFollows
     models: LiveModels
     slates: SlateStore
     settings: Settings
@@ -113,7 +115,7 @@ class FeedReader:
 
         Raises `InvalidCursor`, or `SlateExpired` where the slate of the cursor is no longer held.
         """
-        pages = RankedPages(self.engine, self.tables, self.settings.home_group)
+        pages = RankedPages(self.engine, self.tables, self.follows, self.settings.home_group)
         if cursor is not None:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
@@ -161,7 +163,7 @@ class FeedReader:
             request_id=request_id,
             seed=int.from_bytes(seed),
             record=self.engine.user_record(tenant, user),
-            follows=self.engine.follows(tenant, FeedId(self.settings.home_group, user)),
+            follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
         )
 
     def _sources(self, query: Query) -> tuple[CandidateSource, ...]:

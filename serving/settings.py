@@ -92,6 +92,12 @@ class Settings(BaseSettings):
     keys_cached_s: float = Field(
         60.0, ge=0, le=3_600, description="Seconds until a key is read from the store again."
     )
+    follows_held_max: int = Field(
+        100_000,
+        ge=0,
+        le=100_000_000,
+        description="Follows of readers held in memory at most, about 0.5 KB each.",
+    )
     candidates_max: int = Field(
         500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )

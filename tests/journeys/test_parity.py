@@ -23,6 +23,7 @@ from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.factorization import FactorTable
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
+from serving.follows import HeldFollows
 from serving.reader import FeedReader
 from serving.settings import load_settings
 from serving.telemetry import Metrics
@@ -148,9 +149,10 @@ class Live:
         tables = ActivityTables(
             self.engine, metrics, tables_max=2, capacity=1_000, backlog_max=10_000
         )
+        follows = HeldFollows(self.engine, 1_000)
         slates, clock_us = SlateStore(lambda: 0.0, 10, 60), lambda: self.now_us
         self._reader = FeedReader(
-            self.engine, tables, self._models, slates, self._settings, metrics, clock_us
+            self.engine, tables, follows, self._models, slates, self._settings, metrics, clock_us
         )
         return self._reader
 
