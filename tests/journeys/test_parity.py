@@ -3,30 +3,27 @@
 import asyncio
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 
 from feeds.actions import Action, Engage, Follow, Post, Remove, Show, Unfollow
 from feeds.config import FeedsConfig
-from feeds.engine import FeedEngine
 from feeds.events import Posted
 from feeds.export import export
 from feeds.importer import replay as import_actions
 from feeds.model import ActivityDraft, ActivityId, TenantId, UserId, identify
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.factorization import FactorTable
-from serving.activity_table import ActivityTables
-from serving.cursors import SlateStore
-from serving.follows import HeldFollows
-from serving.reader import FeedReader
+from ranking.sources import CANDIDATES_MAX
+from serving.compose import compose
 from serving.settings import load_settings
-from serving.telemetry import Metrics
 from serving.testing import HeldModel, HeldModels
 from training.config import FactorizationConfig, RequestConfig
 from training.event_log import EventLog, read_event_log
@@ -132,60 +129,69 @@ def id_of(posted: Post) -> ActivityId:
 
 
 class Live:
-    """The serving side over an engine, at a clock that the test moves."""
+    """A service on a data directory, at a clock that the test moves."""
 
-    def __init__(self, directory: Path, config: FeedsConfig, factors: FactorTable) -> None:
+    def __init__(self, directory: Path, feeds: FeedsConfig, factors: FactorTable) -> None:
         self.now_us = 0
-        self.engine = FeedEngine.open(directory, config, clock=lambda: self.now_us)
-        self.engine.create_tenant(ACME).result()
-        self._settings = load_settings(data_dir=directory, deadline_ms=60_000)
+        self._feeds = feeds
+        self._settings = load_settings(
+            data_dir=directory, deadline_ms=60_000, slate_size_max=CANDIDATES_MAX
+        )
         self._models = HeldModels()
         self._models.held[ACME] = HeldModel("1", FreshestScorer(), factors)
-        self._reader = self.begin()
 
-    def begin(self) -> FeedReader:
-        """A reader as after a start: the activity table is yet to be loaded from the store."""
-        metrics = Metrics()
-        tables = ActivityTables(
-            self.engine, metrics, tables_max=2, capacity=1_000, backlog_max=10_000
-        )
-        follows = HeldFollows(self.engine, 1_000)
-        slates, clock_us = SlateStore(lambda: 0.0, 10, 60), lambda: self.now_us
-        self._reader = FeedReader(
-            self.engine, tables, follows, self._models, slates, self._settings, metrics, clock_us
-        )
-        return self._reader
+    async def start(self) -> None:
+        """As the process does; the activity table is loaded from the store."""
+        self.services = compose(self._settings, self._feeds, self._models)
+        self.services.engine.create_tenant(ACME).result()
+        await self.services.start()
+        self._reader = replace(self.services.reader, clock_us=lambda: self.now_us)
 
     async def see(self, user: str, now_us: int) -> Moment:
-        """What the reader gives a user's personalized feed to the model."""
+        """What stands in a user's personalized feed, and what the model read of it."""
         self.now_us = now_us
-        query = self._reader._query(ACME, UserId(user), "personalized", 1_000)
-        slate = await self._reader._rank(query, self._reader._sources(query), explain=True)
-        assert slate.degraded is None
-        assert slate.explanation is not None
+        page = await self._reader.read(
+            ACME, UserId(user), "personalized", limit=CANDIDATES_MAX, explain=True
+        )
+        read = orjson.loads(page.content)
+        assert read["degraded"] is None
+        assert page.next is None
         rows = {
-            str(one.activity_id): bits([one.features[name] for name in FEATURE_NAMES])
-            for one in slate.explanation.activities
+            one["activity_id"]: bits([nan_of(one["features"][name]) for name in FEATURE_NAMES])
+            for one in read["explanation"]["activities"]
         }
-        return Moment(user, now_us, self.engine.applied_index(), rows)
+        return Moment(user, now_us, self.services.engine.applied_index(), rows)
 
 
 def bits(values: Sequence[float] | npt.NDArray[np.float32]) -> bytes:
     return np.array(values, np.float32).tobytes()
 
 
-async def live_moments(live: Live, actions: Sequence[Action], restart_every: int) -> list[Moment]:
-    """A look before each time that someone is shown or touches something, and one by another."""
+def nan_of(number: float | None) -> float:
+    """JSON has no NaN; a float32 comes out of it as it went in."""
+    return float("nan") if number is None else number
+
+
+async def live_moments(
+    live: Live, actions: Sequence[Action], restart_every: int, out: Path
+) -> list[Moment]:
+    """A look before each time that someone is shown or touches something, and one by another.
+
+    In the end everything is exported to `out`.
+    """
     moments: list[Moment] = []
-    for number, (time_us, group) in enumerate(groupby(actions, key=lambda each: each.time_us)):
+    await live.start()
+    for number, (time_us, group) in enumerate(groupby(actions, key=lambda each: each.time_us), 1):
         together = list(group)
         if number % restart_every == 0:
-            live.begin()
+            await live.services.stop()
+            await live.start()
         if engaged := {each.user for each in together if isinstance(each, Engage | Show)}:
             users = sorted(engaged | {USERS[number % len(USERS)]})
             moments += [await live.see(user, time_us - 1) for user in users]
-        live.now_us = time_us
-        import_actions(live.engine, ACME, together)
+        import_actions(live.services.engine, ACME, together)
+    export(live.services.engine, ACME, out)
+    await live.services.stop()
     return moments
 
 
@@ -222,9 +228,7 @@ def test_replay_gives_the_candidates_and_features_that_serving_gave(
     actions = lively(seed=5)
     factors = learnt_factors(actions)
     live = Live(tmp_path / "data", FeedsConfig(pull_followers_min=pull_followers_min), factors)
-    with live.engine:
-        moments = asyncio.run(live_moments(live, actions, restart_every))
-        export(live.engine, ACME, tmp_path / "events")
+    moments = asyncio.run(live_moments(live, actions, restart_every, tmp_path / "events"))
     log = read_event_log(tmp_path / "events", ACME)
 
     requests = [request_of(moment, log) for moment in moments]
