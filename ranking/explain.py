@@ -116,8 +116,12 @@ def _because_followed(
     query: Query, feeds: Sequence[int], author: int, table: ActivityTable
 ) -> str | None:
     """The feed that the user follows and this activity is in, or its author's."""
-    names = [table.names.feeds.names[feed] for feed in feeds if feed >= 0]
-    for name in (*names, f"user:{table.names.users.names[author]}"):
-        if (follow := query.follows.get(name)) is not None:
-            return f"because you follow {name}" + (" (derived)" if follow.derived else "")
-    return None
+    follows, names = query.follows, table.names.feeds.names
+    name = f"user:{table.names.users.names[author]}"
+    for feed in feeds:
+        if feed >= 0 and names[feed] in follows:
+            name = names[feed]
+            break
+    if (follow := follows.get(name)) is None:
+        return None
+    return f"because you follow {name}" + (" (derived)" if follow.derived else "")

@@ -1,7 +1,6 @@
 """From scores to an order: a total one, whatever a scorer returns."""
 
 import heapq
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -123,9 +122,9 @@ def _spread_out(
     window = window[np.isfinite(scores[window])]
     lifts = scores[window].astype(np.float64)
     lifts -= lifts[-1] if len(lifts) else 0.0
-    waiting: defaultdict[int, list[int]] = defaultdict(list)
+    waiting: dict[int, list[int]] = {}
     for rank, author in enumerate(authors[window].tolist()):
-        waiting[author].append(rank)
+        waiting.setdefault(author, []).append(rank)
     lift, multipliers = lifts.tolist(), [spread.multiplier(before) for before in range(count)]
     heads = [(-lift[ranks[0]], ranks[0], author, 0) for author, ranks in waiting.items()]
     heapq.heapify(heads)
