@@ -1,5 +1,6 @@
 """EvaluationReport: what a training run or an evaluation found, as JSON, a frame and a table."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["EvaluationReport", "PartReport"]
+
+CAPTION_COLUMNS = 72
+"""Width of the sentences below a report's table."""
 
 REPORT_VERSION = 1
 """Rises when a field changes its meaning."""
@@ -152,4 +156,9 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     def _caption(self) -> str:
         if not self.not_better:
             return "Better than every baseline, by request and by user."
-        return "\n".join(("Not better:", *(f"- {sentence}" for sentence in self.not_better)))
+        # Folded here: rich cuts the end of a caption's line that just fits.
+        lines = [
+            textwrap.fill(f"- {sentence}", CAPTION_COLUMNS, subsequent_indent="  ")
+            for sentence in self.not_better
+        ]
+        return "\n".join(("Not better:", *lines))

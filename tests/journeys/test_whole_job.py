@@ -16,7 +16,7 @@ from ranking.registry import open_registry
 ACME = TenantId("acme")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def dump() -> Path:
     path = Path(
         os.environ.get("HEADWATER_DATA", "../shared/data"), "stackexchange-quantumcomputing"
@@ -62,19 +62,23 @@ class Job:
         return written
 
 
-@pytest.fixture(scope="module")
-def job(dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return Job(tmp_path_factory.mktemp("job"), dump)
+def test_the_main_job_runs_from_a_dump_to_a_live_version(dump: Path, tmp_path: Path) -> None:
+    """One test, so that the job runs once however tests are spread over processes."""
+    (tmp_path / "job").mkdir()
+    job = Job(tmp_path / "job", dump)
+    every_action_becomes_one_exported_event(job)
+    the_version_is_live_in_a_sqlite_registry_and_its_bundle_loads(job, tmp_path)
+    the_report_has_the_figures_that_every_report_needs(job)
+    the_ranker_is_not_worse_than_chronological_and_says_where_it_is_not_better(job)
+    a_published_version_is_judged_as_in_training(job)
 
 
-def test_every_action_becomes_one_exported_event(job: Job) -> None:
+def every_action_becomes_one_exported_event(job: Job) -> None:
     assert job.exported["events"] == job.imported["actions"] == sum(job.prepared["counts"].values())
     assert job.report["counts"]["events"] == job.exported["events"]
 
 
-def test_the_version_is_live_in_a_sqlite_registry_and_its_bundle_loads(
-    job: Job, tmp_path: Path
-) -> None:
+def the_version_is_live_in_a_sqlite_registry_and_its_bundle_loads(job: Job, tmp_path: Path) -> None:
     registry = open_registry(f"mlflow+sqlite:///{job.home / '.headwater/data/registry/mlflow.db'}")
     try:
         live = registry.alias(ACME, "live")
@@ -89,7 +93,7 @@ def test_the_version_is_live_in_a_sqlite_registry_and_its_bundle_loads(
     assert ModelBundle.load(Path(job.trained["bundle"])).digest == live.digest
 
 
-def test_the_report_has_the_figures_that_every_report_needs(job: Job) -> None:
+def the_report_has_the_figures_that_every_report_needs(job: Job) -> None:
     report = job.report
     names = [ranker["name"] for ranker in report["rankers"]]
     assert {"random", "chronological", "popular", report["model"]} <= set(names)
@@ -107,7 +111,7 @@ def test_the_report_has_the_figures_that_every_report_needs(job: Job) -> None:
     assert report["example_users"] == job.trained["example_users"] != []
 
 
-def test_the_ranker_is_not_worse_than_chronological_and_says_where_it_is_not_better(
+def the_ranker_is_not_worse_than_chronological_and_says_where_it_is_not_better(
     job: Job,
 ) -> None:
     chosen = of(job.report, job.report["model"])
@@ -124,7 +128,7 @@ def test_the_ranker_is_not_worse_than_chronological_and_says_where_it_is_not_bet
     assert all(name in sentence for name, sentence in zip(not_better, told, strict=True))
 
 
-def test_a_published_version_is_judged_as_in_training(job: Job) -> None:
+def a_published_version_is_judged_as_in_training(job: Job) -> None:
     assert (
         of(job.judged, job.judged["model"])["ndcg"] == of(job.report, job.report["model"])["ndcg"]
     )
