@@ -305,7 +305,7 @@ def test_what_was_acknowledged_survives_a_kill_exactly_once(
     assert again.end() == 0
 
     with FeedEngine.open(tmp_path / "data") as engine:
-        facts = [event for _, _, event in engine.events(ACME, 0, 100_000)]
+        facts = [event for _, _, event in engine.events(ACME, 0, 50_000)]
     posted_ids = [fact.activity_id for fact in facts if isinstance(fact, Posted)]
     liked_by = [fact.user for fact in facts if hasattr(fact, "kind")]
     assert len(posted_ids) == len(set(posted_ids))

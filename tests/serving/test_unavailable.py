@@ -1,5 +1,6 @@
 """What the engine cannot take for the moment is a 503 that says when to try again."""
 
+import threading
 from pathlib import Path
 
 import httpx
@@ -48,13 +49,33 @@ def test_a_full_disk_refuses_writes_and_reads_go_on(tmp_path: Path, key: str) ->
 
 
 def test_too_many_writes_are_told_to_wait(tmp_path: Path, key: str) -> None:
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold(*_: object) -> None:
+        held.set()
+        let_go.wait(30)
+
     with (
-        served(tmp_path / "data", FeedsConfig(proposals_max=0)) as service,
+        served(tmp_path / "data", FeedsConfig(proposals_max=1)) as service,
         service.client(key) as client,
     ):
-        for reply in writes(client):
-            assert (reply.status_code, reply.json()["code"]) == (503, 9)
-            assert reply.headers["retry-after"] == "1"
+        engine = service.services.engine
+        engine.subscribe(hold)
+        try:
+            first = engine.post(
+                ACME,
+                FeedId("user", "ann"),
+                ActivityDraft(actor="user:ann", verb="post", object="1"),
+            )
+            assert held.wait(30)
+            waiting = engine.create_tenant("other")
+            for reply in writes(client):
+                assert (reply.status_code, reply.json()["code"]) == (503, 9)
+                assert reply.headers["retry-after"] == "1"
+        finally:
+            let_go.set()
+        first.result()
+        waiting.result()
 
 
 def test_a_stopped_replica_is_not_ready_and_still_reads(tmp_path: Path, key: str) -> None:
