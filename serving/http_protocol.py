@@ -5,6 +5,8 @@ parse at once and in plain text, even while the request before is being answered
 is the API's own, and comes in the order of the requests.
 """
 
+import socket
+import struct
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +32,9 @@ LINGER_S: Final = 2.0
 """Seconds that a refused client may go on sending: cut off at once, it might not get the answer."""
 
 _UNREADABLE: Final = "this is no HTTP/1.1 request that can be read; the connection ends"
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER on, for 0 s: closing resets."""
+
 _UPGRADE: Final = "the request asks for another protocol, and has a body"
 _SEND_HTTP: Final = "Send requests one after another, each with its true Content-Length."
 
@@ -47,6 +52,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._heads = 0
         self._head_bytes = 0
         self._ended = False
+        self._answering: RequestResponseCycle | None = None
         limit_s = settings.client_timeout_s
         self._head_deadline = _Deadline(self.loop, limit_s, self._on_slow_head)
         self._write_deadline = _Deadline(self.loop, limit_s, self._on_slow_reader)
@@ -60,6 +66,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Wait for nothing any more."""
         self._head_deadline.end()
         self._write_deadline.end()
+        if self._answering is not None:
+            self._answering.disconnected = True  # uvicorn tells the newest request alone
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -122,10 +130,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._write_deadline.end()
         super().resume_writing()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # Any: uvicorn's
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _on_slow_head(self) -> None:
         self._refuse(ClientTooSlow("head", self._settings.client_timeout_s))
 
     def _on_slow_reader(self) -> None:
+        """Reset the connection: else the kernel would go on offering the reply."""
+        connection: socket.socket | None = self.transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     def _count_head(self, count: int) -> None:
