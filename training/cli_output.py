@@ -24,6 +24,8 @@ def print_report(report: "EvaluationReport") -> None:
 
     console = Console()
     console.print(report.table())
+    if (explore := report.explore_table()) is not None:
+        console.print(explore)
     for sentence in report.statements:
         console.print(f"• {sentence}", highlight=False)
 

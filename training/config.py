@@ -74,6 +74,8 @@ class RequestConfig:
     """Requests that choose the model; more are thinned out at random."""
     test_requests_max: int = 3_000
     """Requests that judge the model; more are thinned out at random."""
+    explore_requests_max: int = 1_000
+    """Of those, requests that are asked for the explore feed too, chosen at random; 0: none."""
     labels: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(_LABELS, 1))
     """Relevance of each engagement kind, a whole number from 0 (not relevant) to 31."""
 

@@ -90,7 +90,11 @@ CONVENTIONS = (
         "figures of the two public data sets were in view: on those, the intervals are optimistic "
         "for the design."
     ),
-    "The figures are of the personalized feed; explore has no evaluation of its own.",
+    (
+        "Explore is judged apart: some of the test requests, asked for that feed. Relevant is what "
+        "was touched of what the user did not follow then, reach is the share of it that was a "
+        "candidate. The model is the same one, not trained for explore."
+    ),
 )
 """How the figures came about, one sentence each."""
 

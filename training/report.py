@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["EvaluationReport", "PartReport"]
+__all__ = ["EvaluationReport", "ExploreReport", "PartReport"]
 
 CAPTION_COLUMNS = 72
 """Width of the sentences below a report's table."""
@@ -34,6 +34,23 @@ class PartReport(msgspec.Struct, frozen=True):
     reach: float
 
 
+class ExploreReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The explore feed: test requests that touched something outside of what the user followed.
+
+    `reach` is the share of what they touched there that was a candidate. `rankers` are the
+    baselines, then the chosen model, which was not trained for it; `verdict` sets it against
+    chronological.
+    """
+
+    requests: int
+    users: int
+    reach: float
+    rankers: tuple[RankerResult, ...]
+    verdict: str
+    not_better: tuple[str, ...] = ()
+    """Where the model is level with a baseline or worse, by either mean; empty: nowhere."""
+
+
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, on what, how, and what it means; every name in it is explained by itself.
 
@@ -49,8 +66,13 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[str, ...]
     """The model against each of chronological, popular and latest activity."""
     not_better: tuple[str, ...] = ()
-    """Where the model is level with a baseline or worse, by either mean; empty: nowhere."""
+    """Where the model is level with a baseline or worse, by either mean; empty: nowhere.
+
+    Of the personalized feed; what `explore` has is its own.
+    """
     rankers: tuple[RankerResult, ...]
+    explore: ExploreReport | None = None
+    """The explore feed; None where no request touched a candidate of it."""
     validation: dict[str, float]
     """NDCG of every model on validation, by which the model was chosen."""
     reach: float
@@ -69,7 +91,8 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def statements(self) -> tuple[str, ...]:
         """All that a reader must know beside the figures, a sentence each."""
-        return (*self.verdicts, *self.derived, *self.conventions)
+        explored = (self.explore.verdict,) if self.explore else ()
+        return (*self.verdicts, *explored, *self.derived, *self.conventions)
 
     @property
     def result(self) -> RankerResult:
@@ -121,16 +144,34 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def table(self) -> "Table":
         """For the terminal, 80 columns wide; below it, where the model is not better."""
+        test = self.parts[-1]
+        title = (
+            f"{self.tenant}: {test.requests} test requests of {test.users} users, "
+            f"reach {self.reach:.0%} (* chosen)"
+        )
+        return self._table(title, self.rankers, self.not_better)
+
+    def explore_table(self) -> "Table | None":
+        """The same of the explore feed; None where it was not judged."""
+        if (explore := self.explore) is None:
+            return None
+        title = (
+            f"explore: {explore.requests} of these requests, of {explore.users} users, "
+            f"reach {explore.reach:.0%} (* chosen)"
+        )
+        return self._table(title, explore.rankers, explore.not_better)
+
+    def _table(
+        self, title: str, rankers: tuple[RankerResult, ...], not_better: tuple[str, ...]
+    ) -> "Table":
         from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only where a table is shown
         from rich.table import Table  # noqa: PLC0415
 
-        test = self.parts[-1]
         table = Table(
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
-            title=f"{self.tenant}: {test.requests} test requests of {test.users} users, "
-            f"reach {self.reach:.0%} (* chosen)",
-            caption=self._caption(),
+            title=title,
+            caption=_caption(not_better),
             title_justify="left",
             caption_justify="left",
         )
@@ -138,7 +179,7 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
         for heading in (f"NDCG@{self.k}", "95 % interval", "by user", "MRR", "recall"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("to chronological", min_width=13)
-        for ranker in self.rankers:
+        for ranker in rankers:
             row = self._row(ranker)
             chosen = ranker.name == self.model
             table.add_row(
@@ -153,12 +194,13 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
             )
         return table
 
-    def _caption(self) -> str:
-        if not self.not_better:
-            return "Better than every baseline, by request and by user."
-        # Folded here: rich cuts the end of a caption's line that just fits.
-        lines = [
-            textwrap.fill(f"- {sentence}", CAPTION_COLUMNS, subsequent_indent="  ")
-            for sentence in self.not_better
-        ]
-        return "\n".join(("Not better:", *lines))
+
+def _caption(not_better: tuple[str, ...]) -> str:
+    if not not_better:
+        return "Better than every baseline, by request and by user."
+    # Folded here: rich cuts the end of a caption's line that just fits.
+    lines = [
+        textwrap.fill(f"- {sentence}", CAPTION_COLUMNS, subsequent_indent="  ")
+        for sentence in not_better
+    ]
+    return "\n".join(("Not better:", *lines))

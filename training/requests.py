@@ -17,6 +17,7 @@ import numpy as np
 
 from feeds.events import Engagement, Event, Impression
 from feeds.model import ActivityId, UserId
+from ranking.candidates import FeedKind
 from training.config import RequestConfig
 from training.splits import PART_NAMES, PartName, Split
 
@@ -32,7 +33,8 @@ class Request:
     That is the first touch, or the first impression of what was touched. `place` is that of the
     event before which the replay asks: the first of those with the same time, so that nothing of
     that very moment is known. `labels` maps the activities that were then
-    touched to their relevance; `earlier_touches` counts the user's first touches before it.
+    touched to their relevance; `earlier_touches` counts the user's first touches before it; `kind`
+    is the ranked feed that is asked for.
     """
 
     user: UserId
@@ -40,6 +42,7 @@ class Request:
     place: int
     earlier_touches: int
     labels: dict[ActivityId, int] = field(default_factory=dict)
+    kind: FeedKind = "personalized"
 
     @property
     def now_us(self) -> int:

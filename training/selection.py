@@ -20,6 +20,7 @@ from training.dataset import TrainingSet
 from training.errors import TooFewEvents
 from training.evaluation import (
     CHOSEN,
+    CHRONOLOGICAL,
     CONVENTIONS,
     Scores,
     baseline_scores,
@@ -29,7 +30,7 @@ from training.evaluation import (
     not_better,
 )
 from training.event_log import read_event_log
-from training.report import EvaluationReport
+from training.report import EvaluationReport, ExploreReport
 from training.splits import PartName, split_by_time
 from training.steps import SetFiles, factor_table, part_report, replayed_sets
 from training.trainers.base import Stopwatch, Trained
@@ -103,6 +104,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     results = judge(test, rankings, config.evaluation, config.seed)
     of_chosen = next(result for result in results if result.name == choice.model)
     scorer = scorers[choice.model]
+    explored = TrainingSet.load(plan.set_path("explore"))
+    explore = _judge_explore(explored, choice.model, scorer, choice.popular, config)
     report = EvaluationReport(
         tenant=plan.tenant,
         model=choice.model,
@@ -111,6 +114,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         verdicts=tuple(c.sentence for c in of_chosen.comparisons),
         not_better=not_better(of_chosen, config.evaluation.k),
         rankers=results,
+        explore=explore,
         validation=choice.validated,
         reach=test.reach,
         parts=sets.parts,
@@ -154,9 +158,11 @@ def judge_bundle(
     sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters)
     popular = most_popular_column(sets.pop("validation"), config.evaluation.k)
     test = sets["test"]
+    scorer = bundle.scorer()
     rankings = baseline_scores(test, popular, config.seed)
-    rankings[bundle.kind] = _scores(bundle.scorer(), test)
+    rankings[bundle.kind] = _scores(scorer, test)
     results = judge(test, rankings, config.evaluation, config.seed)
+    explore = _judge_explore(sets["explore"], bundle.kind, scorer, popular, config)
     return EvaluationReport(
         tenant=tenant,
         model=bundle.kind,
@@ -165,6 +171,7 @@ def judge_bundle(
         verdicts=tuple(c.sentence for c in results[-1].comparisons),
         not_better=not_better(results[-1], config.evaluation.k),
         rankers=results,
+        explore=explore,
         validation={},
         reach=test.reach,
         parts=(part_report("test", test, split),),
@@ -181,6 +188,28 @@ def judge_bundle(
         ),
         events_fingerprint=log.fingerprint,
         training_fingerprint=bundle.training_fingerprint,
+    )
+
+
+def _judge_explore(
+    data: TrainingSet, model: str, scorer: Scorer, popular: str, config: TrainingConfig
+) -> ExploreReport | None:
+    """The model on requests for the explore feed, beside the baselines; None without relevant."""
+    if not data.relevant.any():
+        return None
+    rankings = baseline_scores(data, popular, config.seed) | {model: _scores(scorer, data)}
+    results = judge(data, rankings, config.evaluation, config.seed)
+    of_model = results[-1]
+    verdict = next(c.sentence for c in of_model.comparisons if c.baseline == CHRONOLOGICAL)
+    return ExploreReport(
+        requests=len(data),
+        users=len(set(data.users)),
+        reach=data.reach,
+        rankers=results,
+        verdict=f"explore: {verdict}",
+        not_better=tuple(
+            f"explore: {sentence}" for sentence in not_better(of_model, config.evaluation.k)
+        ),
     )
 
 

@@ -6,8 +6,9 @@ travels between processes is small.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from training.dataset import TrainingSet, collect
 from training.event_log import EventLog, read_event_log
 from training.replay import Answerable, replay
 from training.report import PartReport
-from training.requests import find_requests, thin_out
+from training.requests import Request, find_requests, thin_out
 from training.splits import PartName, Split, split_by_time
 from training.trainers.base import Stopwatch, Trained
 from training.trainers.boosted import BoostedTrainer
@@ -29,6 +30,7 @@ __all__ = [
     "FEATURE_NAMES",
     "Plan",
     "SetFiles",
+    "SetName",
     "build_sets",
     "factor_table",
     "part_report",
@@ -37,6 +39,9 @@ __all__ = [
     "train_boosted",
     "train_factors",
 ]
+
+SetName = PartName | Literal["explore"]
+"""A set of requests: those of a part, or those of the test part for the explore feed."""
 
 LEFT_OUT = ("position",)
 """Features that training does not use: where an activity will be shown is not known before."""
@@ -61,14 +66,14 @@ class Plan:
     fingerprint: str
     seconds: float
 
-    def set_path(self, part: PartName) -> Path:
-        """Where the training set of a part lies."""
-        return self.scratch / f"{part}.npz"
+    def set_path(self, name: SetName) -> Path:
+        """Where a set of requests lies."""
+        return self.scratch / f"{name}.npz"
 
 
 @dataclass(frozen=True, slots=True)
 class SetFiles:
-    """The training sets of a run lie in its scratch directory, `<part>.npz` each."""
+    """The sets of a run lie in its scratch directory, `<name>.npz` each."""
 
     plan: Plan
     factors: Trained
@@ -113,7 +118,7 @@ def train_factors(plan: Plan) -> Trained:
 
 
 def build_sets(plan: Plan, factors: Trained) -> SetFiles:
-    """Replay the log once, and leave a training set for each part that has requests."""
+    """Replay the log once, and leave a set for each part that has requests, and for explore."""
     watch = Stopwatch()
     limits: dict[PartName, int] = {
         "ranker": plan.config.requests.train_requests_max,
@@ -128,7 +133,7 @@ def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     return SetFiles(
         plan=plan,
         factors=factors,
-        parts=tuple(part_report(name, data, plan.split) for name, data in sets.items()),
+        parts=tuple(part_report(name, sets[name], plan.split) for name in limits),
         fingerprint=sets["ranker"].fingerprint,
         seconds=watch.seconds,
     )
@@ -152,28 +157,34 @@ def replayed_sets(
     limits: Mapping[PartName, int],
     factors: FactorTable | None,
     parameters: FeatureParameters = DEFAULT_PARAMETERS,
-) -> dict[PartName, TrainingSet]:
-    """The training set of each part with a limit, all made in one pass over the log.
+) -> dict[SetName, TrainingSet]:
+    """The set of each part with a limit, and explore's, all made in one pass over the log.
 
-    The requests that train the ranker are those that teach something; the others are all there.
+    The requests that train the ranker are those that teach something, and those for explore those
+    that touched something outside of what was followed; the others are all there.
     """
     requests = find_requests(log.events, config.requests, split.boundaries)
     kept = thin_out(requests, split, limits, config.seed)
-    chosen = [(request, name) for name in limits for request in kept[name]]
-    chosen.sort(key=lambda pair: pair[0].place)
-    found: dict[PartName, list[Answerable]] = {name: [] for name in limits}
-    answers = replay(
-        log,
-        [request for request, _ in chosen],
-        FeatureSpec(FEATURE_NAMES, parameters=parameters),
-        config.requests,
-        factors,
-    )
-    for (_, name), answer in zip(chosen, answers, strict=True):
+    chosen = [request for name in limits for request in kept[name]]
+    chosen += _explored(kept["test"], split, config)
+    chosen.sort(key=lambda request: request.place)
+    names: list[SetName] = [*limits, "explore"]
+    found: dict[SetName, list[Answerable]] = {name: [] for name in names}
+    spec = FeatureSpec(FEATURE_NAMES, parameters=parameters)
+    for answer in replay(log, chosen, spec, config.requests, factors):
+        request = answer.request
+        name = "explore" if request.kind == "explore" else split.part(request.time_us)
         found[name].append(answer)
     return {
-        name: collect(found.pop(name), FEATURE_NAMES, teaching=name == "ranker") for name in limits
+        name: collect(found.pop(name), FEATURE_NAMES, teaching=name == "ranker") for name in names
     }
+
+
+def _explored(test: list[Request], split: Split, config: TrainingConfig) -> list[Request]:
+    """Some of the test requests, asked for the explore feed."""
+    limit = config.requests.explore_requests_max
+    some = thin_out(test, split, {"test": limit}, config.seed)["test"]
+    return [replace(request, kind="explore") for request in some]
 
 
 def part_report(name: PartName, data: TrainingSet, split: Split) -> PartReport:

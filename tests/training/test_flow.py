@@ -18,6 +18,7 @@ from training.config import (
     BoostedVariant,
     EvaluationConfig,
     FactorizationConfig,
+    RequestConfig,
     TrainingConfig,
 )
 from training.errors import ExportDamaged, TooFewEvents
@@ -87,7 +88,7 @@ def test_the_report_has_baselines_conventions_and_what_was_derived(
     assert "The community is made up." in statements
     assert "Negatives are the other candidates of the same request" in statements
     assert "settled while validation and test figures" in statements
-    assert "explore has no evaluation of its own" in statements
+    assert "Explore is judged apart" in statements
     assert [part.name for part in result.report.parts] == ["ranker", "validation", "test"]
 
 
@@ -107,9 +108,44 @@ def test_where_the_model_is_not_better_stands_in_json_and_below_the_table(
     assert "Better than every baseline" in str(none.table().caption)
 
 
-def test_the_table_fits_80_columns(result: TrainingResult) -> None:
+def test_the_tables_fit_80_columns(result: TrainingResult) -> None:
     console = Console(width=80, file=io.StringIO())
-    assert console.measure(result.report.table()).minimum <= 80
+    for table in (result.report.table(), result.report.explore_table()):
+        assert table is not None
+        assert console.measure(table).minimum <= 80
+
+
+def test_explore_is_judged_by_what_lies_outside_of_follows(result: TrainingResult) -> None:
+    """Users follow one of the two authors of their topic, and like both alike."""
+    report = result.report
+    explore = report.explore
+    assert explore is not None
+    names = [ranker.name for ranker in explore.rankers]
+    assert names == ["random", "chronological", "latest activity", "popular", report.model]
+    assert 0 < explore.requests < report.parts[-1].requests
+    assert explore.reach == 1.0
+    of_model = explore.rankers[-1]
+    assert of_model.comparisons[0].verdict == "better"
+    assert explore.verdict == f"explore: {of_model.comparisons[0].sentence}"
+    assert explore.verdict in report.statements
+    assert all(sentence.startswith("explore: ") for sentence in explore.not_better)
+
+
+def test_without_requests_for_explore_there_is_no_such_section(
+    result: TrainingResult, export: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, requests=RequestConfig(explore_requests_max=0))
+    report = run(export, tmp_path, registry=None, config=config).report
+    assert report.explore is None
+    assert report.explore_table() is None
+    assert report.rankers == result.report.rankers
+
+
+def test_a_report_from_before_explore_was_judged_reads_back(result: TrainingResult) -> None:
+    written = result.report.as_dict()
+    del written["explore"]
+    read = EvaluationReport.from_json(msgspec.json.encode(written))
+    assert read == msgspec.structs.replace(result.report, explore=None)
 
 
 def test_the_report_is_on_disk_and_reads_back(result: TrainingResult) -> None:
@@ -156,6 +192,9 @@ def test_a_published_version_is_judged_as_it_was_in_training(
     report = evaluate(export, "acme", registry=f"dir:{home / 'registry'}", config=CONFIG)
     assert report.model_version == result.version
     assert report.of("boosted").ndcg == result.report.result.ndcg
+    assert report.explore is not None
+    assert result.report.explore is not None
+    assert report.explore.rankers[-1].ndcg == result.report.explore.rankers[-1].ndcg
 
 
 @pytest.mark.usefixtures("result")

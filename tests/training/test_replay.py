@@ -1,7 +1,9 @@
 """The replay asks what was known then; a second state that saw only the past must agree."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -80,6 +82,46 @@ def test_own_removed_and_engaged_activities_are_no_candidates() -> None:
     assert [candidates(answer, events) for answer in answers(events)] == [["two", "one"], ["two"]]
 
 
+def explored(events: list[Event]) -> list[Answerable]:
+    log = log_of(events)
+    requests = [replace(request, kind="explore") for request in find_requests(log.events, CONFIG)]
+    return list(replay(log, requests, SPEC, CONFIG))
+
+
+def test_explore_wants_and_proposes_what_is_not_followed() -> None:
+    followed, outside = posted(10, "followed"), posted(11, "outside", actor="user:zoe")
+    other = posted(12, "other", actor="user:dan")
+    events: list[Event] = [followed, outside, other, follow(20, "bob", "user:ann")]
+    events += [like(30, "bob", followed), like(31, "bob", outside)]
+    (answer,) = explored(events)
+    assert candidates(answer, events) == ["other", "outside"]
+    assert answer.labels.tolist() == [0, 1]
+    assert list(answer.request.labels) == [outside.activity_id]
+
+
+def test_who_touched_only_what_was_followed_did_not_read_explore() -> None:
+    one, soon = posted(10, "one"), posted(32, "soon")
+    events: list[Event] = [one, follow(20, "bob", "user:ann"), like(30, "bob", one), soon]
+    events.append(like(33, "bob", soon))
+    assert explored(events) == []
+
+
+def test_explore_goes_by_the_follows_of_then() -> None:
+    one, two = posted(10, "one"), posted(11, "two")
+    topic = msgspec.structs.replace(posted(12, "topic", actor="user:zoe"), to=("topic:t",))
+    events: list[Event] = [one, two, topic, like(20, "bob", one), follow(21, "bob", "user:ann")]
+    events += [follow(22, "bob", "topic:t"), like(9_000, "bob", two), like(9_001, "bob", topic)]
+    (answer,) = explored(events)
+    assert list(answer.request.labels) == [one.activity_id]
+
+
+def test_explore_wants_what_came_later_from_outside_and_cannot_reach_it() -> None:
+    one, soon = posted(10, "one", actor="user:zoe"), posted(32, "soon", actor="user:dan")
+    events: list[Event] = [one, like(30, "bob", one), soon, like(33, "bob", soon)]
+    data = collect(explored(events), FEATURE_NAMES)
+    assert (data.wanted.tolist(), data.relevant.tolist()) == ([2], [1])
+
+
 def test_features_are_as_of_the_request() -> None:
     one = posted(0, "one")
     events: list[Event] = [one, follow(5, "bob", "user:ann"), like(3_600, "eve", one)]
@@ -112,6 +154,25 @@ def test_skipping_requests_changes_no_answer(log: EventLog) -> None:
     whole = list(replay(log, requests, SPEC, CONFIG))[::3]
     for one, other in zip(every_third, whole, strict=True):
         np.testing.assert_array_equal(one.features.values, other.features.values)
+
+
+def test_explore_requests_beside_them_change_no_answer(log: EventLog) -> None:
+    requests = find_requests(log.events, CONFIG)
+    both = [each for r in requests for each in (replace(r, kind="explore"), r)]
+    found = list(replay(log, both, SPEC, CONFIG))
+    personalized = [answer for answer in found if answer.request.kind == "personalized"]
+    for one, other in zip(personalized, replay(log, requests, SPEC, CONFIG), strict=True):
+        np.testing.assert_array_equal(one.features.values, other.features.values)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_what_explore_reaches_is_wanted_and_by_no_followed_author(log: EventLog) -> None:
+    found = explored(log.events)
+    follows_author = list(SPEC.names).index("follows_author")
+    assert found
+    for answer in found:
+        assert not (answer.features.values[:, follows_author] > 0).any()
+        assert 0 < (answer.labels > 0).sum() <= len(answer.request.labels)
 
 
 def test_a_set_counts_what_could_not_be_reached() -> None:
