@@ -19,8 +19,13 @@ def show(report: "DemoReport", file: Path) -> None:
     console = Console()
     evaluation = report.training["report"]
     console.print()
-    console.print(_rankers(evaluation))
-    _say(console, evaluation["verdicts"])
+    k, live, explore = evaluation["k"], evaluation["model"], evaluation["explore"]
+    personalized = evaluation["parts"][-1] | {"rankers": evaluation["rankers"]}
+    console.print(_rankers(personalized, "Personalized feed", k, live))
+    _say(console, [evaluation["verdicts"][0], *evaluation["not_better"]])
+    if explore:
+        console.print(_rankers(explore, "Explore feed", k, live))
+        _say(console, [explore["verdict"], *explore["not_better"]])
     console.print(_run(report))
     for kind, places in report.feeds.items():
         console.print(_feed(f"{kind} feed of user {report.example_user}", places))
@@ -33,28 +38,27 @@ def _say(console: Console, sentences: list[str]) -> None:
     console.print()
 
 
-def _rankers(evaluation: Json) -> Table:
-    k = evaluation["k"]
-    test = evaluation["parts"][-1]
+def _rankers(judged: Json, what: str, k: int, live: str) -> Table:
+    """How the rankings did on one kind of feed; the live model's row is bold."""
     table = Table(
-        title=f"Ranking quality: {test['requests']} test requests of {test['users']} users",
+        title=f"{what}: NDCG@{k} and the difference to chronological, "
+        f"{judged['requests']} test requests of {judged['users']} users",
         title_justify="left",
     )
     table.add_column("ranking", no_wrap=True)
-    for heading in (f"NDCG@{k}", "95 % interval", "MRR", f"recall@{k}"):
-        table.add_column(heading, justify="right")
-    table.add_column("vs chronological", no_wrap=True)
-    for ranker in evaluation["rankers"]:
-        chosen = ranker["name"] == evaluation["model"]
+    for heading in (f"NDCG@{k}", "95 %", "MRR", f"recall@{k}"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("difference", no_wrap=True)
+    for ranker in judged["rankers"]:
         low, high = ranker["interval"]
         table.add_row(
-            f"{ranker['name']} (live)" if chosen else ranker["name"],
+            f"{ranker['name']} (live)" if ranker["name"] == live else ranker["name"],
             f"{ranker['ndcg']:.3f}",
-            f"{low:.3f} to {high:.3f}",
+            f"{low:.3f}-{high:.3f}",
             f"{ranker['mrr']:.3f}",
             f"{ranker['recall']:.3f}",
             _against_chronological(ranker),
-            style="bold" if chosen else None,
+            style="bold" if ranker["name"] == live else None,
         )
     return table
 
