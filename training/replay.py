@@ -80,6 +80,8 @@ class ReplayState:
                 if known := self._known.get(event.activity_id):
                     posted = known.posted
                     self._records[event.user].add(event, known.position, posted.actor, posted.tags)
+                    if not self.table.whole and self.table.rows([known.position])[0] < 0:
+                        self.table.count_outside(event, posted)
             case Posted():
                 self._post(index, event)
             case Removed():

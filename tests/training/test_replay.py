@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from feeds.events import Engagement, Event, Followed, Posted, Removed
-from feeds.model import ActivityDraft, ActivityId, UserId, identify
+from feeds.model import ActivityDraft, ActivityId, TenantId, UserId, identify
 from ranking.features import FEATURES, FeatureSpec
 from training.config import RequestConfig
 from training.dataset import TrainingSet, collect
 from training.event_log import EventLog
-from training.replay import Answerable, replay
+from training.replay import Answerable, ReplayState, replay
 from training.requests import find_requests
 from training.steps import FEATURE_NAMES
 from training.testing import community, events_of, log_of
@@ -231,3 +231,20 @@ def test_an_unknown_activity_is_touched_without_harm() -> None:
     (answer,) = answers(events)
     assert candidates(answer, events) == ["one"]
     assert ActivityId(ghost.activity_id) in answer.request.labels
+
+
+def test_names_are_counted_alike_whatever_left_the_table() -> None:
+    activities = [posted(second, f"note:{second}") for second in range(1, 6)]
+    events: list[Event] = [*activities, *(like(10, "bob", activity) for activity in activities)]
+    counts = []
+    for rows in (2, 100):
+        state = ReplayState(TenantId("demo"), rows)
+        for index, event in enumerate(events, start=1):
+            state.apply(index, event)
+        table = state.table
+        author, tag = table.names.authors.get("user:ann"), table.names.tags.get("t")
+        totals = (table.author_counts.totals[author], table.tag_counts.totals[tag])
+        counts.append([total.tolist() for total in totals])
+    small, large = counts
+    assert small == large
+    assert 5 in large[0]
