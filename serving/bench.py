@@ -4,11 +4,9 @@ The figures come from `serving.bench_feeds` and `serving.bench_rank`; benchmarks
 they mean.
 """
 
-import logging
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -47,7 +45,6 @@ def command(
     compare the ratios.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _quiet_logs()
     benches = _benches()
     names = list(benches) if bench == "all" else [bench]
     parent = directory or Path(".headwater")
@@ -87,16 +84,6 @@ def _benches() -> Mapping[str, Callable[[Path, float], Iterator["Figure"]]]:
         "rank": bench_rank.rank,
         "ranker": bench_rank.ranker,
     }
-
-
-def _quiet_logs() -> None:
-    """Warnings alone, on stderr: stdout is for the figures."""
-    import structlog  # noqa: PLC0415 - as in `_benches`
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _file_system(path: Path) -> str:
