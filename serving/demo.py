@@ -94,7 +94,7 @@ def command(
             _read_feeds(report, address, key)
             _conclude(report, work, as_json)
             if serve:
-                _stay(address, key)
+                _stay(address, key, report.example_user)
 
 
 def _check_input(dataset: str, path: Path | None) -> None:
@@ -274,13 +274,13 @@ def _conclude(report: DemoReport, work: Path, as_json: bool) -> None:
         show(report, work / "report.json")
 
 
-def _stay(address: tuple[str, int], key: str) -> None:
+def _stay(address: tuple[str, int], key: str, user: str) -> None:
     """Leave the service running until Ctrl-C, saying how to ask it."""
     base = f"http://{address[0]}:{address[1]}"
     print(  # noqa: T201
         f"\nThe service runs at {base} (API: {base}/docs). Ask it:\n"
         f'  curl -H "Authorization: Bearer {key}" '
-        f'"{base}/v2/users/USER/feeds/personalized?limit=5&explain=1"\n'
+        f'"{base}/v2/users/{user}/feeds/personalized?limit=5&explain=1"\n'
         "Stop it with Ctrl-C.",
         flush=True,
     )
