@@ -18,15 +18,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event, Thread
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal
 
 import typer
+
+from serving.measure import Stopwatch, Times
 
 __all__ = ["DemoReport", "command"]
 
 Dataset = Literal["movielens", "stackexchange"]
 
 TENANT: Final = "demo"
+MARK: Final = "MADE_BY_DEMO"
+"""The file that says that a folder is the demo's, to be made anew by the next one."""
 REQUESTS: Final = 300
 """Reads of each feed whose latency is measured, after `WARM_UP` others."""
 WARM_UP: Final = 30
@@ -41,14 +45,6 @@ FEEDS: Final = {
 }
 
 Json = dict[str, Any]  # Any: replies of our own commands, read field by field
-
-
-class Latency(NamedTuple):
-    """Milliseconds from sending a request to having read its reply, over loopback."""
-
-    p50_ms: float
-    p99_ms: float
-    requests: int
 
 
 @dataclass(slots=True)
@@ -85,8 +81,7 @@ def command(
     """Run the whole job on real data: replay, train, publish, serve, compare."""
     _check_input(dataset, path)
     work = directory / dataset
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    _make_anew(work)
     report = DemoReport(dataset=dataset, tenant=TENANT)
     with _peak_memory(report):
         key = _replay_and_train(report, work, dataset, path)
@@ -95,6 +90,17 @@ def command(
             _conclude(report, work, as_json)
             if serve:
                 _stay(address, key, report.example_user)
+
+
+def _make_anew(work: Path) -> None:
+    """An empty folder that is marked as the demo's; one that is not so marked is left alone."""
+    if work.exists() and any(work.iterdir()) and not (work / MARK).exists():
+        raise typer.BadParameter(
+            f"{work} exists and was not made by the demo: name another place with --directory"
+        )
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / MARK).touch()
 
 
 def _check_input(dataset: str, path: Path | None) -> None:
@@ -107,7 +113,6 @@ def _check_input(dataset: str, path: Path | None) -> None:
 def _replay_and_train(report: DemoReport, work: Path, dataset: str, path: Path | None) -> str:
     """Everything up to the promoted model; returns the tenant's API key."""
     actions, data, events = work / "actions.jsonl", work / "data", work / "events"
-    registry = f"mlflow+sqlite:///{(work / 'registry' / 'mlflow.db').resolve()}"
     source = ["--path", str(path)] if path else []
     prepared = _step(
         report, "prepare", ["--dataset", dataset, *source, "--out", str(actions)], "Reading"
@@ -128,12 +133,16 @@ def _replay_and_train(report: DemoReport, work: Path, dataset: str, path: Path |
         "train",
         [
             *("--tenant", TENANT, "--events", str(events), "--dataset", dataset),
-            *("--registry", registry, "--out", str(work / "training"), "--promote"),
+            *("--registry", _registry(work), "--out", str(work / "training"), "--promote"),
         ],
         "Training",
     )
     report.statements = report.training["report"]["statements"]
     return str(created["api_key"])
+
+
+def _registry(work: Path) -> str:
+    return f"mlflow+sqlite:///{(work / 'registry' / 'mlflow.db').resolve()}"
 
 
 def _step(report: DemoReport, name: str, arguments: Sequence[str], title: str) -> Json:
@@ -146,11 +155,19 @@ def _step(report: DemoReport, name: str, arguments: Sequence[str], title: str) -
         check=False,
     )
     if done.returncode:
-        print(f"headwater {name} failed; its message is above.", file=sys.stderr)  # noqa: T201
+        print(f"headwater {name} failed: {_told(done.stdout)}", file=sys.stderr)  # noqa: T201
         raise typer.Exit(done.returncode)
     report.seconds[name] = round(time.perf_counter() - started, 2)
     result: Json = json.loads(done.stdout)
     return result
+
+
+def _told(output: bytes) -> str:
+    """The sentence that a failed command printed as JSON; what else it said is on our stderr."""
+    try:
+        return str(json.loads(output)["error"])
+    except (ValueError, KeyError, TypeError):
+        return "its message is above"
 
 
 @contextmanager
@@ -162,7 +179,7 @@ def _service(work: Path, port: int, clock_start: str, key: str) -> Iterator[tupl
             [
                 *(sys.executable, "-m", "serving", "serve"),
                 *("--data-dir", str(work / "data"), "--port", str(port)),
-                *("--registry", f"mlflow+sqlite:///{(work / 'registry' / 'mlflow.db').resolve()}"),
+                *("--registry", _registry(work)),
                 *("--clock-start", clock_start, "--address-file", str(address_file)),
             ],
             stdout=output,
@@ -211,7 +228,7 @@ class _Client:
 
     def __init__(self, address: tuple[str, int], key: str) -> None:
         self._connection = http.client.HTTPConnection(*address, timeout=10)
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {key}"}
 
     def get(self, target: str) -> tuple[int, bytes]:
         self._connection.request("GET", target, headers=self._headers)
@@ -225,22 +242,26 @@ def _read_feeds(report: DemoReport, address: tuple[str, int], key: str) -> None:
     users: list[str] = report.training["example_users"]
     report.example_user = _example_user(client, users)
     for kind, template in FEEDS.items():
-        times_ms: list[float] = []
+        warming, timed = Stopwatch(), Stopwatch()
         for request in range(WARM_UP + REQUESTS):
             target = template.format(user=users[request % len(users)])
-            started = time.perf_counter()
-            status, body = client.get(target)
-            times_ms.append((time.perf_counter() - started) * 1e3)
+            with warming if request < WARM_UP else timed:
+                status, body = client.get(target)
             if status != http.HTTPStatus.OK:
                 print(f"GET {target} answered {status}: {body.decode()}", file=sys.stderr)  # noqa: T201
                 raise typer.Exit(1)
-        timed = sorted(times_ms[WARM_UP:])
-        latency = Latency(
-            round(timed[len(timed) // 2], 3), round(timed[int(len(timed) * 0.99)], 3), len(timed)
-        )
-        report.latency[kind] = latency._asdict()
+        report.latency[kind] = _latency(timed.times())
         _, body = client.get(template.format(user=report.example_user))
         report.feeds[kind] = [_place(entry) for entry in json.loads(body)["results"][:PLACES]]
+
+
+def _latency(times: Times) -> Json:
+    """From sending a request to having read its reply, over loopback."""
+    return {
+        "p50_ms": round(times.p50_us / 1e3, 3),
+        "p99_ms": round(times.p99_us / 1e3, 3),
+        "requests": times.repeats,
+    }
 
 
 def _example_user(client: _Client, users: Sequence[str]) -> str:
