@@ -1,4 +1,7 @@
-"""The engine's surface: what each call does, and what it says to what cannot be right."""
+"""The engine's surface: what each call does, and what it says to what cannot be right.
+
+Over 500 lines because a third of it is one table, of bad inputs: it is read beside the calls.
+"""
 
 import dataclasses
 import re
