@@ -9,15 +9,21 @@ FeedsError
 ├── NotFound                the tenant or activity does not exist
 ├── Conflict                an idempotency key was used again with other content
 ├── Overloaded              too many writes wait; retry after a moment
+├── NoLeader                no node leads at the moment; nothing was written; retry after a moment
+├── OutcomeUnknown          a write that may have taken effect: repeat it with its key
+├── StaleRead               this node is too far behind to answer; ask another, or retry
 └── StorageError            this node cannot go on
 ├── DataDirectoryLocked another process owns the data directory
 ├── LogDamaged          a record that is not at the log's tail fails its checksum
 ├── FormatUnsupported   the data directory is of another format version
+├── ClusterMismatch     a directory, certificate or peer that belongs to another cluster or node
+├── SnapshotDamaged     a snapshot or backup that is incomplete or fails its checksums
 ├── StorageFull         less free space than the reserve; nothing was written
 └── ReplicaStopped      the replica stopped after an I/O error, or was closed
 """
 
 __all__ = [
+    "ClusterMismatch",
     "Conflict",
     "DataDirectoryLocked",
     "FeedsError",
@@ -27,9 +33,13 @@ __all__ = [
     "InvalidTime",
     "LimitExceeded",
     "LogDamaged",
+    "NoLeader",
     "NotFound",
+    "OutcomeUnknown",
     "Overloaded",
     "ReplicaStopped",
+    "SnapshotDamaged",
+    "StaleRead",
     "StorageError",
     "StorageFull",
     "UnknownFeedGroup",
@@ -69,7 +79,24 @@ class Conflict(FeedsError):
 
 
 class Overloaded(FeedsError):
-    """Too many writes wait for the log; nothing was written, and a retry may succeed."""
+    """Too much waits; nothing was written, and a retry after `retry_after_s` may succeed."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds after which to try again."""
+
+
+class NoLeader(FeedsError):
+    """No node leads, or none is known here; nothing was written, and a retry may succeed."""
+
+
+class OutcomeUnknown(FeedsError):
+    """The answer to a write was lost: it may have taken effect. Repeat it with the same key."""
+
+
+class StaleRead(FeedsError):
+    """This node's state is older than the reader accepts."""
 
 
 class StorageError(FeedsError):
@@ -86,6 +113,14 @@ class LogDamaged(StorageError):
 
 class FormatUnsupported(StorageError):
     """The data directory was written by another format version."""
+
+
+class ClusterMismatch(StorageError):
+    """A directory, certificate or peer belongs to another cluster, or is not the node it says."""
+
+
+class SnapshotDamaged(StorageError):
+    """A snapshot or backup is incomplete or fails its checksums; nothing of it was used."""
 
 
 class StorageFull(StorageError):

@@ -282,6 +282,14 @@ class ReplicaContract:
         assert sorted([1, nested[0].result(_WAIT_S).index, *indexes]) == [1, 2, 3, 4, 5]
         assert "exception calling callback" in caplog.text
 
+    def test_barrier_covers_what_was_acknowledged(self, replica: Replica) -> None:
+        """Its index is at or above that of every write answered before it."""
+        done = [replica.propose(b"%d" % n).result(_WAIT_S).index for n in range(5)]
+        assert replica.barrier().result(_WAIT_S) >= max(done)
+        replica.close()
+        with pytest.raises(ReplicaStopped):
+            replica.barrier().result(_WAIT_S)
+
     def test_compaction_loses_nothing(self, replica: Replica, recorder: Recorder) -> None:
         """Not even where it is asked for more than is applied."""
         for n in range(10):

@@ -5,7 +5,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Applied", "ApplyCommand", "Replica", "ReplicaStatus"]
+__all__ = ["Applied", "ApplyCommand", "LogPosition", "PeerStatus", "Replica", "ReplicaStatus"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LogPosition:
+    """A place in the log: an entry's index and the term of the leader that wrote it."""
+
+    index: int
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +30,33 @@ effects and the applied index in one batch. It raises only on I/O errors, which 
 
 
 @dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """Another node of the cluster, as this one sees it."""
+
+    node: str
+    connected: bool
+    match_index: int = 0
+    """Index up to which its log is known to be as the leader's; 0 where this node does not lead."""
+    silent_s: float = 0.0
+    """Seconds since it was last heard."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """Where a replica stands."""
+    """Where a replica stands. Its role is `leader`, `follower`, `candidate` or `stopped`."""
 
     role: str
     term: int
     last_index: int
     applied_index: int
     log_bytes: int
+    node: str = ""
+    leader: str | None = None
+    commit_index: int = 0
+    first_index: int = 0
+    snapshot_index: int = 0
+    """Index of the last snapshot that was sent or installed; 0 where there was none."""
+    peers: tuple[PeerStatus, ...] = ()
 
 
 class Replica(Protocol):
@@ -38,8 +65,16 @@ class Replica(Protocol):
     def propose(self, command: bytes) -> "Future[Applied]":
         """Queue a command; the future is done once it is durable and applied.
 
-        Raises `Overloaded` at once where too many wait. The future fails with `StorageFull` (not
-        written, may be retried) or `ReplicaStopped` (it may or may not have been written).
+        Raises `Overloaded` at once where too many wait. The future fails with `StorageFull` or
+        `NoLeader` (not written, may be retried), or with `OutcomeUnknown` or `ReplicaStopped` (it
+        may or may not have been written).
+        """
+        ...
+
+    def barrier(self) -> "Future[int]":
+        """The log index at or below which lies every write that was acknowledged before this call.
+
+        A view that has applied it reads linearizably. The future fails as that of `propose`.
         """
         ...
 

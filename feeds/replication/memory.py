@@ -34,6 +34,16 @@ class MemoryReplica:
                 future.set_exception(error)
         return future
 
+    def barrier(self) -> "Future[int]":
+        """What was acknowledged is applied already: the applied index, at once."""
+        future: Future[int] = Future()
+        with self._lock:
+            if self._stopped is None:
+                future.set_result(self._applied_index)
+            else:
+                future.set_exception(ReplicaStopped(f"the replica is stopped: {self._stopped}"))
+        return future
+
     def status(self) -> ReplicaStatus:
         """Where this replica stands; its role is `leader` or `stopped`."""
         role = "leader" if self._stopped is None else "stopped"

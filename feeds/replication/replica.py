@@ -122,6 +122,15 @@ class SingleReplica:
         future = self._queue.put(command)
         return self._refused() if future is None else future
 
+    def barrier(self) -> "Future[int]":
+        """What was acknowledged is applied already: the applied index, at once."""
+        future: Future[int] = Future()
+        if self._stopped is None:
+            future.set_result(self._applied_index)
+        else:
+            future.set_exception(self._stop_error())
+        return future
+
     def status(self) -> ReplicaStatus:
         """Where this replica stands; its role is `leader`, or `stopped` after an error or close."""
         return ReplicaStatus(
@@ -130,6 +139,8 @@ class SingleReplica:
             last_index=self._log.last_index,
             applied_index=self._applied_index,
             log_bytes=self._log.size_bytes,
+            commit_index=self._applied_index,
+            first_index=self._log.first_index,
         )
 
     def compact(self, flushed_index: int) -> None:
