@@ -75,12 +75,16 @@ def machine(work: Path) -> dict[str, Any]:  # Any: JSON for whoever compares run
 
 def _benches() -> Mapping[str, Callable[[Path, float], Iterator["Figure"]]]:
     """What can be measured, by name; these modules bring everything that serving needs."""
-    from serving import bench_feeds, bench_rank  # noqa: PLC0415 - only where something is measured
+    from serving import bench_feeds, bench_rank, bench_store  # noqa: PLC0415 - only to measure
+
+    def page(work: Path, seconds: float) -> Iterator["Figure"]:
+        yield from bench_feeds.page(work, seconds)
+        yield from bench_store.page_at_scale(work, seconds)
 
     return {
         "commit": bench_feeds.commit,
         "replay": bench_feeds.replay,
-        "page": bench_feeds.page,
+        "page": page,
         "rank": bench_rank.rank,
         "ranker": bench_rank.ranker,
     }
