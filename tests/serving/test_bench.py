@@ -1,6 +1,7 @@
 """That the benchmarks run and say what they did; no test asserts a time."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from serving import bench_store
 from serving.bench import machine
+from serving.bench_etcd import EtcdClient, EtcdCluster
 from serving.cli import build
 from serving.measure import Figure, Stopwatch, SyncedFile, Times, rounds
 
@@ -41,7 +44,8 @@ def test_bench_tells_its_figure_and_its_reference_as_json(
     ran = CliRunner().invoke(build({"bench"}), options)
     assert ran.exit_code == 0, ran.output
     report = json.loads(ran.stdout)
-    (figure,) = report["figures"]
+    figure, *others = report["figures"]
+    assert all(other["ratio"] > 0 for other in others)
     assert (figure["bench"], figure["what"]) == (bench, what)
     assert figure["ratio"] > 0
     assert figure["reference"]
@@ -50,12 +54,37 @@ def test_bench_tells_its_figure_and_its_reference_as_json(
     assert list(tmp_path.iterdir()) == [], "the folder that was worked in is removed"
 
 
+def test_page_at_scale_stands_beside_db_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("db_bench") is None:
+        pytest.skip("db_bench is not installed (Debian: rocksdb-tools)")
+    monkeypatch.setattr(bench_store, "ROWS", 20_000)
+    (figure,) = bench_store.page_at_scale(tmp_path, 0.1)
+    assert figure.ratio > 0
+    assert figure.reference == "db_bench: seek + 100, among 20,000 rows"
+
+
+def test_etcd_holds_every_key_that_was_put(tmp_path: Path) -> None:
+    if not EtcdCluster.installed():
+        pytest.skip("etcd is not installed (Debian: etcd-server)")
+    with EtcdCluster(tmp_path) as cluster:
+        leader = cluster.leader()
+        client = EtcdClient(leader)
+        client.send([(b"key %d" % n, b"x" * 300) for n in range(50)])
+        ended = 0
+        while ended < 50:
+            ended += client.receive()
+        client.close()
+        assert (ended, cluster.keys(leader)) == (50, 50)
+
+
 def test_bench_prints_a_table_with_the_reference_below(tmp_path: Path) -> None:
-    options = ["bench", "page", "--seconds", "0.1", "--dir", str(tmp_path)]
+    options = ["bench", "commit", "--seconds", "0.1", "--dir", str(tmp_path)]
     ran = CliRunner().invoke(build({"bench"}), options)
     assert ran.exit_code == 0, ran.output
     assert "ratio" in ran.stdout
-    assert "a scan of 100" in " ".join(ran.stdout.split())
+    assert "fdatasync of" in " ".join(ran.stdout.split())
 
 
 def test_quantiles_are_of_what_was_timed() -> None:
