@@ -17,9 +17,11 @@ and the disk kept a later one and not an earlier one. File systems that order da
 import os
 import re
 import secrets
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -33,6 +35,7 @@ from feeds.replication.segment import (
     Record,
     SegmentHeader,
     SegmentReader,
+    decode_records,
     encode_record,
     find_record,
     segment_path,
@@ -43,6 +46,7 @@ __all__ = ["LogConfig", "SegmentLog"]
 
 _log = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"\d{20}\.log")
+_TERM_MAX: Final = 2**64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class _Segment:
     header: SegmentHeader
     last_index: int
     bytes: int
+    offsets: "array[int]" = field(default_factory=lambda: array("I"))
+    """Where each record begins: four bytes a record, so that any can be read by its index."""
 
 
 class SegmentLog:
@@ -82,6 +88,7 @@ class SegmentLog:
         self._lock = Lock()
         self._file: int | None = None
         self._synced_bytes = 0
+        self._terms: list[tuple[int, int]] = []  # (index, term) where a record's term is new
         self._closed = False
         self.last_index = 0
         """Index of the last record; the index before the first where there is none."""
@@ -146,19 +153,102 @@ class SegmentLog:
                 )
         segment, file = self._active()
         first = self.last_index + 1
-        data = b"".join(
+        records = [
             encode_record(segment.header.seed, index, term, command)
             for index, command in enumerate(commands, first)
-        )
+        ]
         try:
-            write_all(file, data)
+            write_all(file, b"".join(records))
         except OSError as error:
             self._take_back(segment, file, error)
             raise
-        segment.bytes += len(data)
+        for record in records:
+            segment.offsets.append(segment.bytes)
+            segment.bytes += len(record)
         segment.last_index = self.last_index = first + len(commands) - 1
-        self.term = term
+        self._note_term(first, term)
         return first
+
+    def term_at(self, index: int) -> int | None:
+        """The term of a record; None where there is no such record."""
+        if not self.first_index <= index <= self.last_index:
+            return None
+        return self._terms[bisect_right(self._terms, (index, _TERM_MAX)) - 1][1]
+
+    def read(self, first: int, count_max: int, bytes_max: int) -> list[Record]:
+        """Records from index `first` on, from the files: at least one, if there is one.
+
+        Not more than `count_max`, and not more bytes of commands than `bytes_max` after the first.
+        Raises `LogDamaged` if one is not sound. Cost: the bytes read.
+        """
+        segment = next((one for one in self._segments if first <= one.last_index), None)
+        if segment is None or first < segment.header.first_index:
+            return []
+        place = first - segment.header.first_index
+        ends = segment.offsets[place + 1 : place + count_max]
+        ends.append(
+            segment.bytes
+            if place + count_max >= len(segment.offsets)
+            else segment.offsets[place + count_max]
+        )
+        start = segment.offsets[place]
+        within = [end for end in ends if end - start <= bytes_max] or [ends[0]]
+        data = _read_range(segment.path, start, within[-1])
+        records = decode_records(data, segment.header.seed, first)
+        if len(records) != len(within):
+            found = f"{len(records)} sound records, where {len(within)} belong"
+            raise _damage(segment.path, start, found)
+        return records
+
+    def truncate_from(self, index: int) -> None:
+        """Remove the records from `index` on; they do not come back once this returns.
+
+        Raises OSError, and is then `broken`.
+        """
+        self._check_writable()
+        if index > self.last_index:
+            return
+        try:
+            self._truncate_from(index)
+        except OSError as error:
+            self.broken = f"{self.directory} could not be truncated: {error}"
+            raise
+        self.last_index = index - 1
+        del self._terms[bisect_right(self._terms, (index - 1, _TERM_MAX)) :]
+        self.term = self._terms[-1][1] if self._terms else 0
+
+    def _truncate_from(self, index: int) -> None:
+        """Newest first, each step durable before the next, so that no gap is ever left."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        while self._segments and self._segments[-1].header.first_index >= index:
+            self._segments[-1].path.unlink()
+            sync_directory(self.directory)
+            with self._lock:
+                del self._segments[-1]
+        if not self._segments:
+            return
+        segment = self._segments[-1]
+        place = index - segment.header.first_index
+        if place < len(segment.offsets):
+            segment.bytes = segment.offsets[place]
+            del segment.offsets[place:]
+            segment.last_index = index - 1
+        self._file = os.open(segment.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        os.ftruncate(self._file, segment.bytes)
+        os.fdatasync(self._file)
+        self._synced_bytes = segment.bytes
+
+    def begin_behind(self, index: int) -> None:
+        """Forget every record; the next one has the index behind this one. Raises OSError."""
+        self.truncate_from(self.first_index)
+        self.last_index = index
+
+    def _note_term(self, index: int, term: int) -> None:
+        if not self._terms or self._terms[-1][1] != term:
+            self._terms.append((index, term))
+        self.term = term
 
     def sync(self) -> None:
         """Make every appended record survive a loss of power; raises OSError and is then `broken`.
@@ -236,12 +326,16 @@ class SegmentLog:
             raise _damage(path, 0, f"the header of a segment that begins with {first}")
         if self._segments and first != self.last_index + 1:
             raise _damage(path, 0, f"the record {first}, where {self.last_index + 1} belongs")
+        offsets = array("I")
+        offset = reader.offset
         for record in reader:
-            self.term = record.term
+            offsets.append(offset)
+            offset = reader.offset
+            self._note_term(record.index, record.term)
         if reader.problem is not None:
             self._cut_tail(reader, applied_index, tail=tail)
         last = reader.next_index - 1
-        self._segments.append(_Segment(path, reader.header, last, reader.offset))
+        self._segments.append(_Segment(path, reader.header, last, reader.offset, offsets))
         self.last_index = last
 
     def _drop_unborn(self, reader: SegmentReader, applied_index: int, *, tail: bool) -> None:
@@ -338,6 +432,12 @@ class SegmentLog:
             raise ReplicaStopped("the log is closed: open it again to write")
         if self.broken is not None:
             raise ReplicaStopped(f"the log takes no writes: {self.broken}")
+
+
+def _read_range(path: Path, start: int, stop: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        return file.read(stop - start)
 
 
 def _damage(path: Path, offset: int, found: str, advice: str = "") -> LogDamaged:

@@ -29,6 +29,7 @@ __all__ = [
     "Record",
     "SegmentHeader",
     "SegmentReader",
+    "decode_records",
     "encode_record",
     "find_record",
     "segment_path",
@@ -108,6 +109,19 @@ def encode_record(seed: int, index: int, term: int, command: bytes) -> bytes:
     """A record's bytes in the segment whose header has this seed."""
     numbers = _NUMBERS.pack(len(command), index, term)
     return numbers + _CHECKSUM.pack(_checksum(seed, numbers, command)) + command
+
+
+def decode_records(data: bytes, seed: int, first_index: int) -> list[Record]:
+    """The records in a piece of a segment, from its start up to the first that is not sound."""
+    records: list[Record] = []
+    offset = 0
+    while _sound(data, offset, seed):
+        length, index, term, _ = _RECORD.unpack_from(data, offset)
+        if index != first_index + len(records):
+            break
+        offset += RECORD_BYTES + length
+        records.append(Record(index, term, data[offset - length : offset]))
+    return records
 
 
 class SegmentReader:

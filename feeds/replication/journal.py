@@ -1,0 +1,220 @@
+"""The durable log and hard state of one node of a cluster, as consensus sees them.
+
+The newest entries are kept in memory, up to `tail_bytes_max`; older ones are read from the files.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from feeds.errors import LogDamaged
+from feeds.replication.base import LogPosition
+from feeds.replication.hard_state import HardState, load_hard_state, save_hard_state
+from feeds.replication.log import LogConfig, SegmentLog
+
+__all__ = ["Entry", "Journal"]
+
+TAIL_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Bytes of the newest commands that are kept in memory."""
+
+_ORIGIN: Final = LogPosition(0, 0)
+
+
+class Entry(NamedTuple):
+    """A command, and the term of the leader that wrote it; empty for the leader's own."""
+
+    term: int
+    command: bytes
+
+
+class Journal:
+    """Entries with gapless indexes behind `base`, and the vote. One thread.
+
+    `base` is the entry before the first that can be handed out: the first record that is kept, or,
+    where there is none, what the store has applied. Methods raise OSError where the disk fails; the
+    log is then as before, or refuses every further write.
+    """
+
+    def __init__(self, log: SegmentLog, base: LogPosition, state: HardState, tail_max: int) -> None:
+        # Use `Journal.open`.
+        self._log = log
+        self._floor = base
+        self._state = state
+        self._tail_max = tail_max
+        self._tail: list[Entry] = []
+        self._tail_bytes = 0
+        self._unsynced = False
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        applied: LogPosition,
+        config: LogConfig | None = None,
+        tail_bytes_max: int = TAIL_BYTES_MAX,
+    ) -> Self:
+        """Open the log behind a store that has applied up to `applied`.
+
+        Raises `LogDamaged`, `FormatUnsupported` or `StorageError`.
+        """
+        log = SegmentLog.open(directory, applied.index, config)
+        try:
+            state = load_hard_state(directory) or HardState()
+            _check_fit(log, applied)
+            term = max(state.term, log.term, applied.term)
+            if term != state.term:
+                state = HardState(term)
+            return cls(log, applied, state, tail_bytes_max)
+        except BaseException:
+            log.close()
+            raise
+
+    @property
+    def base(self) -> LogPosition:
+        """The entry before the first that can be handed out."""
+        first = self._log.first_index
+        if first == 1:
+            return _ORIGIN
+        return self._floor if first == self._floor.index + 1 else self._position(first)
+
+    @property
+    def last(self) -> LogPosition:
+        """The newest entry; `base` where there is none."""
+        index = self._log.last_index
+        return self.base if index < self._log.first_index else LogPosition(index, self._log.term)
+
+    @property
+    def term(self) -> int:
+        """The newest term that this node has seen."""
+        return self._state.term
+
+    @property
+    def voted_for(self) -> str | None:
+        """The node that this one voted for in its term."""
+        return self._state.voted_for
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the log's files."""
+        return self._log.size_bytes
+
+    @property
+    def directory(self) -> Path:
+        """Where the log lies."""
+        return self._log.directory
+
+    @property
+    def broken(self) -> str | None:
+        """Why nothing can be written any more; None while all is well."""
+        return self._log.broken
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write entries behind the last; they are not durable before `sync`."""
+        start = self._log.last_index
+        try:
+            for term, group in groupby(entries, key=lambda entry: entry.term):
+                self._log.append(term, [entry.command for entry in group])
+        finally:
+            written = self._log.last_index - start
+            if written:
+                self._unsynced = True
+                self._remember(entries[:written])
+
+    def sync(self) -> None:
+        """Make every entry durable; costs nothing where every one is."""
+        if self._unsynced:
+            self._log.sync()
+            self._unsynced = False
+
+    def term_at(self, index: int) -> int | None:
+        """The term of an entry from `base` on; None where there is none."""
+        found = self._log.term_at(index)
+        if found is None and index == self.base.index:
+            return self.base.term
+        return found
+
+    def entries(self, first: int, count_max: int, bytes_max: int) -> list[Entry]:
+        """Entries from index `first` on: at least one, if there is one.
+
+        At most `count_max`, and at most `bytes_max` bytes of commands and their records after the
+        first. Raises `LogDamaged` if one that is on disk is not sound.
+        """
+        start = first - (self._log.last_index - len(self._tail) + 1)
+        if start < 0:
+            records = self._log.read(first, count_max, bytes_max)
+            return [Entry(record.term, record.command) for record in records]
+        found: list[Entry] = []
+        size = 0
+        for entry in self._tail[start : start + count_max]:
+            size += len(entry.command)
+            if found and size > bytes_max:
+                break
+            found.append(entry)
+        return found
+
+    def truncate_from(self, index: int) -> None:
+        """Remove the entries from `index` on, durably."""
+        if index <= self.base.index:
+            raise ValueError(f"entry {index} is not behind the log's base {self.base.index}")
+        removed = self._log.last_index - index + 1
+        self._log.truncate_from(index)
+        kept = max(0, len(self._tail) - removed)
+        self._tail_bytes -= sum(len(entry.command) for entry in self._tail[kept:])
+        del self._tail[kept:]
+        self._unsynced = False
+
+    def save_vote(self, term: int, voted_for: str | None) -> None:
+        """Take up a term and a vote; durable when it returns."""
+        state = HardState(term, voted_for)
+        if state != self._state:
+            save_hard_state(self._log.directory, state)
+            self._state = state
+
+    def compact(self, index: int) -> int:
+        """Drop every segment that has nothing behind `index`; how many went."""
+        return self._log.compact(index)
+
+    def reset(self, position: LogPosition) -> None:
+        """Forget every entry: the store holds everything up to `position`.
+
+        Cut short, it leaves a log that does not fit the store: who swaps the store remembers that
+        it was at it, and begins again.
+        """
+        self._log.begin_behind(position.index)
+        self._floor = position
+        self._tail.clear()
+        self._tail_bytes = 0
+        self._unsynced = False
+
+    def close(self) -> None:
+        """Close the files; closing twice is harmless. Nothing is synced."""
+        self._log.close()
+
+    def _position(self, index: int) -> LogPosition:
+        term = self._log.term_at(index)
+        return LogPosition(index, term) if term is not None else self._floor
+
+    def _remember(self, entries: Sequence[Entry]) -> None:
+        self._tail.extend(entries)
+        self._tail_bytes += sum(len(entry.command) for entry in entries)
+        if (
+            self._tail_bytes > self._tail_max
+        ):  # rarely, and then half of it: deleting moves the rest
+            goes, kept_bytes = 0, self._tail_bytes
+            while kept_bytes > self._tail_max // 2:
+                kept_bytes -= len(self._tail[goes].command)
+                goes += 1
+            del self._tail[:goes]
+            self._tail_bytes = kept_bytes
+
+
+def _check_fit(log: SegmentLog, applied: LogPosition) -> None:
+    """Raise `LogDamaged` where log and store are of different histories."""
+    found = log.term_at(applied.index)
+    if found is not None and found != applied.term:
+        raise LogDamaged(
+            f"the log in {log.directory} has record {applied.index} in term {found}, and the store "
+            f"applied it in term {applied.term}: they are not of one node. Restore both from one "
+            "backup, or replace the node by an empty one that joins"
+        )
