@@ -1,0 +1,518 @@
+"""One node's part in a cluster: consensus, and everyone who waits for it.
+
+No thread, no socket, no clock of its own: whoever runs a member feeds it messages and time, so a
+simulation runs the same code as a node does. Single-threaded.
+
+What a proposer is told is one of three things: `Applied`; an error that says that nothing was
+written (`NoLeader`, `Overloaded`, `StorageFull`, `LimitExceeded`); or one that says that it may
+have been (`OutcomeUnknown`, `ReplicaStopped`). Exactly once, and within `propose_timeout_s`.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import structlog
+
+from feeds.errors import (
+    FeedsError,
+    LimitExceeded,
+    NoLeader,
+    OutcomeUnknown,
+    Overloaded,
+    ReplicaStopped,
+    StorageFull,
+)
+from feeds.replication.base import (
+    Applied,
+    ApplyCommand,
+    LogPosition,
+    PeerStatus,
+    ReplicaStatus,
+)
+from feeds.replication.consensus import Consensus, ConsensusConfig, is_full
+from feeds.replication.journal import Journal
+from feeds.replication.messages import (
+    Forward,
+    ForwardReply,
+    JoinAsk,
+    JoinTold,
+    Message,
+    Outcome,
+)
+
+__all__ = ["Done", "Member", "MemberConfig"]
+
+_log = structlog.get_logger(__name__)
+
+Done = Callable[[Applied | FeedsError], None]
+"""Told once what became of a command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberConfig:
+    """The limits of one node's part in a cluster."""
+
+    consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
+    """Its pace."""
+
+    propose_timeout_s: float = 5.0
+    """Seconds after which a proposer that was told nothing is told that the outcome is unknown."""
+
+    proposals_max: int = 10_000
+    """Commands that may wait, or be on their way; another one is refused as overloaded."""
+
+    proposals_bytes_max: int = 64 * 1024 * 1024
+    """Bytes of the commands that may wait to be written."""
+
+    group_commit_ops_max: int = 1_024
+    """Commands that one tick writes at most; they share an fdatasync."""
+
+    group_commit_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of the commands that one tick writes, after the first, at most."""
+
+    record_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of one command at most."""
+
+    log_keep_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of log that are kept for a peer that is behind; beyond, it gets a snapshot."""
+
+    log_keep_s_max: float = 600.0
+    """Seconds for which the log is kept for a peer that is silent."""
+
+    snapshot_retry_s: float = 2.0
+    """Seconds before a snapshot that failed is sent again."""
+
+    join_ask_s: float = 0.2
+    """Seconds between a joining node's questions."""
+
+
+@dataclass(slots=True)
+class _Waiter:
+    """Someone who proposed a command; `done` is None once they were told."""
+
+    done: Done | None
+    deadline_s: float
+    term: int = 0
+
+
+class Member:
+    """A node of the cluster, as far as the log is concerned.
+
+    `tick` makes everything go on: call it after whatever arrived, and every 20 ms. What it and
+    `receive` raise (OSError, `StorageError`) means that this node must stop: call `stop`.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        peers: Sequence[str],
+        journal: Journal,
+        apply: ApplyCommand,
+        applied: LogPosition,
+        send: Callable[[str, Message], None],
+        clock: Callable[[], float],
+        random: Random,
+        config: MemberConfig | None = None,
+        joining: bool = False,
+        on_joined: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._node = node
+        self._peers = tuple(peers)
+        self._journal = journal
+        self._machine = apply
+        self._clock = clock
+        self._config = config or MemberConfig()
+        self._consensus = Consensus(
+            node=node,
+            peers=peers,
+            journal=journal,
+            applied=applied,
+            apply=self._apply,
+            send=send,
+            clock=clock,
+            random=random,
+            config=self._config.consensus,
+        )
+        self._send = send
+        self._queue: deque[tuple[bytes, _Waiter]] = deque()
+        self._queue_bytes = 0
+        self._open = 0
+        self._by_index: dict[int, list[_Waiter]] = defaultdict(list)
+        self._by_request: dict[int, _Waiter] = {}
+        self._by_deadline: deque[_Waiter] = deque()
+        self._request = 0
+        self._heard_s: dict[str, float] = {}
+        self._connected: set[str] = set()
+        self._snapshot_after_s: dict[str, float] = {}
+        self._snapshot_index = 0
+        self._stopped: FeedsError | None = None
+        self._joining = joining
+        self._on_joined = on_joined
+        self._told: dict[str, JoinTold] = {}
+        self._join_asked_s = float("-inf")
+        if joining:
+            self._consensus.mute()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads, as far as it knows."""
+        return self._consensus.role == "leader" and self._stopped is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a tick would find something to do at once."""
+        return bool(self._queue) or self._consensus.commit_index > self._consensus.applied_index
+
+    def connected(self, peer: str, *, anew: bool = False) -> None:
+        """A peer can be sent to; `anew` where its directory is another than it was before."""
+        self._connected.add(peer)
+        self._consensus.connected(peer, anew=anew)
+
+    def disconnected(self, peer: str) -> None:
+        """A peer cannot be sent to."""
+        self._connected.discard(peer)
+        self._consensus.disconnected(peer)
+
+    def submit(self, command: bytes, done: Done) -> None:
+        """Propose a command; `done` is called once, perhaps before this returns.
+
+        A leader writes it in its next tick, a follower sends it on to the leader.
+        """
+        if self._stopped is not None:
+            _tell(done, self._stopped)
+        elif (size := len(command)) > self._config.record_bytes_max:
+            limit = self._config.record_bytes_max
+            what = f"a command of {size} bytes is above record_bytes_max ({limit}): send less"
+            _tell(done, LimitExceeded(what))
+        elif (
+            self._open >= self._config.proposals_max
+            or self._queue_bytes >= self._config.proposals_bytes_max
+        ):
+            what = f"{self._open} commands ({self._queue_bytes} bytes) are on their way"
+            _tell(done, Overloaded(f"{what}, and no more may be: retry in a moment"))
+        else:
+            waiter = _Waiter(done, self._clock() + self._config.propose_timeout_s)
+            self._open += 1
+            self._queue_bytes += size
+            self._queue.append((command, waiter))
+            self._by_deadline.append(waiter)
+
+    def barrier(self, done: Callable[[int | FeedsError], None]) -> None:
+        """An index at or below which is every write that was acknowledged before this call."""
+
+        def found(outcome: Applied | FeedsError) -> None:
+            done(outcome.index if isinstance(outcome, Applied) else outcome)
+
+        self.submit(b"", found)
+
+    def receive(self, peer: str, message: Message) -> None:
+        """Take a message of a peer."""
+        if self._stopped is not None or peer not in self._peers:
+            return
+        self._heard_s[peer] = self._clock()
+        match message:
+            case Forward():
+                self._on_forward(peer, message)
+            case ForwardReply():
+                self._on_forward_reply(message)
+            case JoinAsk():
+                if not self._joining:
+                    last = self._journal.last.index
+                    self._send(peer, JoinTold(self._consensus.term, last))
+            case JoinTold():
+                self._on_told(peer, message)
+            case _:
+                self._consensus.receive(peer, message)
+
+    def tick(self) -> None:
+        """Do what time and arrivals call for."""
+        if self._stopped is not None:
+            return
+        if self._joining:
+            self._join()
+        self._write_group()
+        self._consensus.tick()
+        self._consensus.flush()
+        self._expire()
+        self._give_up_silent()
+
+    def transfer(self) -> None:
+        """Before this node stops: let another one lead at once."""
+        self._consensus.transfer()
+
+    def compact(self, flushed_index: int) -> int:
+        """Drop whole segments that neither this node's store nor a peer needs; how many went."""
+        floor = min(flushed_index, self._consensus.applied_index)
+        if self._journal.size_bytes <= self._config.log_keep_bytes_max:
+            floor = min(floor, self._consensus.keep_index)
+        return self._journal.compact(floor)
+
+    def snapshot_wanted(self) -> list[str]:
+        """Peers that need what this leader's log no longer has, and may be sent it now."""
+        if not self.leads:
+            return []
+        now = self._clock()
+        return [
+            peer
+            for peer in self._connected
+            if (progress := self._consensus.progress(peer)) is not None
+            and progress.lacking
+            and not progress.snapshot
+            and now >= self._snapshot_after_s.get(peer, float("-inf"))
+        ]
+
+    def snapshot_started(self, peer: str) -> None:
+        """A snapshot is on its way to a peer."""
+        progress = self._consensus.progress(peer)
+        if progress is not None:
+            progress.snapshot = True
+
+    def snapshot_ended(self, peer: str, position: LogPosition | None) -> None:
+        """A peer has installed a snapshot, or (None) it could not be sent."""
+        if position is None:
+            self._snapshot_after_s[peer] = self._clock() + self._config.snapshot_retry_s
+        else:
+            self._snapshot_index = max(self._snapshot_index, position.index)
+        progress = self._consensus.progress(peer)
+        if progress is not None:
+            progress.snapshot = progress.lacking = False
+            if position is not None:
+                progress.next = max(progress.next, position.index + 1)
+
+    def may_install(self, position: LogPosition) -> bool:
+        """Whether a snapshot brings something that is not decided here already."""
+        return self._stopped is None and position.index > self._consensus.commit_index
+
+    def installed(self, position: LogPosition) -> None:
+        """The store was replaced by a snapshot. Raises OSError."""
+        before = self._consensus.applied_index
+        self._consensus.installed(position)
+        self._snapshot_index = position.index
+        for index in [index for index in self._by_index if before < index <= position.index]:
+            for waiter in self._by_index.pop(index):
+                self._settle(waiter, _unknown("it was passed over by a snapshot"))
+
+    def status(self) -> ReplicaStatus:
+        """Where this node stands."""
+        consensus, now = self._consensus, self._clock()
+        peers = []
+        for peer in self._peers:
+            progress = consensus.progress(peer)
+            peers.append(
+                PeerStatus(
+                    peer,
+                    peer in self._connected,
+                    progress.match if progress else 0,
+                    now - self._heard_s.get(peer, now),
+                )
+            )
+        return ReplicaStatus(
+            role="stopped" if self._stopped else "joining" if self._joining else consensus.role,
+            term=consensus.term,
+            last_index=self._journal.last.index,
+            applied_index=consensus.applied_index,
+            log_bytes=self._journal.size_bytes,
+            node=self._node,
+            leader=consensus.leader,
+            commit_index=consensus.commit_index,
+            first_index=self._journal.base.index + 1,
+            snapshot_index=self._snapshot_index,
+            peers=tuple(peers),
+        )
+
+    def stop(self, why: FeedsError) -> None:
+        """Take part no more; everyone who waits is told. Stopping twice is harmless."""
+        if self._stopped is not None:
+            return
+        self._stopped = why
+        queued = {id(waiter) for _, waiter in self._queue}
+        waiting = [waiter for waiter in self._by_deadline if waiter.done is not None]
+        self._queue.clear()
+        for waiter in waiting:
+            told = NoLeader(f"nothing was written: {why}") if id(waiter) in queued else why
+            self._settle(waiter, told)
+
+    # Proposing.
+
+    def _write_group(self) -> None:
+        """Put what waits behind the log, or send it to the leader, or say that there is none."""
+        if not self._queue:
+            return
+        if self._consensus.role == "leader":
+            self._append_group()
+            return
+        leader = self._consensus.leader
+        while self._queue:
+            command, waiter = self._take()
+            if waiter.done is None:
+                continue
+            if leader is None or leader not in self._connected:
+                self._settle(waiter, _no_leader(leader))
+                continue
+            self._request += 1
+            self._by_request[self._request] = waiter
+            self._send(leader, Forward(self._request, command))
+
+    def _append_group(self) -> None:
+        config = self._config
+        group: list[tuple[bytes, _Waiter]] = []
+        size = 0
+        while self._queue and len(group) < config.group_commit_ops_max:
+            size += len(self._queue[0][0])
+            if group and size > config.group_commit_bytes_max:
+                break
+            group.append(self._take())
+        group = [(command, waiter) for command, waiter in group if waiter.done is not None]
+        if not group:
+            return
+        try:
+            first = self._consensus.append([command for command, _ in group])
+        except OSError as error:
+            if not is_full(error, self._journal):
+                raise
+            full = f"the leader's disk is full ({error}); nothing was written: free space and retry"
+            for _, waiter in group:
+                self._settle(waiter, StorageFull(full))
+            return
+        for index, (_, waiter) in enumerate(group, first):
+            waiter.term = self._consensus.term
+            self._by_index[index].append(waiter)
+
+    def _take(self) -> tuple[bytes, _Waiter]:
+        command, waiter = self._queue.popleft()
+        self._queue_bytes -= len(command)
+        return command, waiter
+
+    def _apply(self, index: int, term: int, command: bytes) -> bytes:
+        result = self._machine(index, term, command)
+        waiters = self._by_index.pop(index, None)
+        for waiter in waiters or ():
+            if waiter.term == term:
+                self._settle(waiter, Applied(index, result))
+            else:
+                lost = f"entry {index} of term {waiter.term} was replaced by another leader's"
+                self._settle(waiter, NoLeader(f"{lost}: it was not written, retry"))
+        return result
+
+    def _settle(self, waiter: _Waiter, outcome: Applied | FeedsError) -> None:
+        done, waiter.done = waiter.done, None
+        if done is not None:
+            self._open -= 1
+            _tell(done, outcome)
+
+    def _expire(self) -> None:
+        now, waiting = self._clock(), self._by_deadline
+        while waiting and (waiting[0].done is None or waiting[0].deadline_s <= now):
+            waiter = waiting.popleft()
+            if waiter.done is not None:
+                self._settle(waiter, _unknown("no majority answered in time"))
+        if len(self._by_request) > 2 * self._open + 100:  # those that were told are dropped
+            self._by_request = {
+                request: waiter
+                for request, waiter in self._by_request.items()
+                if waiter.done is not None
+            }
+
+    def _on_forward(self, peer: str, forward: Forward) -> None:
+        if self._consensus.role != "leader":
+            error = _no_leader(self._consensus.leader)
+            self._send(peer, ForwardReply(forward.request, "no_leader", message=str(error)))
+            return
+
+        def answer(outcome: Applied | FeedsError) -> None:
+            self._send(peer, _forward_reply(forward.request, outcome))
+
+        self.submit(forward.command, answer)
+
+    def _on_forward_reply(self, reply: ForwardReply) -> None:
+        waiter = self._by_request.pop(reply.request, None)
+        if waiter is not None:
+            self._settle(waiter, _forwarded(reply))
+
+    # Others' needs.
+
+    def _give_up_silent(self) -> None:
+        """The log is not kept for ever for a peer that does not answer."""
+        if self._consensus.role != "leader":
+            return
+        now = self._clock()
+        for peer in self._peers:
+            progress = self._consensus.progress(peer)
+            if progress is not None:
+                silent_s = now - max(self._heard_s.get(peer, 0.0), progress.since_s)
+                progress.given_up = silent_s > self._config.log_keep_s_max
+
+    def _join(self) -> None:
+        """Begin with nothing: know of every peer first what this node may have known before."""
+        now = self._clock()
+        if self._told.keys() < set(self._peers):
+            if now - self._join_asked_s >= self._config.join_ask_s:
+                self._join_asked_s = now
+                for peer in self._peers:
+                    self._send(peer, JoinAsk())
+            return
+        if self._consensus.applied_index >= max(told.last_index for told in self._told.values()):
+            self._joining = False
+            self._on_joined()
+            self._consensus.allow_votes()
+            _log.info("joined", applied_index=self._consensus.applied_index)
+
+    def _on_told(self, peer: str, told: JoinTold) -> None:
+        if not self._joining or peer in self._told:
+            return
+        self._told[peer] = told
+        if self._told.keys() >= set(self._peers):
+            self._consensus.unmute(max(one.term for one in self._told.values()))
+
+
+def _tell(done: Done, outcome: Applied | FeedsError) -> None:
+    try:
+        done(outcome)
+    except Exception:  # noqa: BLE001 - whoever waits must not stop the log
+        _log.exception("callback_failed")
+
+
+def _no_leader(leader: str | None) -> NoLeader:
+    if leader is None:
+        return NoLeader("no node leads at the moment; nothing was written: retry in a moment")
+    return NoLeader(f"node {leader} leads and cannot be reached; nothing was written: retry")
+
+
+def _unknown(why: str) -> OutcomeUnknown:
+    return OutcomeUnknown(f"{why}: the write may have taken effect. Repeat it with its key")
+
+
+def _forward_reply(request: int, outcome: Applied | FeedsError) -> ForwardReply:
+    if isinstance(outcome, Applied):
+        return ForwardReply(request, "ok", outcome.index, outcome.result)
+    kind: Outcome
+    match outcome:
+        case NoLeader():
+            kind = "no_leader"
+        case Overloaded():
+            kind = "overloaded"
+        case StorageFull():
+            kind = "full"
+        case LimitExceeded():
+            kind = "limit"
+        case _:
+            kind = "unknown"
+    retry_after_s = outcome.retry_after_s if isinstance(outcome, Overloaded) else 0.0
+    return ForwardReply(request, kind, message=str(outcome), retry_after_s=retry_after_s)
+
+
+def _forwarded(reply: ForwardReply) -> Applied | FeedsError:
+    if reply.outcome == "ok":
+        return Applied(reply.index, reply.result)
+    if reply.outcome == "overloaded":
+        return Overloaded(reply.message, reply.retry_after_s)
+    kinds: dict[str, type[FeedsError]] = {
+        "no_leader": NoLeader,
+        "full": StorageFull,
+        "limit": LimitExceeded,
+        "stopped": ReplicaStopped,
+    }
+    return kinds.get(reply.outcome, OutcomeUnknown)(reply.message)
