@@ -15,6 +15,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 HEADWATER_DATA ?= $(abspath ../shared/data)
 DATASET ?= movielens
 ARGS ?=
+SCHEDULES ?= 1000
+SEED ?=
 SERVE ?=
 DATA_PATH ?= $(if $(filter stackexchange,$(DATASET)),$(HEADWATER_DATA)/stackexchange-quantumcomputing)
 
@@ -76,6 +78,10 @@ serve: $(READY) ## Run the service on .headwater/data
 .PHONY: test
 test: $(READY) ## The test suite but its slow forms (ARGS="-k name", ARGS="-m slow")
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+.PHONY: simulate
+simulate: $(READY) ## Simulated schedules of a cluster over all cores (SCHEDULES=10000, SEED=n runs one again)
+	@$(BIN)/python scripts/simulate.py $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES)) $(ARGS)
 
 .PHONY: check
 check: check-lint check-format check-types check-imports check-lock ## Lint, format, types, import contracts, locks

@@ -248,7 +248,8 @@ class Member:
         floor = min(flushed_index, self._consensus.applied_index)
         if self._journal.size_bytes <= self._config.log_keep_bytes_max:
             floor = min(floor, self._consensus.keep_index)
-        return self._journal.compact(floor)
+        # The first entry that is kept is what the rest stands on: it must be one that is decided.
+        return self._journal.compact(floor - 1)
 
     def snapshot_wanted(self) -> list[str]:
         """Peers that need what this leader's log no longer has, and may be sent it now."""

@@ -1,0 +1,118 @@
+"""A disk that forgets what was not synced: real files, and a model of what a loss of power leaves.
+
+While it is `installed`, `os.fsync` and `os.fdatasync` of files below its root note what is durable
+instead of waiting for a device. `lose_power` then makes a directory what it may be after a crash:
+what was synced, and of what was not, a part that was under way.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Final
+
+__all__ = ["SimulatedDisk"]
+
+SECTOR_BYTES: Final = 512
+
+
+@dataclass(slots=True)
+class _Directory:
+    """What of one directory is durable: names and the files (by inode) that they lead to."""
+
+    names: dict[str, int] = field(default_factory=dict)
+
+
+class SimulatedDisk:
+    """The directories below a root, one for each node."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.failing: set[Path] = set()
+        """Directories whose next syncs fail."""
+        self.syncs = 0
+        """Syncs so far."""
+        self._prefix = str(root)
+        self._files: dict[int, bytes] = {}
+        self._directories: dict[Path, _Directory] = {}
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the place of the kernel's syncs."""
+        kept = os.fsync, os.fdatasync
+
+        def sync(file: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{file}")  # noqa: PTH115 - hot
+            if not path.startswith(self._prefix):
+                kept[0](file)
+                return
+            self._sync(file, Path(path))
+
+        os.fsync = os.fdatasync = sync  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            os.fsync, os.fdatasync = kept
+
+    def lose_power(self, directory: Path, random: Random) -> None:
+        """Leave in a directory what a loss of power may leave of it."""
+        known = self._directories.get(directory, _Directory())
+        now = {entry.name: entry.inode() for entry in os.scandir(directory) if entry.is_file()}
+        names = now if now != known.names and random.random() < 0.5 else known.names  # noqa: PLR2004
+        contents = {
+            name: self._survivor(inode, _read(directory / name, inode), random)
+            for name, inode in names.items()
+        }
+        for name in now:
+            (directory / name).unlink()
+        for name, content in contents.items():
+            if content is not None:
+                (directory / name).write_bytes(content)
+                with (directory / name).open("rb") as file:
+                    self._files[os.fstat(file.fileno()).st_ino] = content
+        self._directories[directory] = _Directory(
+            {entry.name: entry.inode() for entry in os.scandir(directory)}
+        )
+
+    def _sync(self, file: int, path: Path) -> None:
+        self.syncs += 1
+        if any(path.is_relative_to(place) for place in self.failing):
+            raise OSError(5, "the simulated disk is broken", str(path))
+        if path.is_dir():
+            entries = [entry for entry in os.scandir(path) if entry.is_file()]
+            self._directories[path] = _Directory({one.name: one.inode() for one in entries})
+            return
+        status = os.fstat(file)
+        with path.open("rb") as stream:
+            self._files[status.st_ino] = stream.read()
+
+    def _survivor(self, inode: int, written: bytes | None, random: Random) -> bytes | None:
+        """What is left of a file: its durable bytes, and some of those that were under way."""
+        durable = self._files.get(inode)
+        if written is None:
+            return durable
+        if durable is None:
+            durable = b""
+        if not written.startswith(durable):
+            return random.choice((durable, written))
+        tail = written[len(durable) :]
+        if not tail:
+            return durable
+        kept = bytearray(tail[: random.randint(0, len(tail))])
+        if kept and random.random() < 0.3:  # noqa: PLR2004 - the last sector was half written
+            start = max(0, len(kept) - random.randint(1, SECTOR_BYTES))
+            kept[start:] = random.choice(
+                (bytes(len(kept) - start), random.randbytes(len(kept) - start))
+            )
+        return durable + bytes(kept)
+
+
+def _read(path: Path, inode: int) -> bytes | None:
+    """A file's bytes, if it is still the one with this inode."""
+    try:
+        with path.open("rb") as file:
+            return file.read() if os.fstat(file.fileno()).st_ino == inode else None
+    except FileNotFoundError:
+        return None
