@@ -1,0 +1,372 @@
+"""Connections between the nodes of a cluster: mutual TLS, one in each direction of a pair.
+
+A node dials every peer, and sends on the connections that it dialed; on those that it accepted it
+listens. The dialer says who it is (`Hello`), the other checks it against the certificate, the
+cluster and the members, and answers. Nothing else is read before that, and that little of it.
+"""
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+
+from feeds.errors import ClusterMismatch, InvalidInput
+from feeds.replication.certificates import NodeFiles, node_name
+from feeds.replication.frames import FrameReader, frame
+from feeds.replication.messages import MESSAGE_VERSION, Message, decode_message, encode_message
+
+__all__ = ["Address", "Listener", "Peer", "Transport", "TransportConfig", "check_addresses"]
+
+_log = structlog.get_logger(__name__)
+
+HELLO_BYTES_MAX: Final = 4_096
+"""Bytes of what a stranger says first."""
+
+READ_BYTES: Final = 256 * 1024
+"""Bytes that are read at once."""
+
+
+class Address(NamedTuple):
+    """Where a node listens."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportConfig:
+    """Who is in the cluster, where, and the limits of connections."""
+
+    cluster_id: str
+    node: str
+    nodes: Mapping[str, Address]
+    """Every node of the cluster, this one too."""
+
+    tls: NodeFiles | None
+    """Certificates; None speaks plain, which is refused where an address is not on loopback."""
+
+    incarnation: str = ""
+    """Of this node's directory: another one means that it begins with nothing."""
+
+    joining: bool = False
+    """Whether this node begins with nothing."""
+
+    message_bytes_max: int = 8 * 1024 * 1024
+    """Bytes of one message at most."""
+
+    unsent_bytes_max: int = 32 * 1024 * 1024
+    """Bytes that may wait for a peer that does not read; what comes then is dropped, and is sent
+    again by consensus."""
+
+    connections_max: int = 64
+    """Connections that may be accepted at once."""
+
+    hello_s_max: float = 3.0
+    """Seconds in which a stranger must say who it is."""
+
+    redial_s: tuple[float, float] = (0.05, 1.0)
+    """Seconds before a peer is dialed again: at first, and at most."""
+
+
+class _Hello(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    cluster_id: str
+    node: str
+    incarnation: str
+    joining: bool
+    kind: Literal["consensus", "snapshot"]
+
+
+class _Welcome(msgspec.Struct, frozen=True, array_like=True):
+    refused: str | None
+    incarnation: str = ""
+    joining: bool = False
+
+
+_Greeting = TypeVar("_Greeting", _Hello, _Welcome)
+
+
+class Listener(NamedTuple):
+    """Whom the transport tells; all of it on the event loop."""
+
+    received: Callable[[str, list[Message]], None]
+    connected: Callable[[str, bool], None]
+    """(peer, whether it begins with nothing)"""
+    disconnected: Callable[[str], None]
+    snapshot: "Callable[[str, Peer], Awaitable[None]]"
+    """(peer, its connection): a snapshot comes; the connection is closed when that is done."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """A connection whose other end is known."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    frames: FrameReader
+    _ready: list[bytes] = field(default_factory=list)
+
+    async def read(self) -> bytes | None:
+        """The next frame; None at the end. Raises `InvalidInput`, OSError."""
+        while not self._ready:
+            data = await self.reader.read(READ_BYTES)
+            if not data:
+                return None
+            self._ready = self.frames.feed(data)[::-1]
+        return self._ready.pop()
+
+    async def write(self, content: bytes) -> None:
+        """Send a frame, and wait while the other end is behind. Raises OSError."""
+        self.writer.write(frame(content))
+        await self.writer.drain()
+
+    async def close(self) -> None:
+        """Hang up."""
+        self.writer.close()
+        with suppress(OSError, ssl.SSLError):
+            await self.writer.wait_closed()
+
+
+def check_addresses(nodes: Mapping[str, Address], tls: NodeFiles | None) -> None:
+    """Raise `InvalidInput` where nodes would speak plain beyond this machine."""
+    if tls is not None:
+        return
+    for node, address in nodes.items():
+        try:
+            loopback = ipaddress.ip_address(address.host).is_loopback
+        except ValueError:
+            loopback = address.host == "localhost"
+        if not loopback:
+            raise InvalidInput(
+                f"node {node} is at {address.host}, which is not this machine, and there are no "
+                "certificates: make them with `headwater certs`, and name them under [tls]"
+            )
+
+
+class Transport:
+    """A node's connections. One event loop; `start` and `stop` on it."""
+
+    def __init__(self, config: TransportConfig, listener: Listener, random: Random) -> None:
+        check_addresses(config.nodes, config.tls)
+        self._config = config
+        self._listener = listener
+        self._random = random
+        self._server: asyncio.Server | None = None
+        self._out: dict[str, asyncio.StreamWriter] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted = 0
+        self._incarnations: dict[str, str] = {}
+        self._server_tls, self._client_tls = _contexts(config.tls)
+        self.refused = 0
+        """Connections that were turned away so far."""
+
+    async def start(self) -> None:
+        """Listen, and dial every peer. Raises OSError where the address cannot be used."""
+        own = self._config.nodes[self._config.node]
+        self._server = await asyncio.start_server(
+            self._accept, own.host, own.port, ssl=self._server_tls, limit=READ_BYTES
+        )
+        for peer in self._config.nodes:
+            if peer != self._config.node:
+                self._spawn(self._keep_dialing(peer))
+
+    async def stop(self) -> None:
+        """Hang up everywhere."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def send(self, peer: str, message: Message) -> None:
+        """Send a message, if the peer is connected and takes what it is sent."""
+        writer = self._out.get(peer)
+        if writer is None:
+            return
+        if writer.transport.get_write_buffer_size() > self._config.unsent_bytes_max:
+            return
+        writer.write(frame(encode_message(message)))
+
+    async def dial_snapshot(self, peer: str) -> Peer:
+        """A connection to send a snapshot on. Raises OSError, `ClusterMismatch`."""
+        connection, _ = await self._dial(peer, "snapshot")
+        return connection
+
+    async def _keep_dialing(self, peer: str) -> None:
+        first_s, most_s = self._config.redial_s
+        pause_s = first_s
+        while True:
+            try:
+                connection, welcome = await self._dial(peer, "consensus")
+            except (OSError, ssl.SSLError, TimeoutError, InvalidInput) as error:
+                _log.debug("peer_unreachable", peer=peer, why=str(error))
+            except ClusterMismatch as error:
+                _log.error("peer_refuses", peer=peer, why=str(error))
+            else:
+                pause_s = first_s
+                self._out[peer] = connection.writer
+                known = self._incarnations.get(peer, welcome.incarnation)
+                self._incarnations[peer] = welcome.incarnation
+                self._listener.connected(peer, welcome.joining or known != welcome.incarnation)
+                try:
+                    await connection.read()  # it never says more: this ends with the connection
+                except (OSError, ssl.SSLError, InvalidInput) as error:
+                    _log.debug("peer_lost", peer=peer, why=str(error))
+                finally:
+                    del self._out[peer]
+                    connection.writer.close()
+                    self._listener.disconnected(peer)
+            await asyncio.sleep(pause_s * self._random.uniform(0.8, 1.2))
+            pause_s = min(2 * pause_s, most_s)
+
+    async def _dial(
+        self, peer: str, kind: Literal["consensus", "snapshot"]
+    ) -> tuple[Peer, _Welcome]:
+        config, address = self._config, self._config.nodes[peer]
+        async with asyncio.timeout(config.hello_s_max):
+            reader, writer = await asyncio.open_connection(
+                address.host,
+                address.port,
+                ssl=self._client_tls,
+                server_hostname=node_name(peer, config.cluster_id) if self._client_tls else None,
+                limit=READ_BYTES,
+            )
+            connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
+            try:
+                hello = _Hello(
+                    MESSAGE_VERSION,
+                    config.cluster_id,
+                    config.node,
+                    config.incarnation,
+                    config.joining,
+                    kind,
+                )
+                await connection.write(msgspec.msgpack.encode(hello))
+                welcome = _welcomed(peer, await connection.read())
+            except BaseException:
+                writer.close()
+                raise
+        return connection, welcome
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
+        try:
+            if self._accepted >= self._config.connections_max:
+                self.refused += 1
+                return
+            self._accepted += 1
+            try:
+                await self._serve(connection)
+            finally:
+                self._accepted -= 1
+        except (OSError, ssl.SSLError, InvalidInput, TimeoutError) as error:
+            self._turn_away(str(error))
+        except asyncio.CancelledError:
+            pass
+        finally:
+            writer.close()
+
+    async def _serve(self, connection: Peer) -> None:
+        async with asyncio.timeout(self._config.hello_s_max):
+            first = await connection.read()
+        if first is None:
+            return
+        hello = _decode(first, _Hello)
+        refused = self._problem(hello, connection.writer)
+        config = self._config
+        welcome = _Welcome(refused, config.incarnation, config.joining)
+        await connection.write(msgspec.msgpack.encode(welcome))
+        if refused is not None:
+            self._turn_away(refused)
+            return
+        connection.frames.bytes_max = config.message_bytes_max
+        if hello.kind == "snapshot":
+            await self._listener.snapshot(hello.node, connection)
+            return
+        await self._listen(hello.node, connection)
+
+    async def _listen(self, peer: str, connection: Peer) -> None:
+        """Hand on what a peer says, all that arrived at once."""
+        reader, frames = connection.reader, connection.frames
+        while data := await reader.read(READ_BYTES):
+            contents = frames.feed(data)
+            if contents:
+                self._listener.received(peer, [decode_message(content) for content in contents])
+
+    def _problem(self, hello: _Hello, writer: asyncio.StreamWriter) -> str | None:
+        """Why a stranger is no peer; None if it is one."""
+        config = self._config
+        if hello.version != MESSAGE_VERSION:
+            return f"it speaks version {hello.version}, and this node {MESSAGE_VERSION}"
+        if hello.cluster_id != config.cluster_id:
+            return f"it belongs to cluster {hello.cluster_id!r}, and this node to another"
+        if hello.node == config.node:
+            return f"it says that it is {hello.node}, which is this node: two nodes have one id"
+        if hello.node not in config.nodes:
+            return f"{hello.node!r} is no node of this cluster"
+        if self._server_tls is not None:
+            certificate = writer.get_extra_info("peercert") or {}
+            names = [
+                value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"
+            ]
+            if node_name(hello.node, config.cluster_id) not in names:
+                return f"its certificate names {names}, and it says that it is {hello.node!r}"
+        return None
+
+    def _turn_away(self, why: str) -> None:
+        self.refused += 1
+        if self.refused < 10 or self.refused % 100 == 0:  # noqa: PLR2004 - whoever knocks on and on
+            _log.warning("connection_refused", why=why[:300], refused=self.refused)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:  # Any: what it never yields
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _welcomed(peer: str, answer: bytes | None) -> _Welcome:
+    if answer is None:
+        raise ConnectionError(f"{peer} hung up")
+    welcome = _decode(answer, _Welcome)
+    if welcome.refused is not None:
+        raise ClusterMismatch(f"{peer} refuses this node: {welcome.refused}")
+    return welcome
+
+
+def _decode(data: bytes, kind: type[_Greeting]) -> _Greeting:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"not a greeting between nodes: {error}") from error
+
+
+def _contexts(tls: NodeFiles | None) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+    """(for accepting, for dialing): TLS 1.3, and certificates of the cluster's authority alone."""
+    if tls is None:
+        return None, None
+    contexts = []
+    for protocol in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(tls.ca)
+            context.load_cert_chain(tls.cert, tls.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ClusterMismatch(
+                f"the certificates {tls.ca}, {tls.cert} and {tls.key} cannot be used: {error}. "
+                "Make them with `headwater certs`"
+            ) from error
+        contexts.append(context)
+    return contexts[0], contexts[1]
