@@ -10,7 +10,7 @@ from typing import Final, Self
 from feeds.durable import make_directory, sync_directory
 from feeds.errors import DataDirectoryLocked, FormatUnsupported, StorageError
 
-__all__ = ["FORMAT_VERSION", "SIBLINGS", "STORE", "DataDirectory", "check_format"]
+__all__ = ["FORMAT_VERSION", "IDENTITY", "SIBLINGS", "STORE", "DataDirectory", "check_format"]
 
 FORMAT_VERSION: Final = 1
 """The version of the data directory's format that this release reads and writes."""
@@ -21,6 +21,10 @@ SIBLINGS: Final = frozenset({"registry", "models"})
 STORE: Final = "store"
 """Where the store lies in a data directory."""
 
+IDENTITY: Final = "NODE"
+"""The file that says which node of which cluster a data directory belongs to."""
+
+_IDENTITIES: Final = frozenset({IDENTITY, f"{IDENTITY}.new"})
 _LOCK: Final = "LOCK"
 _FORMAT: Final = "FORMAT"
 _FORMAT_DRAFT: Final = "FORMAT.new"
@@ -116,7 +120,12 @@ def check_format(path: Path) -> None:
     """Raise `FormatUnsupported` if a directory is of another format, or holds something else."""
     marker = path / _FORMAT
     if not marker.exists():
-        others = {entry.name for entry in path.iterdir()} - {_LOCK, _FORMAT_DRAFT, *SIBLINGS}
+        others = {entry.name for entry in path.iterdir()} - {
+            _LOCK,
+            _FORMAT_DRAFT,
+            *_IDENTITIES,
+            *SIBLINGS,
+        }
         if others:
             raise FormatUnsupported(
                 f"{path} is no data directory: it has no {_FORMAT} file, but {min(others)!r}. "

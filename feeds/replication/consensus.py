@@ -277,9 +277,8 @@ class Consensus(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def installed(self, position: LogPosition) -> None:
         """The store holds everything up to `position` now: the log goes on from there."""
-        if self._journal.term_at(position.index) != position.term:
-            self._journal.reset(position)
-        self._SyncObj__raftCommitIndex = max(self.commit_index, position.index)
+        self._journal.reset(position)
+        self._SyncObj__raftCommitIndex = position.index
         self._SyncObj__raftLastApplied = position.index
 
     def transfer(self) -> None:

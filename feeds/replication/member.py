@@ -284,8 +284,12 @@ class Member:
                 progress.next = max(progress.next, position.index + 1)
 
     def may_install(self, position: LogPosition) -> bool:
-        """Whether a snapshot brings something that is not decided here already."""
-        return self._stopped is None and position.index > self._consensus.commit_index
+        """Whether a snapshot brings what is neither decided here already, nor in the log."""
+        return (
+            self._stopped is None
+            and position.index > self._consensus.commit_index
+            and self._journal.term_at(position.index) != position.term
+        )
 
     def installed(self, position: LogPosition) -> None:
         """The store was replaced by a snapshot. Raises OSError."""

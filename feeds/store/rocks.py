@@ -33,6 +33,7 @@ from rocksdict import (
     AccessType,
     BlockBasedOptions,
     Cache,
+    Checkpoint,
     DBCompressionType,
     Options,
     Rdict,
@@ -202,6 +203,19 @@ class RocksStore:
         self._do("sync", lambda: self._db.flush_wal(True))
         for rows in families:
             self._do("flush", rows.flush)
+
+    def checkpoint(self, path: Path) -> None:
+        """Keep all that was written so far as a store at `path`, which must not exist.
+
+        Table files are linked, not copied, where `path` is on the same disk. Raises `StorageError`.
+        """
+        self._family("meta")
+        self._do("checkpoint", lambda: Checkpoint(self._db).create_checkpoint(str(path)))
+
+    def catch_up(self) -> None:
+        """As a secondary: see what the writer has written since. Raises `StorageError`."""
+        self._family("meta")
+        self._do("catch up", self._db.try_catch_up_with_primary)
 
     def close(self) -> None:
         """Release files and lock; scans under way end. Closing twice is harmless.
