@@ -166,6 +166,17 @@ class Member:
         """Whether a tick would find something to do at once."""
         return bool(self._queue) or self._consensus.commit_index > self._consensus.applied_index
 
+    @property
+    def waiting(self) -> int:
+        """Commands whose proposers were told nothing yet."""
+        return self._open
+
+    @property
+    def status_key(self) -> tuple[int, str, int]:
+        """What changes when watchers have something to hear: applied index, role and term."""
+        consensus = self._consensus
+        return consensus.applied_index, consensus.role, consensus.term
+
     def connected(self, peer: str, *, anew: bool = False) -> None:
         """A peer can be sent to; `anew` where its directory is another than it was before."""
         self._connected.add(peer)

@@ -227,8 +227,8 @@ def recover_install(data: Path) -> bool:
     """
     try:
         if not (data / _MARKER).exists():
-            for name in (_PART, _READY):
-                shutil.rmtree(data / name, ignore_errors=True)
+            for left in (data / _PART, data / _READY, *data.glob("snapshot.out.*")):
+                shutil.rmtree(left, ignore_errors=True)
             return False
         _move(data)
         for segment in sorted((data / _LOG).glob("*.log"), reverse=True):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, Literal, NamedTuple, TypeVar
+from weakref import WeakSet
 
 import msgspec
 import structlog
@@ -28,6 +29,9 @@ _log = structlog.get_logger(__name__)
 
 HELLO_BYTES_MAX: Final = 4_096
 """Bytes of what a stranger says first."""
+
+_CLOSING_TURNS: Final = 5
+"""Turns of the loop in which aborted connections are taken down."""
 
 READ_BYTES: Final = 256 * 1024
 """Bytes that are read at once."""
@@ -161,6 +165,7 @@ class Transport:
         self._server: asyncio.Server | None = None
         self._out: dict[str, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._accepted = 0
         self._incarnations: dict[str, str] = {}
         self._server_tls, self._client_tls = _contexts(config.tls)
@@ -184,6 +189,12 @@ class Transport:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in list(self._writers):
+            writer.transport.abort()
+        if self._server is not None:
+            await self._server.wait_closed()
+        for _ in range(_CLOSING_TURNS):
+            await asyncio.sleep(0)
 
     def send(self, peer: str, message: Message) -> None:
         """Send a message, if the peer is connected and takes what it is sent."""
@@ -238,6 +249,7 @@ class Transport:
                 server_hostname=node_name(peer, config.cluster_id) if self._client_tls else None,
                 limit=READ_BYTES,
             )
+            self._writers.add(writer)
             connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
             try:
                 hello = _Hello(
@@ -260,6 +272,7 @@ class Transport:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
         connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
         try:
             if self._accepted >= self._config.connections_max:
