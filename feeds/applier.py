@@ -33,6 +33,7 @@ class Applier:
         self._flush_every_bytes = flush_every_bytes
         self._unflushed_bytes = 0
         self._flushed_index = 0
+        self._left: list[bytes] = []
         self._listeners: tuple[Listener, ...] = ()
 
     def subscribe(self, listener: Listener) -> None:
@@ -42,12 +43,17 @@ class Applier:
     def apply(self, index: int, term: int, data: bytes) -> bytes:
         """The encoded answer of a command of the log; what was applied before is passed over.
 
+        The empty command, which a leader begins with, moves the applied index and nothing else.
         Raises `StorageError` where the disk fails, and `FormatUnsupported` for a command of another
         version: nothing of it is written then.
         """
         if index <= self._applied_index:
             return b""
         applied = Write("meta", APPLIED, write_number(index) + write_number(term))
+        if not data:
+            self._store.write([applied])
+            self._applied_index = index
+            return b""
         try:
             command = decode_command(data)
         except InvalidInput as error:
@@ -57,6 +63,9 @@ class Applier:
         outcome = machine.apply(command, index, self._store)
         self._store.write([*outcome.writes, applied])
         self._applied_index = index
+        self._left += [
+            key for family, key, value in outcome.writes if family == "outbox" and value is not None
+        ]
         self._flush_after(len(data))
         if outcome.events:
             self._tell(TenantId(command.tenant), index, outcome.events)
@@ -66,6 +75,11 @@ class Applier:
         """The log index of the last flush; 0 if there was none since this was asked."""
         flushed, self._flushed_index = self._flushed_index, 0
         return flushed
+
+    def take_left(self) -> list[bytes]:
+        """The keys of the outbox that were written since this was asked, in log order."""
+        left, self._left = self._left, []
+        return left
 
     def _flush_after(self, command_bytes: int) -> None:
         self._unflushed_bytes += command_bytes

@@ -1,7 +1,7 @@
-"""The feed engine: the machine, a store and a replica, composed.
+"""The feed engine: reads of a view, and writes through a replica.
 
-A write is checked and stamped, proposed to the replica, and applied on the replica's thread: its
-effects and the applied index are one batch. Reads answer from the store at once.
+A write is checked and stamped here, and proposed to a replica: of this process (`FeedEngine.open`),
+or of another one that the view follows. Reads answer from the view at once.
 """
 
 import threading
@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import msgspec
-import structlog
 
-from feeds.applier import Applier, Listener
-from feeds.commands import AddKey, ClearRows, Command, CreateTenant
+from feeds.answers import answered
+from feeds.applier import Listener
+from feeds.commands import AddKey, Command, CreateTenant
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
-from feeds.errors import InvalidInput, ReplicaStopped, StorageError
+from feeds.errors import InvalidInput
 from feeds.events import Engagement, Impression
 from feeds.idempotency import LastingKey
-from feeds.keys import OutboxKey
 from feeds.model import (
     Activity,
     ActivityDraft,
@@ -30,29 +29,22 @@ from feeds.model import (
     check_tenant_id,
     id_time_us,
 )
-from feeds.outbox import Outbox
 from feeds.reader import StoreReader
-from feeds.replication.base import Applied, ApplyCommand, Replica, ReplicaStatus
+from feeds.replication.base import Replica, ReplicaStatus
 from feeds.results import (
     Accepted,
     FollowResult,
     Placed,
     PostResult,
     RecordResult,
-    Rejected,
     RemoveResult,
     Result,
     UnfollowResult,
-    decode_result,
 )
-from feeds.store.base import Store
+from feeds.state import LocalReplica, ReplicaFactory, StateMachine
+from feeds.store.base import Store, View
 
-__all__ = ["FeedEngine", "Listener", "ReplicaFactory", "system_clock_us"]
-
-_log = structlog.get_logger(__name__)
-
-ReplicaFactory = Callable[[ApplyCommand, int], Replica]
-"""(apply, applied index) -> a replica that has applied everything in its log."""
+__all__ = ["Changes", "FeedEngine", "Listener", "ReplicaFactory", "system_clock_us"]
 
 _Answer = TypeVar("_Answer", bound=Result)
 _Value = TypeVar("_Value")
@@ -61,6 +53,14 @@ _Value = TypeVar("_Value")
 def system_clock_us() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1_000
+
+
+class Changes(Protocol):
+    """Where what was applied can be heard of."""
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener` for every command that leaves events, from now on, in log order."""
+        ...
 
 
 class FeedEngine(StoreReader):
@@ -73,30 +73,53 @@ class FeedEngine(StoreReader):
 
     def __init__(
         self,
+        view: View,
+        replica: Replica,
+        config: FeedsConfig | None = None,
+        clock: Callable[[], int] = system_clock_us,
+        *,
+        changes: Changes | None = None,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Read `view`, write to `replica`, tell `changes`; both are closed with this engine.
+
+        `release` is called when the replica is closed. Raises `InvalidInput` for a configuration
+        that cannot be.
+        """
+        config = config or FeedsConfig()
+        if problems := config.problems():
+            raise InvalidInput("; ".join(problems))
+        super().__init__(view, config)
+        self._replica = replica
+        self._clock = clock
+        self._changes = changes
+        self._release = release
+        self._closing = threading.Lock()
+        self._closed = False
+
+    @classmethod
+    def embedded(
+        cls,
         store: Store,
         replica_factory: ReplicaFactory,
         config: FeedsConfig | None = None,
         clock: Callable[[], int] = system_clock_us,
         release: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> Self:
+        """The engine on a store and a replica of this process; `release` follows their close."""
         config = config or FeedsConfig()
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
-        super().__init__(store, config)
-        self._store = store
-        self._clock = clock
-        self._release = release
-        self._closing = threading.Lock()
-        self._closed = False
-        applied_index = self.applied_index()
-        self._applier = Applier(store, applied_index, config.flush_every_bytes)
-        self._outbox = Outbox(self._propose_clear, store, config)
-        self._replica = replica_factory(self._applier.apply, applied_index)
-        try:
-            self._outbox.resume()
-        except BaseException:
-            self._replica.close()
-            raise
+        machine = StateMachine(store, config)
+
+        def close() -> None:
+            try:
+                machine.close()
+            finally:
+                release()
+
+        replica = LocalReplica(machine, replica_factory)
+        return cls(store, replica, config, clock, changes=machine, release=close)
 
     @classmethod
     def open(
@@ -113,7 +136,7 @@ class FeedEngine(StoreReader):
 
         store, replica_factory, release = open_parts(directory, config or FeedsConfig())
         try:
-            return cls(store, replica_factory, config, clock, release)
+            return cls.embedded(store, replica_factory, config, clock, release)
         except BaseException:
             store.close()
             release()
@@ -223,8 +246,7 @@ class FeedEngine(StoreReader):
             key=key,
             now_us=self._clock(),
         )
-        left = OutboxKey(command.tenant, command.follower, command.target)
-        return self._propose(command, UnfollowResult, lambda result: self._unfollowed(result, left))
+        return self._propose(command, UnfollowResult, _same)
 
     def record(
         self,
@@ -245,31 +267,26 @@ class FeedEngine(StoreReader):
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.
 
-        It is called on the replica's thread before the command's future is done; what it raises is
-        logged and goes no further.
+        Where the replica is of this process, it is called on the replica's thread before the
+        command's future is done; what it raises is logged and goes no further.
         """
-        self._applier.subscribe(listener)
+        if self._changes is None:
+            raise InvalidInput("this engine hears of no changes: follow where they are applied")
+        self._changes.subscribe(listener)
 
     def status(self) -> ReplicaStatus:
         """Where the replica stands."""
         return self._replica.status()
 
     def close(self) -> None:
-        """Finish what was proposed, flush, and let go of the directory; twice is harmless.
-
-        Where the disk refuses the flush, that is logged: the log has what the store lacks.
-        """
+        """Finish what was proposed, and let go of everything; twice is harmless."""
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-            self._replica.close()
             try:
-                self._store.flush()
-            except StorageError as error:  # nothing is lost, and what ended the work must be heard
-                _log.warning("closed_unflushed", error=str(error))
+                self._replica.close()
             finally:
-                self._store.close()
                 self._release()
 
     def __enter__(self) -> Self:
@@ -282,52 +299,10 @@ class FeedEngine(StoreReader):
         self, command: Command, kind: type[_Answer], value: Callable[[_Answer], _Value]
     ) -> "Future[_Value]":
         """Propose a command; the future is the `value` of its answer, or its error."""
-        future: Future[_Value] = Future()
-        future.set_running_or_notify_cancel()
-
-        def settle(done: "Future[Applied]") -> None:
-            try:
-                settled = value(_answer(done.result(), kind))
-            except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
-                future.set_exception(error)
-            else:
-                future.set_result(settled)
-            if done.exception() is None:
-                self._outbox.retry()
-            self._compact()
-
-        self._replica.propose(self._intake.encode(command)).add_done_callback(settle)
-        return future
-
-    def _propose_clear(self, command: ClearRows) -> "Future[UnfollowResult]":
-        return self._propose(command, UnfollowResult, _same)
-
-    def _unfollowed(self, result: UnfollowResult, left: OutboxKey) -> UnfollowResult:
-        if result.unfinished:
-            self._outbox.clear(left)
-        return result
-
-    def _compact(self) -> None:
-        """Drop the log that a flush made needless."""
-        flushed = self._applier.take_flushed()
-        if not flushed:
-            return
-        try:
-            self._replica.compact(flushed)
-        except OSError as error:
-            _log.warning("compaction_failed", flushed_index=flushed, error=str(error))
+        return answered(self._replica.propose(self._intake.encode(command)), kind, value)
 
 
 def _same(result: _Value) -> _Value:
-    return result
-
-
-def _answer(applied: Applied, kind: type[_Answer]) -> _Answer:
-    result = decode_result(applied.result)
-    if isinstance(result, Rejected):
-        raise result.error()
-    if not isinstance(result, kind):
-        raise ReplicaStopped(f"command {applied.index} was answered {type(result).__name__}")
     return result
 
 

@@ -40,7 +40,8 @@ def memory_engine(
     store: Store | None = None,
 ) -> FeedEngine:
     """An engine in memory with these tenants; each write is applied before its call returns."""
-    engine = FeedEngine(store or MemoryStore(), MemoryReplica, config, clock or ManualClock())
+    store, clock = store or MemoryStore(), clock or ManualClock()
+    engine = FeedEngine.embedded(store, MemoryReplica, config, clock)
     for tenant in tenants:
         engine.create_tenant(TenantId(tenant)).result()
     return engine

@@ -41,6 +41,7 @@ from feeds.model import (
 )
 from feeds.replication.base import Applied, ApplyCommand
 from feeds.replication.memory import MemoryReplica
+from feeds.state import StateMachine
 from feeds.store.base import COLUMN_FAMILIES
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, memory_engine
@@ -579,7 +580,7 @@ def test_bad_input_is_refused_with_a_sentence_and_changes_nothing(
 def test_configuration_with_mistakes_names_them_all() -> None:
     config = FeedsConfig(page_size_max=0, copy_limit_default=2_000, groups=())
     with pytest.raises(InvalidInput, match=r"page_size_max is 0.*copy_limit_default.*groups"):
-        FeedEngine(MemoryStore(), MemoryReplica, config)
+        FeedEngine.embedded(MemoryStore(), MemoryReplica, config)
 
 
 def test_command_of_a_newer_release_stops_the_replica_and_is_not_passed_over() -> None:
@@ -589,7 +590,7 @@ def test_command_of_a_newer_release_stops_the_replica_and_is_not_passed_over() -
         replicas.append(MemoryReplica(apply, index))
         return replicas[0]
 
-    engine = FeedEngine(MemoryStore(), factory, clock=ManualClock())
+    engine = FeedEngine.embedded(MemoryStore(), factory, clock=ManualClock())
     error = replicas[0].propose(b"\x02newer").exception()
     assert isinstance(error, ReplicaStopped)
     assert "command of version 2" in str(error)
@@ -603,7 +604,7 @@ def test_clearing_that_met_a_full_disk_goes_on_once_there_is_room() -> None:
         replicas.append(FullReplica(apply, index))
         return replicas[0]
 
-    engine = FeedEngine(
+    engine = FeedEngine.embedded(
         MemoryStore(), factory, FeedsConfig(unfollow_rows_max=1), clock=ManualClock()
     )
     engine.create_tenant(DEMO).result()
@@ -682,7 +683,7 @@ def test_clearing_that_met_a_crowd_goes_on_with_the_next_write() -> None:
         replicas.append(CrowdedReplica(apply, index))
         return replicas[0]
 
-    engine = FeedEngine(
+    engine = FeedEngine.embedded(
         MemoryStore(), factory, FeedsConfig(unfollow_rows_max=1), clock=ManualClock()
     )
     engine.create_tenant(DEMO).result()
@@ -704,6 +705,11 @@ def test_clearing_that_met_a_crowd_goes_on_with_the_next_write() -> None:
     assert [] == engine.rows(DEMO, TIMELINE, 10)
 
 
+def _machine(engine: FeedEngine) -> StateMachine:
+    assert isinstance(engine._changes, StateMachine)
+    return engine._changes
+
+
 def test_clearing_of_more_follows_than_are_worked_on_at_once_comes_to_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -715,10 +721,10 @@ def test_clearing_of_more_follows_than_are_worked_on_at_once_comes_to_an_end(
         engine.follow(DEMO, reader, AUTHOR).result()
     for number in range(3):
         engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
-    engine._outbox.clear = lambda _key: None  # type: ignore[method-assign]
+    _machine(engine).lead(leads=False)
     for reader in readers:
         engine.unfollow(DEMO, reader, AUTHOR).result()
-    again = FeedEngine(store, MemoryReplica, clock=clock)
+    again = FeedEngine.embedded(store, MemoryReplica, clock=clock)
     again.create_tenant(DEMO).result()
     assert [[]] * 7 == [again.rows(DEMO, reader, 10) for reader in readers]
 
@@ -730,8 +736,8 @@ def test_clearing_that_was_cut_off_goes_on_when_the_engine_is_opened() -> None:
     engine.follow(DEMO, TIMELINE, AUTHOR).result()
     for number in range(3):
         engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
-    engine._outbox.clear = lambda _key: None  # type: ignore[method-assign]
+    _machine(engine).lead(leads=False)
     assert engine.unfollow(DEMO, TIMELINE, AUTHOR).result().unfinished
     assert 2 == len(engine.rows(DEMO, TIMELINE, 10))
-    again = FeedEngine(store, MemoryReplica, clock=clock)
+    again = FeedEngine.embedded(store, MemoryReplica, clock=clock)
     assert [] == again.rows(DEMO, TIMELINE, 10)

@@ -198,7 +198,7 @@ class FullForAMoment(MemoryReplica):
 
 
 def test_nothing_behind_a_refused_action_takes_effect_and_the_next_import_adds_it_all() -> None:
-    engine = FeedEngine(MemoryStore(), FullForAMoment, clock=ManualClock())
+    engine = FeedEngine.embedded(MemoryStore(), FullForAMoment, clock=ManualClock())
     engine.create_tenant(DEMO).result()
     log: list[Action] = [LOG[0], like("ann"), LOG[1], like("bob")]
     with pytest.raises(StorageFull, match="action 1: the disk is full"):

@@ -15,6 +15,7 @@ from feeds.commands import (
     RemoveActivity,
     UnfollowFeed,
 )
+from feeds.config import FeedsConfig
 from feeds.counters import HOUR_US
 from feeds.engine import FeedEngine
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
@@ -29,6 +30,7 @@ from feeds.model import (
 from feeds.replication.base import ApplyCommand
 from feeds.replication.memory import MemoryReplica
 from feeds.results import FollowResult, Placed, RecordResult, Rejected, Result, UnfollowResult
+from feeds.state import StateMachine
 from feeds.store.base import COLUMN_FAMILIES
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, check_counters, memory_engine
@@ -269,14 +271,15 @@ def test_log_applied_again_from_the_applied_index_changes_nothing(
 
         return MemoryReplica(apply_and_keep, index)
 
-    engine = FeedEngine(store, recording, clock=ManualClock())
+    engine = FeedEngine.embedded(store, recording, clock=ManualClock())
     for command in log:
         engine._propose(command, object, lambda _: None).exception()  # type: ignore[type-var]
-    again = FeedEngine(store, MemoryReplica, clock=ManualClock())
+    again = FeedEngine.embedded(store, MemoryReplica, clock=ManualClock())
     before = _state(store)
     seen: list[int] = []
     again.subscribe(lambda _tenant, index, _events: seen.append(index))
-    assert [b""] * len(logged[first:]) == [again._applier.apply(*entry) for entry in logged[first:]]
+    apply = StateMachine(store, FeedsConfig()).apply
+    assert [b""] * len(logged[first:]) == [apply(*entry) for entry in logged[first:]]
     assert before == _state(store)
     assert [] == seen
 

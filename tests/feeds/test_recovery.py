@@ -80,7 +80,7 @@ class Unflushed(MemoryStore):
 
 def test_flush_that_fails_at_the_end_does_not_hide_what_ended_the_work() -> None:
     released: list[bool] = []
-    engine = FeedEngine(Unflushed(), MemoryReplica, release=lambda: released.append(True))
+    engine = FeedEngine.embedded(Unflushed(), MemoryReplica, release=lambda: released.append(True))
     with pytest.raises(StorageFull, match="the disk is full"), engine:
         raise StorageFull("the disk is full")
     assert [True] == released

@@ -1,0 +1,182 @@
+"""The store's side of a node: what applies the log, and what that leaves to be done.
+
+A `StateMachine` belongs to the process that has the log. Where that is the API's own process,
+`LocalReplica` puts it behind the `Replica` that the engine writes through.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import structlog
+
+from feeds.answers import answered
+from feeds.applier import Applier, Listener
+from feeds.commands import ClearRows, encode_command
+from feeds.config import FeedsConfig
+from feeds.errors import ReplicaStopped, StorageError
+from feeds.keys import APPLIED, OutboxKey, read_number
+from feeds.outbox import Outbox
+from feeds.replication.base import Applied, ApplyCommand, LogPosition, Replica, ReplicaStatus
+from feeds.results import UnfollowResult
+from feeds.store.base import Store, View
+
+__all__ = ["LocalReplica", "ReplicaFactory", "StateMachine", "applied_position"]
+
+_log = structlog.get_logger(__name__)
+
+ReplicaFactory = Callable[[ApplyCommand, int], Replica]
+"""(apply, applied index) -> a replica that has applied everything in its log."""
+
+
+def applied_position(view: View) -> LogPosition:
+    """The last command that a store holds the effects of; (0, 0) of an empty store."""
+    applied = view.get("meta", APPLIED)
+    if applied is None:
+        return LogPosition(0, 0)
+    return LogPosition(read_number(applied), read_number(applied[8:]))
+
+
+class StateMachine:
+    """A store and what is done to it: applying, clearing, flushing; on the replica's thread alone.
+
+    `work` must be called after commands were applied, but not from within `apply`: it proposes
+    what they left to be done, if this node leads, and drops the log that a flush made needless.
+    """
+
+    def __init__(self, store: Store, config: FeedsConfig) -> None:
+        self._config = config
+        self._store = store
+        self._listeners: tuple[Listener, ...] = ()
+        self._applier = self._make_applier()
+        self._replica: Replica | None = None
+        self._outbox: Outbox | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store, until a snapshot takes its place."""
+        return self._store
+
+    @property
+    def leads(self) -> bool:
+        """Whether what commands left to be done is proposed here."""
+        return self._outbox is not None
+
+    def applied(self) -> LogPosition:
+        """The last command that the store holds the effects of."""
+        return applied_position(self._store)
+
+    def apply(self, index: int, term: int, command: bytes) -> bytes:
+        """The encoded answer of a command; raises as `Applier.apply`."""
+        return self._applier.apply(index, term, command)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Call `listener` after every command that leaves events, in log order, from now on.
+
+        It is called within `apply`; what it raises is logged and goes no further.
+        """
+        self._listeners = (*self._listeners, listener)
+        self._applier.subscribe(listener)
+
+    def bind(self, replica: Replica) -> None:
+        """Propose to `replica` from now on."""
+        self._replica = replica
+
+    def lead(self, *, leads: bool) -> None:
+        """Begin or cease to do what commands left to be done; the same again changes nothing."""
+        if not leads:
+            self._outbox = None
+        elif self._outbox is None:
+            self._outbox = Outbox(self._propose_clear, self._store, self._config)
+            self._applier.take_left()
+            self._outbox.resume()
+
+    def work(self) -> None:
+        """Go on with what commands left to be done, and drop the log before the last flush."""
+        left = self._applier.take_left()
+        if self._outbox is not None:
+            for key in left:
+                self._outbox.clear(OutboxKey.decode(key))
+            self._outbox.retry()
+        self._compact()
+
+    def replace(self, store: Store) -> None:
+        """Go on with the store of a snapshot; the one before must be closed by the caller."""
+        self._store = store
+        self._outbox = None
+        self._applier = self._make_applier()
+
+    def close(self) -> None:
+        """Flush and close the store. Where the disk refuses the flush, that is logged.
+
+        Nothing is lost then: the log has what the store lacks.
+        """
+        try:
+            self._store.flush()
+        except StorageError as error:  # what ended the work must be heard, not this
+            _log.warning("closed_unflushed", error=str(error))
+        finally:
+            self._store.close()
+
+    def _make_applier(self) -> Applier:
+        applier = Applier(self._store, self.applied().index, self._config.flush_every_bytes)
+        for listener in self._listeners:
+            applier.subscribe(listener)
+        return applier
+
+    def _propose_clear(self, command: ClearRows) -> "Future[UnfollowResult]":
+        if self._replica is None:
+            raise ReplicaStopped("the state machine is bound to no replica")
+        proposed = self._replica.propose(encode_command(command))
+        return answered(proposed, UnfollowResult, lambda result: result)
+
+    def _compact(self) -> None:
+        flushed = self._applier.take_flushed()
+        if not flushed or self._replica is None:
+            return
+        try:
+            self._replica.compact(flushed)
+        except OSError as error:
+            _log.warning("compaction_failed", flushed_index=flushed, error=str(error))
+
+
+class LocalReplica:
+    """The replica of this very process together with its state machine, which leads.
+
+    What a write left to be done is proposed before the write's future is done.
+    """
+
+    def __init__(self, machine: StateMachine, replica_factory: ReplicaFactory) -> None:
+        self._machine = machine
+        self._replica = replica_factory(machine.apply, machine.applied().index)
+        machine.bind(self)
+        try:
+            machine.lead(leads=True)
+        except BaseException:
+            self._replica.close()
+            raise
+
+    def propose(self, command: bytes) -> "Future[Applied]":
+        """As `Replica.propose`."""
+        future = self._replica.propose(command)
+        future.add_done_callback(self._work_after)
+        return future
+
+    def barrier(self) -> "Future[int]":
+        """As `Replica.barrier`."""
+        return self._replica.barrier()
+
+    def status(self) -> ReplicaStatus:
+        """As `Replica.status`."""
+        return self._replica.status()
+
+    def compact(self, flushed_index: int) -> None:
+        """As `Replica.compact`."""
+        self._replica.compact(flushed_index)
+
+    def close(self) -> None:
+        """As `Replica.close`; the store stays open."""
+        self._replica.close()
+
+    def _work_after(self, done: "Future[Applied]") -> None:
+        if done.exception() is None:
+            self._machine.work()
