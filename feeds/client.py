@@ -56,6 +56,8 @@ Moved = Callable[[AppliedUpTo], None]
 _READ_BYTES: Final = 256 * 1024
 _Value = TypeVar("_Value")
 _POLL_S: Final = 0.1
+_PAUSE_S_MIN: Final = 0.02
+_PAUSE_S_MAX: Final = 1.0
 _OVERHEAD_BYTES: Final = 64
 
 
@@ -238,23 +240,23 @@ class EngineClient:
     # The reading thread.
 
     def _run(self) -> None:
-        pause_s = 0.02
+        pause_s = _PAUSE_S_MIN
         while not self._closed:
             try:
                 connection = self._connect()
-            except (OSError, InvalidInput) as error:
-                _log.debug("engine_unreachable", why=str(error))
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed, pause_s)
-                pause_s = min(2 * pause_s, 1.0)
-                continue
-            pause_s = 0.02
-            try:
-                self._read(connection)
-            except (OSError, InvalidInput) as error:
-                _log.warning("engine_lost", why=str(error))
-            finally:
-                self._lose(connection)
+                try:
+                    self._read(connection)
+                finally:
+                    if self._welcome is not None:
+                        pause_s = _PAUSE_S_MIN
+                    self._lose(connection)
+            except OSError:
+                pass  # it is not there: who proposes is told so
+            except InvalidInput as error:
+                _log.warning("engine_not_understood", why=str(error))
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
         self._tell_all("the connection was closed")
 
     def _connect(self) -> socket.socket:

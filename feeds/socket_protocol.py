@@ -43,7 +43,7 @@ PROTOCOL_VERSION: Final = 1
 REQUEST_BYTES_MAX: Final = 8 * 1024 * 1024
 """Bytes of one request or reply at most."""
 
-Id = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):

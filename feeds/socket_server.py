@@ -57,7 +57,7 @@ class SocketConfig:
     """Bytes of replies that may wait for a process that does not read; then it is hung up on."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Connection:
     writer: asyncio.StreamWriter
     open: int = 0
