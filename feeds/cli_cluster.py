@@ -4,7 +4,6 @@ import datetime as dt
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
+import psutil
 import typer
 
 from feeds.errors import FeedsError, InvalidInput
@@ -241,16 +241,21 @@ def _configs(directory: Path) -> list[Path]:
 
 
 def _spawn(directory: Path, config: Path) -> int:
-    with (directory / f"{config.stem}.log").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - this program, with arguments of ours
-            [sys.executable, "-m", "serving", "node", "--config", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    (directory / f"{config.stem}.pid").write_text(f"{process.pid}\n")
-    return process.pid
+    """Start a node that outlives this process; its process id."""
+    log = str(directory / f"{config.stem}.log")
+    process = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "serving", "node", "--config", str(config)],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    (directory / f"{config.stem}.pid").write_text(f"{process}\n")
+    return process
 
 
 def _running(directory: Path, node: str) -> int | None:
@@ -263,10 +268,12 @@ def _running(directory: Path, node: str) -> int | None:
     except (OSError, ValueError):
         return None
     try:
-        arguments = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    except OSError:
+        found = psutil.Process(process)
+        ended = found.status() == psutil.STATUS_ZOMBIE
+        arguments = found.cmdline()  # empty for the moment in which it begins
+    except psutil.NoSuchProcess:
         return None
-    return process if b"node" in arguments else None
+    return process if not ended and (not arguments or "node" in arguments) else None
 
 
 def _socket(directory: Path, node: str) -> Path:

@@ -188,8 +188,8 @@ class EngineNode:
                 server.start(self._config.socket), replica.loop
             ).result()
             yield
-            asyncio.run_coroutine_threadsafe(server.stop(), replica.loop).result()
         finally:
+            asyncio.run_coroutine_threadsafe(server.stop(), replica.loop).result()
             replica.close()
 
     def _work(self, status: ReplicaStatus) -> None:

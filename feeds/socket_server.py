@@ -117,6 +117,8 @@ class SocketServer:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._server is not None:
+            await self._server.wait_closed()
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

@@ -95,6 +95,9 @@ class _Waiter:
     done: Done | None
     deadline_s: float
     term: int = 0
+    """Of the entry that was written for it."""
+    leader: str | None = None
+    """The peer that it was sent on to."""
 
 
 class Member:
@@ -183,9 +186,11 @@ class Member:
         self._consensus.connected(peer, anew=anew)
 
     def disconnected(self, peer: str) -> None:
-        """A peer cannot be sent to."""
+        """A peer cannot be sent to; what was sent on to it and not answered stays unknown."""
         self._connected.discard(peer)
         self._consensus.disconnected(peer)
+        for request in [one for one, waiter in self._by_request.items() if waiter.leader == peer]:
+            self._settle(self._by_request.pop(request), _unknown(f"{peer} is gone"))
 
     def submit(self, command: bytes, done: Done) -> None:
         """Propose a command; `done` is called once, perhaps before this returns.
@@ -369,6 +374,7 @@ class Member:
                 self._settle(waiter, _no_leader(leader))
                 continue
             self._request += 1
+            waiter.leader = leader
             self._by_request[self._request] = waiter
             self._send(leader, Forward(self._request, command))
 
