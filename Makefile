@@ -83,6 +83,10 @@ test: $(READY) ## The test suite but its slow forms (ARGS="-k name", ARGS="-m sl
 simulate: $(READY) ## Simulated schedules of a cluster over all cores (SCHEDULES=10000, SEED=n runs one again)
 	@$(BIN)/python scripts/simulate.py $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES)) $(ARGS)
 
+.PHONY: faults
+faults: $(READY) ## Real processes killed hundreds of times, and whatever else of tests/faults is slow
+	@$(BIN)/pytest tests/faults -m slow $(ARGS)
+
 .PHONY: check
 check: check-lint check-format check-types check-imports check-lock ## Lint, format, types, import contracts, locks
 
