@@ -14,6 +14,7 @@ from feeds.events import Engagement, Impression, Posted
 
 __all__ = [
     "COMMAND_VERSION",
+    "OPERATION",
     "AddKey",
     "ClearRows",
     "Command",
@@ -31,12 +32,15 @@ __all__ = [
 COMMAND_VERSION: Final = 1
 """The version of the commands below; a change of their meaning or fields needs another."""
 
+OPERATION: Final = "\0op:"
+"""What the key of a write begins with that was given one by the engine, for its repeats."""
+
 
 class Once(msgspec.Struct, frozen=True, array_like=True):
     """An idempotency key: the command takes effect once until `expires_us`.
 
     `digest` is of the content, so that the key cannot be used for something else. `after` is a key
-    that must have been used before.
+    that must have been used before. Of a tenant's keys, `keys_max` are remembered (0: all).
     """
 
     key: str
@@ -44,6 +48,7 @@ class Once(msgspec.Struct, frozen=True, array_like=True):
     now_us: int
     expires_us: int
     after: str | None = None
+    keys_max: int = 0
 
 
 class CreateTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="tenant"):

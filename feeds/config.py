@@ -111,6 +111,16 @@ class FeedsConfig:
     dedup_ttl_s: int = 86_400
     """Seconds for which an idempotency key is remembered."""
 
+    dedup_keys_max: int = 1_000_000
+    """Idempotency keys of a tenant that are remembered; beyond, the next to expire is forgotten."""
+
+    retry_s: float = 0.0
+    """Seconds for which a write is repeated while its outcome is not known; 0 where the log is of
+    this process, and every outcome is. Writes without a key get one of their own then."""
+
+    operation_ttl_s: int = 120
+    """Seconds for which the key that a write was given for its repeats is remembered."""
+
     segment_bytes_max: int = 64 * 1024 * 1024
     """Bytes of one segment of the log; the next command after that begins a new one."""
 
@@ -159,6 +169,8 @@ class FeedsConfig:
             low.append("page_scan_max is not above follows_max: raise it, or lower the other")
         if self.copy_limit_default > self.copy_limit_max:
             low.append("copy_limit_default is above copy_limit_max: lower it, or raise the other")
+        if self.retry_s and self.operation_ttl_s < 2 * self.retry_s:
+            low.append("operation_ttl_s is below twice retry_s: raise it, or lower the other")
         if not self.groups:
             low.append("groups is empty: name at least one feed group")
         return low

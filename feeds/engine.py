@@ -4,6 +4,7 @@ A write is checked and stamped here, and proposed to a replica: of this process 
 or of another one that the view follows. Reads answer from the view at once.
 """
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +16,12 @@ import msgspec
 
 from feeds.answers import answered
 from feeds.applier import Listener
-from feeds.commands import AddKey, Command, CreateTenant
+from feeds.commands import AddKey, ClearRows, Command, CreateTenant
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
 from feeds.errors import InvalidInput
 from feeds.events import Engagement, Impression
-from feeds.idempotency import LastingKey
+from feeds.idempotency import LastingKey, operation
 from feeds.model import (
     Activity,
     ActivityDraft,
@@ -41,6 +42,7 @@ from feeds.results import (
     Result,
     UnfollowResult,
 )
+from feeds.retry import RetryingReplica
 from feeds.state import LocalReplica, ReplicaFactory, StateMachine
 from feeds.store.base import Store, View
 
@@ -53,6 +55,11 @@ _Value = TypeVar("_Value")
 def system_clock_us() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1_000
+
+
+def random_name() -> str:
+    """A name that no other write has: 128 random bits."""
+    return secrets.token_urlsafe(16)
 
 
 class Changes(Protocol):
@@ -68,7 +75,8 @@ class FeedEngine(StoreReader):
 
     Writes return a future that is done once the write is durable, applied and visible to reads.
     What cannot be right raises `InvalidInput` or `NotFound` at once and is never logged; a future
-    fails with `Conflict`, `LimitExceeded` or a `StorageError`.
+    fails with `Conflict`, `LimitExceeded` or a `StorageError`; over a cluster with `NoLeader` or
+    `OutcomeUnknown` too.
     """
 
     def __init__(
@@ -80,17 +88,20 @@ class FeedEngine(StoreReader):
         *,
         changes: Changes | None = None,
         release: Callable[[], None] = lambda: None,
+        name_operation: Callable[[], str] = random_name,
     ) -> None:
-        """Read `view`, write to `replica`, tell `changes`; both are closed with this engine.
+        """Read `view`, write to `replica`, tell `changes`; the replica is closed with this engine.
 
-        `release` is called when the replica is closed. Raises `InvalidInput` for a configuration
-        that cannot be.
+        `release` is called when it is. With `retry_s`, a write is repeated until its outcome is
+        known; `name_operation` gives each a name that no other write has. Raises `InvalidInput` for
+        a configuration that cannot be.
         """
         config = config or FeedsConfig()
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
         super().__init__(view, config)
-        self._replica = replica
+        self._replica = RetryingReplica(replica, config.retry_s) if config.retry_s else replica
+        self._name_operation = name_operation
         self._clock = clock
         self._changes = changes
         self._release = release
@@ -299,7 +310,19 @@ class FeedEngine(StoreReader):
         self, command: Command, kind: type[_Answer], value: Callable[[_Answer], _Value]
     ) -> "Future[_Value]":
         """Propose a command; the future is the `value` of its answer, or its error."""
+        if self._config.retry_s:
+            command = self._repeatable(command)
         return answered(self._replica.propose(self._intake.encode(command)), kind, value)
+
+    def _repeatable(self, command: Command) -> Command:
+        """The command with a key of its own, where it has none and would act twice without."""
+        if isinstance(command, CreateTenant | AddKey | ClearRows) or command.once is not None:
+            return command
+        config = self._config
+        once = operation(
+            self._name_operation(), config.operation_ttl_s, self._clock(), config.dedup_keys_max
+        )
+        return msgspec.structs.replace(command, once=once)
 
 
 def _same(result: _Value) -> _Value:

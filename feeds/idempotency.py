@@ -1,4 +1,8 @@
-"""Idempotency keys, stamped into commands: what is sent again takes effect once. Pure."""
+"""Idempotency keys, stamped into commands: what is sent again takes effect once. Pure.
+
+A write whose caller gave no key can be given one of its own (`operation`), so that it may be
+repeated where the answer was lost.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,11 +10,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from feeds.commands import Once
+from feeds.commands import OPERATION, Once
 from feeds.errors import InvalidInput
 from feeds.events import Engagement, Impression
 
-__all__ = ["LastingKey", "digest_content", "digest_events", "stamp"]
+__all__ = ["LastingKey", "digest_content", "digest_events", "operation", "stamp"]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -29,12 +33,17 @@ class LastingKey:
     after: str | None = None
 
 
-def stamp(key: LastingKey, content: bytes, now_us: int) -> Once:
+def operation(name: str, ttl_s: int, now_us: int, keys_max: int) -> Once:
+    """The key of one write, which is sent as it is however often; `name` is unique."""
+    return Once(OPERATION + name, b"", now_us, now_us + ttl_s * 1_000_000, None, keys_max)
+
+
+def stamp(key: LastingKey, content: bytes, now_us: int, keys_max: int = 0) -> Once:
     """The key as a command holds it; raises `InvalidInput` where it is empty."""
     if not key.text:
         raise InvalidInput("the idempotency key is empty: send a unique text, or none")
     expires_us = now_us + key.ttl_s * 1_000_000
-    return Once(key.text, digest_content(content), now_us, expires_us, key.after)
+    return Once(key.text, digest_content(content), now_us, expires_us, key.after, keys_max)
 
 
 def digest_content(content: bytes) -> bytes:

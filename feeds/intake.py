@@ -19,6 +19,7 @@ from feeds.checks import (
     not_json,
 )
 from feeds.commands import (
+    OPERATION,
     Command,
     FollowFeed,
     Once,
@@ -318,7 +319,10 @@ class Intake:
         config = self._config
         lasting = key if isinstance(key, LastingKey) else LastingKey(key, config.dedup_ttl_s)
         self._text("idempotency key", lasting.text)
-        return stamp(lasting, content, now_us)
+        if lasting.text.startswith(OPERATION):
+            raise InvalidInput("an idempotency key must not begin as the engine's own do")
+        counted = 0 if isinstance(key, LastingKey) else config.dedup_keys_max
+        return stamp(lasting, content, now_us, counted)
 
 
 def _content(home: str, draft: ActivityDraft) -> bytes:

@@ -21,7 +21,8 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | counters | tenant, `u`, user | `UserRecord` |
 | outbox | tenant, follower, target | `Clearing` |
 | dedup | tenant, `k`, idempotency key | `Remembered` |
-| dedup | tenant, `x`, expiry 8, idempotency key | nothing |
+| dedup | tenant, `x`, expiry 8, idempotency key | 1 if it counts towards the limit |
+| dedup | tenant, `n` | `KeyCount` |
 """
 
 import struct
@@ -36,6 +37,7 @@ __all__ = [
     "ActivityKey",
     "ApiKeyKey",
     "CounterKey",
+    "DedupCountKey",
     "DedupKey",
     "DegreesKey",
     "Entity",
@@ -315,6 +317,17 @@ class DedupKey:
     def encode(self) -> bytes:
         """The key's bytes."""
         return _join(self.tenant) + b"k" + self.key.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class DedupCountKey:
+    """In `dedup`: how many of a tenant's keys are remembered."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + b"n"
 
 
 @dataclass(frozen=True, slots=True)

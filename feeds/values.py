@@ -14,6 +14,7 @@ __all__ = [
     "Clearing",
     "Degrees",
     "Edge",
+    "KeyCount",
     "PulledEdge",
     "Remembered",
     "StoredActivity",
@@ -26,6 +27,7 @@ __all__ = [
     "decode_degrees",
     "decode_edge",
     "decode_event",
+    "decode_key_count",
     "decode_pulled",
     "decode_remembered",
     "decode_tenant",
@@ -84,6 +86,13 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     result: bytes
 
 
+class KeyCount(msgspec.Struct, frozen=True, array_like=True):
+    """How many of a tenant's keys count towards its limit, and before when none expires."""
+
+    count: int = 0
+    since_us: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class StoredActivity:
     """An activity: log index of its first post, the facts (with all its places), its body."""
@@ -105,6 +114,7 @@ decode_edge = msgspec.msgpack.Decoder(Edge).decode
 decode_degrees = msgspec.msgpack.Decoder(Degrees).decode
 decode_clearing = msgspec.msgpack.Decoder(Clearing).decode
 decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
+decode_key_count = msgspec.msgpack.Decoder(KeyCount).decode
 decode_counter = msgspec.msgpack.Decoder(CounterRecord).decode
 decode_user = msgspec.msgpack.Decoder(UserRecord).decode
 decode_event = msgspec.msgpack.Decoder(Event).decode

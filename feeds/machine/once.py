@@ -1,9 +1,11 @@
 """Idempotency keys: a command that is sent again takes effect once."""
 
+from typing import Final
+
 import msgspec
 
-from feeds.commands import Once
-from feeds.keys import DedupKey, ExpiryKey, after, write_number
+from feeds.commands import OPERATION, Once
+from feeds.keys import DedupCountKey, DedupKey, ExpiryKey, after, write_number
 from feeds.machine.changes import Changes
 from feeds.results import (
     Placed,
@@ -14,12 +16,15 @@ from feeds.results import (
     encode_result,
 )
 from feeds.store.base import View
-from feeds.values import Remembered, decode_remembered, encode
+from feeds.values import KeyCount, Remembered, decode_key_count, decode_remembered, encode
 
 __all__ = ["recall", "remember"]
 
 PRUNE_MAX = 8
 """Expired keys that one command forgets at most: more than it adds."""
+
+_COUNTED: Final = b"\1"
+"""What stands beside a key that counts towards its tenant's limit."""
 
 
 def recall(once: Once, changes: Changes, view: View) -> Result | None:
@@ -37,21 +42,30 @@ def recall(once: Once, changes: Changes, view: View) -> Result | None:
             f"idempotency key {once.key[:80]!r} was used with other content: use a new key",
         )
     result = decode_result(stored.result)
-    if isinstance(result, Placed | RecordResult):
+    again = not once.key.startswith(OPERATION)  # a repeat by the engine is one write to its caller
+    if again and isinstance(result, Placed | RecordResult):
         return msgspec.structs.replace(result, duplicate=True)
     return result
 
 
 def remember(once: Once, changes: Changes, view: View, result: Result) -> None:
-    """Write down what this key was answered, and forget some that are expired."""
+    """Write down what this key was answered, and forget some that are expired or too many."""
     tenant = changes.tenant
-    _prune(once.now_us, changes, view)
+    gone: set[str] = set()
+    kept = _prune(once.now_us, _key_count(tenant, view), gone, changes, view)
+    kept = _make_room(once, kept, gone, changes, view)
+    count = kept.count + (once.keys_max > 0)
     stored = _stored(once.key, tenant, view)
-    if stored is not None:
-        changes.delete("dedup", ExpiryKey(tenant, stored.expires_us, once.key).encode())
+    if stored is not None and once.key not in gone:
+        before = ExpiryKey(tenant, stored.expires_us, once.key).encode()
+        count -= view.get("dedup", before) == _COUNTED
+        changes.delete("dedup", before)
     value = Remembered(once.digest, once.expires_us, encode_result(result))
+    expiry = ExpiryKey(tenant, once.expires_us, once.key).encode()
     changes.put("dedup", DedupKey(tenant, once.key).encode(), encode(value))
-    changes.put("dedup", ExpiryKey(tenant, once.expires_us, once.key).encode(), b"")
+    changes.put("dedup", expiry, _COUNTED if once.keys_max else b"")
+    kept = KeyCount(count, min(kept.since_us, once.expires_us))
+    changes.put("dedup", DedupCountKey(tenant).encode(), encode(kept))
 
 
 def _missing(once: Once, tenant: str, view: View) -> Rejected | None:
@@ -68,10 +82,54 @@ def _stored(key: str, tenant: str, view: View) -> Remembered | None:
     return decode_remembered(data) if data else None
 
 
-def _prune(now_us: int, changes: Changes, view: View) -> None:
-    prefix = ExpiryKey.prefix(changes.tenant)
+def _key_count(tenant: str, view: View) -> KeyCount:
+    data = view.get("dedup", DedupCountKey(tenant).encode())
+    return decode_key_count(data) if data else KeyCount()
+
+
+def _prune(now_us: int, kept: KeyCount, gone: set[str], changes: Changes, view: View) -> KeyCount:
+    """Forget keys that are expired, from where the last command left off.
+
+    So a scan does not pass again over the traces that deleted keys leave in a store.
+    """
+    prefix, since_us = ExpiryKey.prefix(changes.tenant), kept.since_us
+    start = prefix + write_number(since_us)
     stop = min(prefix + write_number(now_us + 1), after(prefix))
-    for key, _ in view.scan("dedup", prefix, stop, PRUNE_MAX):
-        expired = ExpiryKey.decode(key)
-        changes.delete("dedup", key)
-        changes.delete("dedup", DedupKey(expired.tenant, expired.key).encode())
+    found = list(view.scan("dedup", start, stop, PRUNE_MAX))
+    for key, mark in found:
+        kept = _forget(key, mark, kept, gone, changes)
+    if len(found) < PRUNE_MAX:
+        return KeyCount(kept.count, max(since_us, now_us + 1))
+    return kept
+
+
+def _make_room(
+    once: Once, kept: KeyCount, gone: set[str], changes: Changes, view: View
+) -> KeyCount:
+    """Forget the keys that expire next, where a tenant has as many as are remembered."""
+    if not once.keys_max or kept.count < once.keys_max:
+        return kept
+    prefix = ExpiryKey.prefix(changes.tenant)
+    start = prefix + write_number(kept.since_us)
+    since_us, count = kept.since_us, kept.count
+    stays = False
+    for key, mark in view.scan("dedup", start, after(prefix), 2 * PRUNE_MAX):
+        if count < once.keys_max:
+            break
+        expiring = ExpiryKey.decode(key)
+        if mark == _COUNTED and expiring.key != once.key:
+            if expiring.key not in gone:
+                count = _forget(key, mark, kept, gone, changes).count
+                kept = KeyCount(count, since_us)
+            since_us = since_us if stays else expiring.expires_us
+        else:
+            stays = True
+    return KeyCount(count, since_us)
+
+
+def _forget(key: bytes, mark: bytes, kept: KeyCount, gone: set[str], changes: Changes) -> KeyCount:
+    expired = ExpiryKey.decode(key)
+    gone.add(expired.key)
+    changes.delete("dedup", key)
+    changes.delete("dedup", DedupKey(expired.tenant, expired.key).encode())
+    return KeyCount(kept.count - (mark == _COUNTED), expired.expires_us)

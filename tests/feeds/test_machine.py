@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from feeds import machine
 from feeds.commands import (
+    OPERATION,
     ClearRows,
     Command,
     FollowFeed,
@@ -34,6 +35,7 @@ from feeds.state import StateMachine
 from feeds.store.base import COLUMN_FAMILIES
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, check_counters, memory_engine
+from feeds.values import decode_key_count
 
 TENANT = TenantId("demo")
 
@@ -169,7 +171,51 @@ def test_key_is_forgotten_after_its_time_and_its_entry_is_pruned() -> None:
     assert isinstance(record("k", 9, "bob"), Rejected)
     assert RecordResult(5, 1) == record("k", 10, "bob")
     assert RecordResult(6, 1) == record("other", 30, "carol")
-    assert 2 == len(node.state()["dedup"])
+    assert [b"demo\0kother", b"demo\0n", b"demo\0x" + bytes(7) + b"\x28other"] == [
+        key for key, _ in node.state()["dedup"]
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 30), st.integers(1, 20), st.booleans()),
+        max_size=40,
+    )
+)
+@settings(deadline=None)
+def test_no_more_keys_are_remembered_than_may_be_and_none_before_its_time(
+    used: list[tuple[int, int, int, bool]],
+) -> None:
+    node = Node()
+    for number, now_us, ttl_us, counted in used:
+        once = Once(f"k{number}", b"", now_us, now_us + ttl_us, None, 3 if counted else 0)
+        node.apply(RecordEvents(tenant="demo", events=(), once=once))
+        dedup = node.state()["dedup"]
+        keys = {key[6:] for key, _ in dedup if key[5:6] == b"k"}
+        marks = {key[14:]: value for key, value in dedup if key[5:6] == b"x"}
+        (count,) = [decode_key_count(value) for key, value in dedup if key[5:6] == b"n"]
+        assert once.key.encode() in keys
+        assert keys == marks.keys()
+        assert count.count == sum(value == b"\1" for value in marks.values()) <= 3
+        assert all(
+            count.since_us <= int.from_bytes(key[6:14]) for key, _ in dedup if key[5:6] == b"x"
+        )
+
+
+def test_the_keys_that_expire_next_are_forgotten_first_where_there_are_too_many() -> None:
+    node = Node()
+    for number in range(5):
+        once = Once(f"k{number}", b"", 0, 100 + number, None, 3)
+        node.apply(RecordEvents(tenant="demo", events=(), once=once))
+    assert [b"k2", b"k3", b"k4"] == [
+        key[6:] for key, _ in node.state()["dedup"] if key[5:6] == b"k"
+    ]
+
+
+def test_a_repeat_by_the_engine_is_answered_as_the_first_time() -> None:
+    node = Node()
+    command = msgspec.structs.replace(posted(0), once=Once(f"{OPERATION}1", b"", 0, 10))
+    assert node.apply(command) == node.apply(command)
 
 
 def test_activity_posted_again_and_again_stays_within_its_number_of_places() -> None:
