@@ -19,9 +19,7 @@ from feeds.errors import (
     FeedsError,
     LimitExceeded,
     NoLeader,
-    OutcomeUnknown,
     Overloaded,
-    ReplicaStopped,
     StorageFull,
 )
 from feeds.replication.base import (
@@ -33,14 +31,8 @@ from feeds.replication.base import (
 )
 from feeds.replication.consensus import Consensus, ConsensusConfig, is_full
 from feeds.replication.journal import Journal
-from feeds.replication.messages import (
-    Forward,
-    ForwardReply,
-    JoinAsk,
-    JoinTold,
-    Message,
-    Outcome,
-)
+from feeds.replication.messages import Forward, ForwardReply, JoinAsk, JoinTold, Message
+from feeds.replication.outcomes import forward_reply, forwarded, no_leader, unknown
 
 __all__ = ["Done", "Member", "MemberConfig"]
 
@@ -190,7 +182,7 @@ class Member:
         self._connected.discard(peer)
         self._consensus.disconnected(peer)
         for request in [one for one, waiter in self._by_request.items() if waiter.leader == peer]:
-            self._settle(self._by_request.pop(request), _unknown(f"{peer} is gone"))
+            self._settle(self._by_request.pop(request), unknown(f"{peer} is gone"))
 
     def submit(self, command: bytes, done: Done) -> None:
         """Propose a command; `done` is called once, perhaps before this returns.
@@ -314,7 +306,7 @@ class Member:
         self._snapshot_index = position.index
         for index in [index for index in self._by_index if before < index <= position.index]:
             for waiter in self._by_index.pop(index):
-                self._settle(waiter, _unknown("it was passed over by a snapshot"))
+                self._settle(waiter, unknown("it was passed over by a snapshot"))
 
     def status(self) -> ReplicaStatus:
         """Where this node stands."""
@@ -371,7 +363,7 @@ class Member:
             if waiter.done is None:
                 continue
             if leader is None or leader not in self._connected:
-                self._settle(waiter, _no_leader(leader))
+                self._settle(waiter, no_leader(leader))
                 continue
             self._request += 1
             waiter.leader = leader
@@ -430,7 +422,7 @@ class Member:
         while waiting and (waiting[0].done is None or waiting[0].deadline_s <= now):
             waiter = waiting.popleft()
             if waiter.done is not None:
-                self._settle(waiter, _unknown("no majority answered in time"))
+                self._settle(waiter, unknown("no majority answered in time"))
         if len(self._by_request) > 2 * self._open + 100:  # those that were told are dropped
             self._by_request = {
                 request: waiter
@@ -440,19 +432,19 @@ class Member:
 
     def _on_forward(self, peer: str, forward: Forward) -> None:
         if self._consensus.role != "leader":
-            error = _no_leader(self._consensus.leader)
+            error = no_leader(self._consensus.leader)
             self._send(peer, ForwardReply(forward.request, "no_leader", message=str(error)))
             return
 
         def answer(outcome: Applied | FeedsError) -> None:
-            self._send(peer, _forward_reply(forward.request, outcome))
+            self._send(peer, forward_reply(forward.request, outcome))
 
         self.submit(forward.command, answer)
 
     def _on_forward_reply(self, reply: ForwardReply) -> None:
         waiter = self._by_request.pop(reply.request, None)
         if waiter is not None:
-            self._settle(waiter, _forwarded(reply))
+            self._settle(waiter, forwarded(reply))
 
     # Others' needs.
 
@@ -495,46 +487,3 @@ def _tell(done: Done, outcome: Applied | FeedsError) -> None:
         done(outcome)
     except Exception:  # noqa: BLE001 - whoever waits must not stop the log
         _log.exception("callback_failed")
-
-
-def _no_leader(leader: str | None) -> NoLeader:
-    if leader is None:
-        return NoLeader("no node leads at the moment; nothing was written: retry in a moment")
-    return NoLeader(f"node {leader} leads and cannot be reached; nothing was written: retry")
-
-
-def _unknown(why: str) -> OutcomeUnknown:
-    return OutcomeUnknown(f"{why}: the write may have taken effect. Repeat it with its key")
-
-
-def _forward_reply(request: int, outcome: Applied | FeedsError) -> ForwardReply:
-    if isinstance(outcome, Applied):
-        return ForwardReply(request, "ok", outcome.index, outcome.result)
-    kind: Outcome
-    match outcome:
-        case NoLeader():
-            kind = "no_leader"
-        case Overloaded():
-            kind = "overloaded"
-        case StorageFull():
-            kind = "full"
-        case LimitExceeded():
-            kind = "limit"
-        case _:
-            kind = "unknown"
-    retry_after_s = outcome.retry_after_s if isinstance(outcome, Overloaded) else 0.0
-    return ForwardReply(request, kind, message=str(outcome), retry_after_s=retry_after_s)
-
-
-def _forwarded(reply: ForwardReply) -> Applied | FeedsError:
-    if reply.outcome == "ok":
-        return Applied(reply.index, reply.result)
-    if reply.outcome == "overloaded":
-        return Overloaded(reply.message, reply.retry_after_s)
-    kinds: dict[str, type[FeedsError]] = {
-        "no_leader": NoLeader,
-        "full": StorageFull,
-        "limit": LimitExceeded,
-        "stopped": ReplicaStopped,
-    }
-    return kinds.get(reply.outcome, OutcomeUnknown)(reply.message)

@@ -49,7 +49,11 @@ class TransportConfig:
     """Who is in the cluster, where, and the limits of connections."""
 
     cluster_id: str
+    """Names the cluster: nodes of another one are refused."""
+
     node: str
+    """Names this node among `nodes`."""
+
     nodes: Mapping[str, Address]
     """Every node of the cluster, this one too."""
 
