@@ -1,0 +1,305 @@
+"""What is kept of pysyncobj, and what takes the place of its disk, its network and its storage.
+
+Overriding works by Python's name mangling: the library's `self.__name` is `_SyncObj__name`. What is
+not overridden and could still reach the library's own storage, queue or pickle raises.
+"""
+
+import errno
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, NoReturn
+
+from pysyncobj import SyncObj, SyncObjConf
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+from pysyncobj.version import VERSION
+
+from feeds.errors import ReplicaStopped
+from feeds.replication.base import ApplyCommand, LogPosition
+from feeds.replication.journal import Entry, Journal
+from feeds.replication.messages import Message
+
+__all__ = ["CANDIDATE", "FOLLOWER", "LEADER", "ConsensusConfig", "Library", "is_full"]
+
+PYSYNCOBJ: Final = "0.3.17"
+"""The release whose private methods are replaced below."""
+
+if VERSION != PYSYNCOBJ:
+    raise ImportError(
+        f"pysyncobj {VERSION} is installed, and the guard in feeds.replication is made for "
+        f"{PYSYNCOBJ}: install pysyncobj=={PYSYNCOBJ}"
+    )
+
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
+_ROLES: Final = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsensusConfig:
+    """The pace of a cluster, and what it sends at once."""
+
+    heartbeat_s: float = 0.05
+    """Seconds between two appends of an idle leader to each peer."""
+
+    election_timeout_s_min: float = 0.4
+    """Seconds without a leader after which a node may stand; no peer agrees before that."""
+
+    election_timeout_s_max: float = 0.8
+    """Seconds without a leader after which it stands at the latest; drawn anew each time."""
+
+    leader_fallback_s: float = 1.0
+    """Seconds without a majority's answers after which a leader believes in itself no more."""
+
+    append_entries_max: int = 1_024
+    """Entries of one append at most."""
+
+    append_bytes_max: int = 1024 * 1024
+    """Bytes of the commands of one append, after the first, at most."""
+
+    pipeline_max: int = 8
+    """Appends with entries that may be unanswered by one peer."""
+
+    resend_s: float = 0.3
+    """Seconds without an answer after which a peer is sent again what it has not acknowledged."""
+
+    apply_entries_max: int = 1_024
+    """Entries that one tick applies at most, so that heartbeats go on."""
+
+    apply_bytes_max: int = 8 * 1024 * 1024
+    """Bytes of the commands, after the first, that one tick applies at most."""
+
+
+class Library(SyncObj):  # type: ignore[misc]  # the library has no types
+    """pysyncobj's role, term, vote, timer and commit index, over a journal of ours.
+
+    Messages are collected and leave in `flush`, behind a sync of the log: whatever a peer may count
+    on is durable here.
+    """
+
+    # The library's state, as far as it is used here; it has no types of its own.
+    _SyncObj__raftState: int = FOLLOWER
+    _SyncObj__raftCurrentTerm: int = 0
+    _SyncObj__raftLeader: Any = None
+    _SyncObj__raftCommitIndex: int = 0
+    _SyncObj__raftLastApplied: int = 0
+    _SyncObj__raftElectionDeadline: float = 0.0
+    _SyncObj__raftMatchIndex: dict[Any, int]
+    _SyncObj__lastResponseTime: dict[Any, float]
+    _SyncObj__connectedNodes: set[Any]
+    _SyncObj__noopIDx: int | None = None
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        peers: Sequence[str],
+        journal: Journal,
+        applied: LogPosition,
+        apply: ApplyCommand,
+        send: Callable[[str, Message], None],
+        clock: Callable[[], float],
+        random: Random,
+        config: ConsensusConfig,
+    ) -> None:
+        self._journal = journal
+        self._apply = apply
+        self._send = send
+        self._clock = clock
+        self._random = random
+        self._pace = config
+        self._outgoing: list[tuple[str, Message]] = []
+        self._nodes = {peer: Node(peer) for peer in peers}
+        settings = SyncObjConf(
+            autoTick=False,
+            appendEntriesUseBatch=True,  # nothing is sent by the library; this makes no pipe
+            appendEntriesPeriod=config.heartbeat_s,
+            raftMinTimeout=config.election_timeout_s_min,
+            raftMaxTimeout=config.election_timeout_s_max,
+            leaderFallbackTimeout=config.leader_fallback_s,
+            dynamicMembershipChange=False,
+            pollerType="select",
+        )
+        super().__init__(
+            Node(node), list(self._nodes.values()), conf=settings, transport=_Outbound(self)
+        )
+        self._poller = _NoPoller()
+        self._SyncObj__raftLog = _LibraryLog(journal)
+        self._SyncObj__raftCurrentTerm = journal.term
+        self._SyncObj__raftCommitIndex = applied.index
+        self._SyncObj__raftLastApplied = applied.index
+        self._SyncObj__raftMatchIndex = dict.fromkeys(self._nodes.values(), 0)
+        self._SyncObj__lastResponseTime = dict.fromkeys(self._nodes.values(), 0.0)
+        self._postpone_election()
+
+    @property
+    def role(self) -> str:
+        """`leader`, `follower` or `candidate`."""
+        return _ROLES[self._SyncObj__raftState]
+
+    @property
+    def leader(self) -> str | None:
+        """The node that leads, as far as is known here."""
+        found = self._SyncObj__raftLeader
+        return None if found is None else str(found.id)
+
+    @property
+    def term(self) -> int:
+        """The newest term that this node has seen."""
+        return self._SyncObj__raftCurrentTerm
+
+    @property
+    def commit_index(self) -> int:
+        """Index up to which entries are known to be decided."""
+        return self._SyncObj__raftCommitIndex
+
+    @property
+    def applied_index(self) -> int:
+        """Index up to which entries are applied."""
+        return self._SyncObj__raftLastApplied
+
+    def flush(self) -> None:
+        """Make durable what was written, then let the messages leave."""
+        if not self._outgoing:
+            return
+        self._journal.sync()
+        outgoing, self._outgoing = self._outgoing, []
+        for peer, message in outgoing:
+            self._send(peer, message)
+
+    @abstractmethod
+    def _ask_for_votes(self, term: int) -> None:
+        """The library stands for election in a term: ask every peer."""
+
+    # What the library calls.
+
+    def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
+        """Apply what is committed, once each and in order; what apply raises stops the node."""
+        if self.commit_index <= self.applied_index:
+            return False
+        self._journal.sync()  # nothing is applied that is not durable here
+        first = self.applied_index + 1
+        count = min(self.commit_index - self.applied_index, self._pace.apply_entries_max)
+        entries = self._journal.entries(first, count, self._pace.apply_bytes_max)
+        try:
+            for index, (term, command) in enumerate(entries, first):
+                self._apply(index, term, command)
+                self._SyncObj__raftLastApplied = index
+        except OSError as error:  # not to be taken for a full log, and not to be tried again
+            raise ReplicaStopped(f"entry {index} could not be applied: {error}") from error
+        return False
+
+    def _SyncObj__getEntries(  # noqa: N802
+        self, first: int, *_: int | None
+    ) -> list[tuple[None, int, int | None]]:
+        """The library asks one entry at a time for its term, to judge whether to commit it."""
+        noop = self._SyncObj__noopIDx
+        if noop is not None and first >= noop and self._SyncObj__raftState == LEADER:
+            return [(None, first, self.term)]
+        return [(None, first, self._journal.term_at(first))]
+
+    def _SyncObj__getCurrentLogIndex(self) -> int:  # noqa: N802
+        return self._journal.last.index
+
+    def _SyncObj__getCurrentLogTerm(self) -> int:  # noqa: N802
+        return self._journal.last.term
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
+        pace = self._pace
+        return self._random.uniform(pace.election_timeout_s_min, pace.election_timeout_s_max)
+
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
+        return True  # peers agreed to the election before
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        """Segments are dropped by the member, snapshots are the store's."""
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        """Commands do not wait in the library's queue."""
+
+    def _refuse_library(self, *_: object, **__: object) -> NoReturn:
+        raise ReplicaStopped(
+            "a part of pysyncobj was called that the guard has replaced: please report this"
+        )
+
+    _applyCommand = _refuse_library  # noqa: N815
+    _SyncObj__onMessageReceived = _refuse_library
+    _SyncObj__doApplyCommand = _refuse_library
+    _SyncObj__deleteEntriesFrom = _refuse_library
+    _SyncObj__deleteEntriesTo = _refuse_library
+    _SyncObj__loadDumpFile = _refuse_library
+    _SyncObj__sendNextNodeIdx = _refuse_library
+    _SyncObj__parseChangeClusterRequest = _refuse_library
+
+    def _from_library(self, message: dict[str, Any]) -> None:  # Any: the library's dict
+        """The one message that the library still makes: it asks every peer for a vote."""
+        if message["type"] != "request_vote":
+            self._refuse_library()
+        self._ask_for_votes(message["term"])
+
+    def _postpone_election(self) -> None:
+        self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
+
+    def _post(self, peer: str, message: Message) -> None:
+        self._outgoing.append((peer, message))
+
+    def _stop(self, why: str) -> NoReturn:
+        raise ReplicaStopped(
+            f"{why}: logs that must agree do not. This node stops and changes nothing more. Keep a "
+            "copy of its data directory, and replace it by an empty one that joins"
+        )
+
+
+def is_full(error: OSError, journal: Journal) -> bool:
+    """Whether a write failed because the disk is full, and left the log as it was."""
+    return error.errno in _NO_SPACE and journal.broken is None
+
+
+class _Outbound(Transport):  # type: ignore[misc]  # the library has no types
+    """What the library believes to be its network."""
+
+    ready = True
+
+    def __init__(self, consensus: Library) -> None:
+        super().__init__(None, None, [])
+        self._consensus = consensus
+        self._asked_term = -1
+
+    def send(self, _: Any, message: dict[str, Any]) -> bool:  # Any: the library's node
+        if message.get("term") != self._asked_term:  # it sends one to each peer: once is enough
+            self._asked_term = message["term"]
+            self._consensus._from_library(message)  # noqa: SLF001 - one thing in two classes
+        return True
+
+
+class _LibraryLog:
+    """What the library believes to be its journal; behind it is ours."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def add(self, _: bytes, __: int, term: int) -> None:
+        """The leader's first entry: it is empty."""
+        self._journal.append([Entry(term, b"")])
+
+    def setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
+        """Durable when it returns."""
+        self._journal.save_vote(term, voted_for)
+
+    def setRaftCommitIndex(self, _: int) -> None:  # noqa: N802
+        """What is committed is known by what the store has applied."""
+
+    def onOneSecondTimer(self) -> None:  # noqa: N802
+        """Nothing waits."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+class _NoPoller:
+    """Waiting is the node's own loop's."""
+
+    def poll(self, _: float) -> None:
+        """Do not wait."""
