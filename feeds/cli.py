@@ -1,7 +1,8 @@
 """The commands of the feed engine: `headwater import`, `headwater export`, `headwater tenants`.
 
 What writes opens the engine in its own process, so no service may have the data directory
-meanwhile; the error then names the process that has it. What only reads goes on beside it.
+meanwhile; the error then names the process that has it. What only reads goes on beside it. With
+`--engine`, both go through a running node of a cluster.
 """
 
 import contextlib
@@ -31,6 +32,14 @@ DataDir = Annotated[
         help="The engine's data directory.",
     ),
 ]
+Engine = Annotated[
+    Path | None,
+    typer.Option(
+        "--engine",
+        envvar="HEADWATER_ENGINE",
+        help="The socket of a running engine node, instead of a data directory.",
+    ),
+]
 Tenant = Annotated[str, typer.Option("--tenant", help="The tenant's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -47,6 +56,7 @@ def import_(
     ],
     tenant: Tenant,
     data_dir: DataDir = DATA_DIR,
+    engine_socket: Engine = None,
     json: AsJson = False,
 ) -> None:
     """Replay an action log through the engine; the tenant is created if it does not exist.
@@ -56,7 +66,7 @@ def import_(
     from feeds.actions import read_actions  # noqa: PLC0415 - the CLI starts without the engine
     from feeds.importer import replay  # noqa: PLC0415
 
-    with _told(json), _opened_log(actions) as stream, _opened(data_dir) as engine:
+    with _told(json), _opened_log(actions) as stream, _opened(data_dir, engine_socket) as engine:
         engine.create_tenant(tenant).result()
         with _progress("importing", _lines(actions)) as progress:
             report = replay(engine, TenantId(tenant), read_actions(stream, actions.name), progress)
@@ -73,6 +83,7 @@ def export(
     tenant: Tenant,
     out: Annotated[Path, typer.Option("--out", help="The directory to export to.")],
     data_dir: DataDir = DATA_DIR,
+    engine_socket: Engine = None,
     json: AsJson = False,
 ) -> None:
     """Export a tenant's events as Parquet by day; what was exported before is not repeated.
@@ -81,7 +92,7 @@ def export(
     """
     from feeds.export import export as export_events  # noqa: PLC0415 - as above
 
-    with _told(json), _read(data_dir) as reader:
+    with _told(json), _read(data_dir, engine_socket) as reader:
         check_tenant_id(tenant)
         with _progress("exporting") as progress:
             report = export_events(reader, TenantId(tenant), out, progress=progress)
@@ -93,10 +104,11 @@ def export(
 def create(
     tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
     data_dir: DataDir = DATA_DIR,
+    engine_socket: Engine = None,
     json: AsJson = False,
 ) -> None:
     """Create a tenant and its first API key, which is printed once and not stored."""
-    with _told(json), _opened(data_dir) as engine:
+    with _told(json), _opened(data_dir, engine_socket) as engine:
         check_tenant_id(tenant)
         if tenant in engine.tenants():
             raise InvalidInput(
@@ -108,9 +120,9 @@ def create(
 
 
 @tenants.command("list")
-def list_(data_dir: DataDir = DATA_DIR, json: AsJson = False) -> None:
+def list_(data_dir: DataDir = DATA_DIR, engine_socket: Engine = None, json: AsJson = False) -> None:
     """List the tenants and how many API keys each has."""
-    with _told(json), _read(data_dir) as reader:
+    with _told(json), _read(data_dir, engine_socket) as reader:
         found = {str(tenant): len(reader.keys(tenant)) for tenant in reader.tenants()}
         listed = {"tenants": [{"tenant": name, "keys": keys} for name, keys in found.items()]}
         shown = {name: f"{keys} API keys" for name, keys in found.items()}
@@ -122,10 +134,11 @@ def keys(
     tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
     create: Annotated[bool, typer.Option("--create", help="Make another API key.")] = False,
     data_dir: DataDir = DATA_DIR,
+    engine_socket: Engine = None,
     json: AsJson = False,
 ) -> None:
     """List a tenant's API keys by their public ids, or make another one with --create."""
-    with _told(json), _opened(data_dir) as engine:
+    with _told(json), _opened(data_dir, engine_socket) as engine:
         if create:
             made = _make_key(engine, TenantId(tenant))
             _print("keep the API key, it is shown once", made, made, json=json)
@@ -149,24 +162,29 @@ def _make_key(engine: "FeedEngine", tenant: TenantId) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _opened(data_dir: Path) -> Iterator["FeedEngine"]:
-    """The engine on a data directory, until the command ends."""
+def _opened(data_dir: Path, engine_socket: Path | None) -> Iterator["FeedEngine"]:
+    """The engine on a data directory, or beside a node, until the command ends."""
     from feeds.engine import FeedEngine  # noqa: PLC0415 - as above
 
-    with FeedEngine.open(data_dir) as engine:
-        yield engine
+    if engine_socket is not None:
+        from feeds.remote import open_remote  # noqa: PLC0415 - as above
+
+        with open_remote(engine_socket) as engine:
+            yield engine
+    else:
+        with FeedEngine.open(data_dir) as engine:
+            yield engine
 
 
 @contextlib.contextmanager
-def _read(data_dir: Path) -> Iterator["StoreReader"]:
+def _read(data_dir: Path, engine_socket: Path | None) -> Iterator["StoreReader"]:
     """The engine, or where another process has it, what that process has written so far."""
-    from feeds.engine import FeedEngine  # noqa: PLC0415 - as above
-    from feeds.opening import open_reader  # noqa: PLC0415
+    from feeds.opening import open_reader  # noqa: PLC0415 - as above
 
     with contextlib.ExitStack() as stack:
         reader: StoreReader
         try:
-            reader = stack.enter_context(FeedEngine.open(data_dir))
+            reader = stack.enter_context(_opened(data_dir, engine_socket))
         except DataDirectoryLocked:
             reader = stack.enter_context(open_reader(data_dir))
         yield reader

@@ -85,6 +85,7 @@ class EngineClient:
         self._unsent: deque[bytes] = deque()
         self._sending = False
         self._changed = Condition()
+        self._closing = False
         self._closed = False
         self._watchers: tuple[Moved, ...] = ()
         self._thread = Thread(target=self._run, name="engine-client", daemon=True)
@@ -144,7 +145,12 @@ class EngineClient:
         return future
 
     def status(self) -> ReplicaStatus:
-        """Where the node stands. Raises `NoLeader` or `OutcomeUnknown` where it does not answer."""
+        """Where the node stands; `stopped` once this client is closed.
+
+        Raises `NoLeader` or `OutcomeUnknown` where it does not answer.
+        """
+        if self._closing:
+            return ReplicaStatus("stopped", 0, 0, 0, 0)
         future: Future[ReplicaStatus] = Future()
         self._ask(Status, future, _status_of)
         return future.result(self._timeout_s + 1)
@@ -166,8 +172,14 @@ class EngineClient:
         """The node does that by itself."""
 
     def close(self) -> None:
-        """Hang up; who still waits is told that the outcome is unknown."""
+        """Wait for the answers to what was sent, and hang up; twice is harmless.
+
+        Who still waits after `timeout_s` is told that the outcome is unknown.
+        """
         with self._changed:
+            self._closing = True
+            if current_thread() is not self._thread:
+                self._changed.wait_for(lambda: not self._waiting, self._timeout_s)
             self._closed = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):
@@ -227,7 +239,7 @@ class EngineClient:
                     connection.sendall(data)
 
     def _refusal(self) -> FeedsError | None:
-        if self._closed:
+        if self._closing:
             return ReplicaStopped("the connection to the engine takes no writes: it was closed")
         if self._welcome is None:
             return NoLeader(
@@ -313,9 +325,16 @@ class EngineClient:
 
     def _settle(self, number: int, told: Done | FeedsError) -> None:
         with self._changed:
-            waiter = self._waiting.pop(number, None)
-        if waiter is not None:
+            waiter = self._waiting.get(number)
+        if waiter is None:
+            return
+        try:
             waiter.settle(told)
+        finally:
+            with self._changed:
+                self._waiting.pop(number, None)
+                if self._closing:
+                    self._changed.notify_all()
 
     def _expire(self) -> None:
         now = time.monotonic()

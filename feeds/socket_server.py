@@ -11,14 +11,14 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from feeds.errors import FeedsError, InvalidInput, Overloaded, StorageError
 from feeds.replication.base import Applied, LogPosition, ReplicaStatus
-from feeds.replication.cluster import ClusterReplica
 from feeds.replication.frames import FrameReader, frame
+from feeds.replication.member import Done as Told
 from feeds.socket_protocol import (
     PROTOCOL_VERSION,
     REQUEST_BYTES_MAX,
@@ -37,7 +37,7 @@ from feeds.socket_protocol import (
     outcome,
 )
 
-__all__ = ["SocketConfig", "SocketServer"]
+__all__ = ["ServedReplica", "SocketConfig", "SocketServer"]
 
 _log = structlog.get_logger(__name__)
 _READ_BYTES: Final = 256 * 1024
@@ -57,6 +57,27 @@ class SocketConfig:
     """Bytes of replies that may wait for a process that does not read; then it is hung up on."""
 
 
+class ServedReplica(Protocol):
+    """What the server asks of a replica."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it and the server run on."""
+        ...
+
+    def submit_on_loop(self, command: bytes, done: Told) -> None:
+        """Propose a command; `done` is called on the loop, once."""
+        ...
+
+    def watch(self, watcher: Callable[[ReplicaStatus], None]) -> None:
+        """Call `watcher` on the loop when something was applied or the role changed."""
+        ...
+
+    def status(self) -> ReplicaStatus:
+        """Where it stands."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class _Connection:
     writer: asyncio.StreamWriter
@@ -69,7 +90,7 @@ class SocketServer:
 
     def __init__(
         self,
-        replica: ClusterReplica,
+        replica: ServedReplica,
         welcome: Welcome,
         checkpoint: Callable[[Path], LogPosition],
         generation: Callable[[], int],

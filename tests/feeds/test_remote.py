@@ -1,0 +1,134 @@
+"""An engine beside a node: it reads the node's store, and writes through its socket."""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from feeds.cli_cluster import init_cluster
+from feeds.errors import InvalidInput, NotFound, StorageError
+from feeds.model import ActivityDraft, FeedId, TenantId
+from feeds.node import EngineNode
+from feeds.node_config import NodeConfig
+from feeds.remote import open_remote
+from serving.cli import build
+
+DEMO = TenantId("demo")
+AUTHOR = FeedId("user", "ann")
+WAIT_S = 30.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def node() -> Iterator[NodeConfig]:
+    """A cluster of one, in this process."""
+    with tempfile.TemporaryDirectory(prefix="hw") as directory:  # a socket's path is short
+        (path,) = init_cluster(Path(directory), "test", free_port(), nodes=1, plain=True)
+        config = NodeConfig.load(path)
+        with EngineNode.running(config):
+            yield config
+
+
+def draft(number: int) -> ActivityDraft:
+    return ActivityDraft(actor="user:ann", verb="post", object=f"v{number}")
+
+
+def test_write_is_seen_once_its_future_is_done(node: NodeConfig) -> None:
+    with open_remote(node.socket) as engine:
+        engine.create_tenant("demo").result(WAIT_S)
+        for number in range(50):
+            posted = engine.post(DEMO, AUTHOR, draft(number)).result(WAIT_S)
+            assert posted.index <= engine.applied_index()
+            assert number + 1 == len(engine.rows(DEMO, AUTHOR, 100))
+
+
+def test_writes_of_another_process_are_there_from_the_start(node: NodeConfig) -> None:
+    with open_remote(node.socket) as one, open_remote(node.socket) as other:
+        one.create_tenant("demo").result(WAIT_S)
+        one.post(DEMO, AUTHOR, draft(0)).result(WAIT_S)
+        with open_remote(node.socket) as later:
+            assert 1 == len(later.rows(DEMO, AUTHOR, 10))
+        other.post(DEMO, AUTHOR, draft(1)).result(WAIT_S)
+        assert 2 == len(other.rows(DEMO, AUTHOR, 10))
+
+
+def test_bad_input_is_refused_before_it_is_sent(node: NodeConfig) -> None:
+    with open_remote(node.socket) as engine:
+        before = engine.status().last_index
+        with pytest.raises(NotFound, match="'demo' does not exist"):
+            engine.post(DEMO, AUTHOR, draft(0))
+        with pytest.raises(InvalidInput, match="hears of no changes"):
+            engine.subscribe(lambda *_: None)
+        assert before == engine.status().last_index
+
+
+def test_no_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="headwater cluster start"),
+        open_remote(tmp_path / "none.sock", wait_s=0.1),
+    ):
+        pass
+
+
+def test_commands_work_against_a_running_cluster(node: NodeConfig, tmp_path: Path) -> None:
+    app = build({"import", "export", "tenants"})
+
+    def run(*arguments: str | Path) -> dict[str, object]:
+        told = [str(argument) for argument in (*arguments, "--engine", node.socket, "--json")]
+        result = CliRunner().invoke(app, told, catch_exceptions=False)
+        answer: dict[str, object] = json.loads(result.stdout)
+        return answer
+
+    made = run("tenants", "create", "demo")
+    assert str(made["key_id"]) in str(made["api_key"])
+    assert {"tenants": [{"tenant": "demo", "keys": 1}]} == run("tenants", "list")
+    log = tmp_path / "actions.jsonl"
+    action = {
+        "type": "post",
+        "time_us": 1_500_000_000_000_000,
+        "feed": "user:ann",
+        "actor": "user:ann",
+        "verb": "ship",
+        "object": "v1",
+    }
+    log.write_text(
+        "".join(json.dumps(action | {"object": f"v{number}"}) + "\n" for number in range(600))
+    )
+    assert {"post": 600, "duplicate": 0} == run("import", log, "--tenant", "demo")["counts"]
+    assert {"post": 600, "duplicate": 600} == run("import", log, "--tenant", "demo")["counts"]
+    report = run("export", "--tenant", "demo", "--out", tmp_path / "out")
+    assert 600 == report["events_total"]
+    assert "exists" in str(run("tenants", "create", "demo")["error"])
+
+
+def test_view_moves_to_the_store_of_a_snapshot(node: NodeConfig) -> None:
+    with open_remote(node.socket) as engine:
+        engine.create_tenant("demo").result(WAIT_S)
+        view = engine._view
+        view.reopen()  # type: ignore[attr-defined]
+        engine.post(DEMO, AUTHOR, draft(0)).result(WAIT_S)
+        view.reopen()  # type: ignore[attr-defined]
+        assert 1 == len(engine.rows(DEMO, AUTHOR, 10))
+
+
+def test_a_node_is_an_engine_and_nothing_else() -> None:
+    heavy = "fastapi starlette uvicorn mlflow dask pandas pyarrow xgboost sklearn scipy ranking"
+    code = (
+        "import sys, feeds.node, feeds.cli_cluster; "
+        f"print([name for name in {heavy.split()!r} if name in sys.modules])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "[]" == told.stdout.strip()
