@@ -8,6 +8,7 @@ from feeds import machine
 from feeds.commands import decode_command
 from feeds.errors import InvalidInput
 from feeds.events import Event
+from feeds.flushing import Flusher
 from feeds.keys import APPLIED, write_number
 from feeds.model import TenantId
 from feeds.results import Rejected, encode_result
@@ -27,12 +28,14 @@ class Applier:
     The store is flushed every `flush_every_bytes` of commands, so that the log before is needless.
     """
 
-    def __init__(self, store: Store, applied_index: int, flush_every_bytes: int) -> None:
+    def __init__(
+        self, store: Store, applied_index: int, flush_every_bytes: int, flusher: Flusher
+    ) -> None:
         self._store = store
         self._applied_index = applied_index
         self._flush_every_bytes = flush_every_bytes
         self._unflushed_bytes = 0
-        self._flushed_index = 0
+        self._flusher = flusher
         self._left: list[bytes] = []
         self._listeners: tuple[Listener, ...] = ()
 
@@ -49,6 +52,7 @@ class Applier:
         """
         if index <= self._applied_index:
             return b""
+        self._flusher.check()
         applied = Write("meta", APPLIED, write_number(index) + write_number(term))
         if not data:
             self._store.write([applied])
@@ -71,11 +75,6 @@ class Applier:
             self._tell(TenantId(command.tenant), index, outcome.events)
         return encode_result(outcome.result)
 
-    def take_flushed(self) -> int:
-        """The log index of the last flush; 0 if there was none since this was asked."""
-        flushed, self._flushed_index = self._flushed_index, 0
-        return flushed
-
     def take_left(self) -> list[bytes]:
         """The keys of the outbox that were written since this was asked, in log order."""
         left, self._left = self._left, []
@@ -83,10 +82,9 @@ class Applier:
 
     def _flush_after(self, command_bytes: int) -> None:
         self._unflushed_bytes += command_bytes
-        if self._unflushed_bytes >= self._flush_every_bytes:
-            self._store.flush()
+        due = self._unflushed_bytes >= self._flush_every_bytes
+        if due and self._flusher.request(self._applied_index):
             self._unflushed_bytes = 0
-            self._flushed_index = self._applied_index
 
     def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         for listener in self._listeners:

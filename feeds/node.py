@@ -18,6 +18,7 @@ import typer
 from feeds.config import FeedsConfig
 from feeds.directory import DataDirectory
 from feeds.errors import ClusterMismatch, FeedsError, StorageError
+from feeds.flushing import BackgroundFlusher
 from feeds.identity import Identity
 from feeds.node_config import NodeConfig
 from feeds.replication.base import LogPosition, ReplicaStatus
@@ -98,7 +99,7 @@ class EngineNode:
         self._identity = identity
         self._limits = limits
         self._store = self._open_rocks()
-        self._machine = StateMachine(self._store, limits)
+        self._machine = StateMachine(self._store, limits, BackgroundFlusher)
         self._generation = 0
         self._replica: ClusterReplica | None = None
 
@@ -142,8 +143,7 @@ class EngineNode:
 
     def close_store(self) -> None:
         """Let go of the store."""
-        self._machine.lead(leads=False)
-        self._store.close()
+        self._machine.close_store()
 
     def open_store(self) -> LogPosition:
         """Open the store that lies there now; up to where it has applied."""

@@ -14,6 +14,7 @@ from feeds.applier import Applier, Listener
 from feeds.commands import ClearRows, encode_command
 from feeds.config import FeedsConfig
 from feeds.errors import ReplicaStopped, StorageError
+from feeds.flushing import Flusher, InlineFlusher
 from feeds.keys import APPLIED, OutboxKey, read_number
 from feeds.outbox import Outbox
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, Replica, ReplicaStatus
@@ -43,9 +44,16 @@ class StateMachine:
     what they left to be done, if this node leads, and drops the log that a flush made needless.
     """
 
-    def __init__(self, store: Store, config: FeedsConfig) -> None:
+    def __init__(
+        self,
+        store: Store,
+        config: FeedsConfig,
+        make_flusher: Callable[[Store], Flusher] = InlineFlusher,
+    ) -> None:
         self._config = config
         self._store = store
+        self._make_flusher = make_flusher
+        self._flusher = make_flusher(store)
         self._listeners: tuple[Listener, ...] = ()
         self._applier = self._make_applier()
         self._replica: Replica | None = None
@@ -100,16 +108,24 @@ class StateMachine:
         self._compact()
 
     def replace(self, store: Store) -> None:
-        """Go on with the store of a snapshot; the one before must be closed by the caller."""
+        """Go on with the store of a snapshot; the one before was closed with `close_store`."""
         self._store = store
+        self._flusher = self._make_flusher(store)
         self._outbox = None
         self._applier = self._make_applier()
+
+    def close_store(self) -> None:
+        """Close the store as it is, to be replaced."""
+        self._outbox = None
+        self._flusher.close()
+        self._store.close()
 
     def close(self) -> None:
         """Flush and close the store. Where the disk refuses the flush, that is logged.
 
         Nothing is lost then: the log has what the store lacks.
         """
+        self._flusher.close()
         try:
             self._store.flush()
         except StorageError as error:  # what ended the work must be heard, not this
@@ -118,7 +134,8 @@ class StateMachine:
             self._store.close()
 
     def _make_applier(self) -> Applier:
-        applier = Applier(self._store, self.applied().index, self._config.flush_every_bytes)
+        every_bytes = self._config.flush_every_bytes
+        applier = Applier(self._store, self.applied().index, every_bytes, self._flusher)
         for listener in self._listeners:
             applier.subscribe(listener)
         return applier
@@ -130,7 +147,7 @@ class StateMachine:
         return answered(proposed, UnfollowResult, lambda result: result)
 
     def _compact(self) -> None:
-        flushed = self._applier.take_flushed()
+        flushed = self._flusher.take_flushed()
         if not flushed or self._replica is None:
             return
         try:
