@@ -167,19 +167,24 @@ def start_cluster(directory: Path) -> dict[str, int]:
 
     Returns once a node leads.
     """
-    processes = {}
-    for path in _configs(directory):
-        processes[path.stem] = _running(directory, path.stem) or _spawn(directory, path)
+    processes: dict[str, int] = {}
+    spawned: set[str] = set()
     deadline = time.monotonic() + START_S_MAX
-    while not any(_is_leader(one) for one in _statuses(directory).values()):
-        for node in processes:
-            if _running(directory, node) is None:
+    while True:
+        for path in _configs(directory):
+            node, running = path.stem, _running(directory, path.stem)
+            if running is None and node in spawned:
                 log = directory / f"{node}.log"
                 raise InvalidInput(f"{node} has ended: {_last_line(log)} (see {log})")
+            if running is None:
+                running = _spawn(directory, path)
+                spawned.add(node)
+            processes[node] = running
+        if any(_is_leader(one) for one in _statuses(directory).values()):
+            return processes
         if time.monotonic() > deadline:
             raise InvalidInput(f"no node leads after {START_S_MAX:g} s: see {directory}/n*.log")
         time.sleep(0.05)
-    return processes
 
 
 def stop_cluster(directory: Path) -> list[str]:

@@ -17,6 +17,8 @@ import typer
 from rich.progress import track
 
 from feeds.simulation.schedule import Outcome, run_schedule
+from feeds.simulation.stock import StockWorld
+from feeds.simulation.world import World
 
 SEEDS = 2**40
 CHUNK = 20
@@ -28,11 +30,14 @@ def main(
     first: Annotated[int | None, typer.Option(help="The first seed; random without it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Run this one alone, and print it.")] = None,
     seconds: Annotated[float, typer.Option(help="Simulated seconds of faults in each.")] = 6.0,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="With --seed: the library without the guard.")
+    ] = False,
 ) -> None:
     """Run schedules; exit with 1 if a law was broken in any of them."""
     if seed is not None:
         quiet()
-        outcome = run_schedule(seed, seconds)
+        outcome = run_schedule(seed, seconds, StockWorld if stock else World)
         print("\n".join(outcome.trace))
         print(f"seed {seed}: trace {outcome.digest:08x}; {outcome.broken or 'every law held'}")
         sys.exit(outcome.broken is not None)

@@ -68,11 +68,15 @@ class _Clients:
         self.unknown += isinstance(outcome, OutcomeUnknown)
 
 
-def run_schedule(seed: int, seconds: float = 6.0) -> Outcome:
+def run_schedule(
+    seed: int,
+    seconds: float = 6.0,
+    world_of: Callable[[Path, int, int, MemberConfig], World] = World,
+) -> Outcome:
     """Run the schedule of a seed for so many simulated seconds, then heal it and see it through."""
     scratch = SCRATCH if SCRATCH.is_dir() else None
     with tempfile.TemporaryDirectory(dir=scratch, prefix="headwater-sim-") as directory:
-        world = World(Path(directory), seed, 5 if seed % 10 == 0 else 3, CONFIG)
+        world = world_of(Path(directory), seed, 5 if seed % 10 == 0 else 3, CONFIG)
         clients = _Clients(world, world.random)
         broken = None
         try:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import pysyncobj.syncobj
 
@@ -21,10 +21,10 @@ from feeds.replication.base import Applied, LogPosition
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.member import Member, MemberConfig
-from feeds.replication.messages import Message, decode_message, encode_message
+from feeds.replication.messages import decode_message, encode_message
 from feeds.simulation.disk import SimulatedDisk
 
-__all__ = ["LawBroken", "Machine", "NodeState", "World"]
+__all__ = ["LawBroken", "Machine", "NodeState", "SimulatedNode", "World"]
 
 TICK_S: Final = 0.02
 """Seconds between two ticks of a node in which nothing arrives."""
@@ -67,12 +67,14 @@ class Machine:
 
 
 @dataclass(slots=True)
-class _Node:
+class SimulatedNode:
+    """A node: its directory and store outlive its member."""
+
     name: str
     directory: Path
     machine: Machine = field(default_factory=Machine)
     member: Member | None = None
-    journal: Journal | None = None
+    close: Callable[[], None] = lambda: None
     incarnation: int = 0
     refused: str | None = None
     joining: bool = False
@@ -107,9 +109,11 @@ class World:
         self.trace: list[str] = []
         self.acknowledged: dict[int, _Acknowledged] = {}
         self.disk = SimulatedDisk(root)
+        self.encode: Callable[[Any], bytes] = encode_message
+        self.decode: Callable[[bytes], Any] = decode_message  # Any: the stock library's are dicts
         self._config = config or MemberConfig()
         self._log_config = LogConfig(segment_bytes_max=SEGMENT_BYTES)
-        self._nodes = {name: _Node(name, root / name) for name in self.names}
+        self._nodes = {name: SimulatedNode(name, root / name) for name in self.names}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._committed: dict[int, tuple[int, bytes]] = {}
@@ -157,30 +161,16 @@ class World:
         node = self._nodes[name]
         if node.member is not None:
             return
-        position = node.machine.state.position
         try:
-            journal = Journal.open(node.directory, position, self._log_config, TAIL_BYTES)
+            node.member, node.close = self._open(node)
         except StorageError as error:
             self.note(f"{name} refuses to start: {error}")
             node.refused = str(error)
             return
         node.incarnation += 1
-        node.commit = position.index
-        node.journal = journal
-        node.member = Member(
-            node=name,
-            peers=[other for other in self.names if other != name],
-            journal=journal,
-            apply=lambda index, term, command: self._apply(node, index, term, command),
-            applied=position,
-            send=lambda peer, message: self._send(name, peer, message),
-            clock=lambda: self.now_s,
-            random=Random(self.random.getrandbits(32)),  # noqa: S311
-            config=self._config,
-            joining=node.joining,
-            on_joined=lambda: self._joined(node),
-        )
-        self.note(f"{name} starts at {position.index}, log to {journal.last.index}")
+        status = node.member.status()
+        node.commit = status.commit_index
+        self.note(f"{name} starts at {status.applied_index}, log to {status.last_index}")
         for other in self.names:
             if other != name and self._nodes[other].member is not None:
                 self._connect(name, other)
@@ -190,11 +180,11 @@ class World:
     def kill(self, name: str) -> None:
         """End a node's process; its files and its store stay as they are."""
         node = self._nodes[name]
-        if node.member is None or node.journal is None:
+        if node.member is None:
             return
-        node.member, journal, node.journal = None, node.journal, None
+        node.member = None
         node.incarnation += 1
-        journal.close()
+        node.close()
         self.note(f"{name} is killed")
         for other in self.names:
             member = self._nodes[other].member
@@ -288,19 +278,38 @@ class World:
 
     # How it happens.
 
+    def _open(self, node: SimulatedNode) -> tuple[Member, Callable[[], None]]:
+        """A node's member on what its directory holds, and how to end it."""
+        name, position = node.name, node.machine.state.position
+        journal = Journal.open(node.directory, position, self._log_config, TAIL_BYTES)
+        member = Member(
+            node=name,
+            peers=[other for other in self.names if other != name],
+            journal=journal,
+            apply=lambda index, term, command: self._apply(node, index, term, command),
+            applied=position,
+            send=lambda peer, message: self._send(name, peer, message),
+            clock=lambda: self.now_s,
+            random=Random(self.random.getrandbits(32)),  # noqa: S311
+            config=self._config,
+            joining=node.joining,
+            on_joined=lambda: self._joined(node),
+        )
+        return member, journal.close
+
     def _connect(self, one: str, other: str) -> None:
         member = self._nodes[one].member
         if member is not None:
             member.connected(other, anew=self._nodes[other].joining)
 
-    def _joined(self, node: _Node) -> None:
+    def _joined(self, node: SimulatedNode) -> None:
         node.joining = False
         self.note(f"{node.name} has joined")
 
-    def _send(self, source: str, target: str, message: Message) -> None:
+    def _send(self, source: str, target: str, message: Any) -> None:  # Any: as `encode`
         if (source, target) in self.blocked or self.random.random() < self.lost:
             return
-        data = encode_message(message)
+        data = self.encode(message)
         for _ in range(2 if self.random.random() < self.doubled else 1):
             self.later(
                 self.random.uniform(*self.delay_s), lambda: self._arrive(source, target, data)
@@ -310,9 +319,9 @@ class World:
         node = self._nodes[target]
         if node.member is None or (source, target) in self.blocked:
             return
-        self._step(node, lambda member: member.receive(source, decode_message(data)))
+        self._step(node, lambda member: member.receive(source, self.decode(data)))
 
-    def _tick_later(self, node: _Node, incarnation: int) -> None:
+    def _tick_later(self, node: SimulatedNode, incarnation: int) -> None:
         def tick() -> None:
             if node.incarnation == incarnation:
                 self._step(node, lambda _: None)
@@ -320,7 +329,7 @@ class World:
 
         self.later(TICK_S * self.random.uniform(0.8, 1.2), tick)
 
-    def _step(self, node: _Node, action: Callable[[Member], None]) -> None:
+    def _step(self, node: SimulatedNode, action: Callable[[Member], None]) -> None:
         """Let a node act and tick, then look at the laws; what it raises stops it."""
         member = node.member
         if member is None:
@@ -340,7 +349,7 @@ class World:
         self._look_at(node, member)
         self._send_snapshots(node, member)
 
-    def _look_at(self, node: _Node, member: Member) -> None:
+    def _look_at(self, node: SimulatedNode, member: Member) -> None:
         status = member.status()
         if status.commit_index < node.commit:
             self._broken(f"{node.name}'s commit index went back to {status.commit_index}")
@@ -350,7 +359,7 @@ class World:
             if other != node.name:
                 self._broken(f"{other} and {node.name} both led in term {status.term}")
 
-    def _apply(self, node: _Node, index: int, term: int, command: bytes) -> bytes:
+    def _apply(self, node: SimulatedNode, index: int, term: int, command: bytes) -> bytes:
         result = node.machine.apply(index, term, command)
         first = self._committed.setdefault(index, (term, command))
         if first != (term, command):
@@ -365,7 +374,7 @@ class World:
             self._broken(f"{command!r} was acknowledged at {index}, where {found} is")
         self.acknowledged[index] = _Acknowledged(command, self.now_s)
 
-    def _send_snapshots(self, node: _Node, member: Member) -> None:
+    def _send_snapshots(self, node: SimulatedNode, member: Member) -> None:
         for peer in member.snapshot_wanted():
             member.snapshot_started(peer)
             self.note(f"{node.name} sends {peer} a snapshot")
@@ -374,7 +383,7 @@ class World:
             self._send_piece(node, incarnation, peer, state, pieces)
 
     def _send_piece(
-        self, node: _Node, incarnation: int, peer: str, state: NodeState, pieces: int
+        self, node: SimulatedNode, incarnation: int, peer: str, state: NodeState, pieces: int
     ) -> None:
         target = self._nodes[peer]
         arriving = target.incarnation
@@ -394,7 +403,7 @@ class World:
 
         self.later(self.random.uniform(0.001, 0.05), arrive)
 
-    def _install(self, node: _Node, state: NodeState) -> None:
+    def _install(self, node: SimulatedNode, state: NodeState) -> None:
         if node.member is None or not node.member.may_install(state.position):
             return
         node.machine = replace(node.machine, state=state, flushed=state)
