@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the figures' modules bring numpy, RocksDB and XGBoost: not 
 
 __all__ = ["command", "machine"]
 
-Bench = Literal["commit", "replay", "page", "rank", "ranker", "all"]
+Bench = Literal["commit", "replay", "page", "fanout", "failover", "rank", "ranker", "all"]
 
 _LIBRARIES: Final = ("numpy", "orjson", "rocksdict", "xgboost-cpu")
 
@@ -75,16 +75,27 @@ def machine(work: Path) -> dict[str, Any]:  # Any: JSON for whoever compares run
 
 def _benches() -> Mapping[str, Callable[[Path, float], Iterator["Figure"]]]:
     """What can be measured, by name; these modules bring everything that serving needs."""
-    from serving import bench_feeds, bench_rank, bench_store  # noqa: PLC0415 - only to measure
+    from serving import (  # noqa: PLC0415 - only where something is measured
+        bench_cluster,
+        bench_feeds,
+        bench_rank,
+        bench_store,
+    )
+
+    def commit(work: Path, seconds: float) -> Iterator["Figure"]:
+        yield from bench_feeds.commit(work, seconds)
+        yield from bench_cluster.commit(work, seconds)
 
     def page(work: Path, seconds: float) -> Iterator["Figure"]:
         yield from bench_feeds.page(work, seconds)
         yield from bench_store.page_at_scale(work, seconds)
 
     return {
-        "commit": bench_feeds.commit,
+        "commit": commit,
         "replay": bench_feeds.replay,
         "page": page,
+        "fanout": bench_cluster.fanout,
+        "failover": bench_cluster.failover,
         "rank": bench_rank.rank,
         "ranker": bench_rank.ranker,
     }
