@@ -224,7 +224,9 @@ class Cluster:
             client.join(WAIT_S)
             assert client.failure is None
         for register, operations in self.history.operations.items():
-            assert register_problems(operations) == [], f"register {register}"
+            problems = register_problems(operations)
+            told = "\n".join(str(one) for one in operations[-200:])
+            assert problems == [], f"register {register}:\n{told}"
         wait_for(lambda: len({self.applied(node) for node in NODES}) == 1, "all to be equal")
         stop_cluster(self.directory)
         contents = []
