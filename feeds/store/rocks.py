@@ -320,6 +320,7 @@ def _options(config: RocksConfig, cache: Any) -> Any:
     options.set_atomic_flush(True)
     options.set_max_background_jobs(config.background_jobs_max)
     options.set_max_open_files(config.open_files_max)
+    options.set_max_file_opening_threads(1)  # else a catch-up starts 16 a family: 5 ms, not 0.03
     options.set_max_log_file_size(config.info_log_bytes_max)
     options.set_keep_log_file_num(2)
     options.set_stats_dump_period_sec(0)
