@@ -6,6 +6,7 @@ commands left to be done while it leads, and serves a unix socket to this machin
 
 import asyncio
 import contextlib
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,9 @@ class EngineNode:
         self._limits = limits
         self._store = self._open_rocks()
         self._machine = StateMachine(self._store, limits, BackgroundFlusher)
-        self._generation = 0
+        # Another at each start too: a secondary that was opened on the process before can show the
+        # applied index of now beside rows of then, so it must be opened anew.
+        self._generation = secrets.randbelow(2**31)
         self._replica: ClusterReplica | None = None
 
     @classmethod

@@ -101,7 +101,10 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 class AppliedUpTo(msgspec.Struct, frozen=True, array_like=True, tag="applied"):
-    """The node's store has moved. `generation` changes when another store took its place."""
+    """The node's store has moved. `generation` changes when it must be opened anew.
+
+    That is when another store took its place, and when the node was started again.
+    """
 
     index: int
     commit_index: int

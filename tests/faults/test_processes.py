@@ -96,8 +96,11 @@ class Client(threading.Thread):
         self._history = history
         self._random = Random(number)
         self._clock_ahead_us = 0
-        self._store = RocksStore.open_secondary(directory / self.node / "store", scratch)
-        self._client = EngineClient(directory / f"{self.node}.sock")
+        self._path = directory / self.node / "store"
+        self._scratch = scratch
+        self._store = RocksStore.open_secondary(self._path, scratch)
+        self._client = EngineClient.connect(directory / f"{self.node}.sock")
+        self._connection = self._client.welcome
         self._engine = FeedEngine(self._store, self._client, clock=self._clock)
 
     def _clock(self) -> int:
@@ -141,11 +144,23 @@ class Client(threading.Thread):
         if sent:
             self._history.add(register, Operation("write", value, start_s))
 
+    def _follow_node(self) -> None:
+        """A node that started again has another store: the old secondary may show parts of it."""
+        connection = self._client.welcome
+        if connection is not self._connection and connection is not None:
+            self._connection = connection
+            self._store.close()
+            for path in self._scratch.iterdir():
+                path.unlink()
+            self._store = RocksStore.open_secondary(self._path, self._scratch)
+            self._engine = FeedEngine(self._store, self._client, clock=self._clock)
+
     def _read(self, register: int) -> None:
         """Linearizable: join the log, then read the local store once it has come that far."""
         start_s = time.monotonic()
         with suppress(NoLeader, OutcomeUnknown, Overloaded):
             index = self._client.barrier().result(WAIT_S)
+            self._follow_node()
             while self._engine.applied_index() < index:
                 if self.stopping.is_set():
                     return
@@ -153,6 +168,8 @@ class Client(threading.Thread):
             activity = identify(draft(register, ""), REGISTER_TIME_US)
             (body,) = self._engine.bodies(TENANT, [position_of(activity)])
             value = orjson.loads(body)["value"] if body else None
+            if self._client.welcome is not self._connection:
+                return  # the node has ended meanwhile: what was read may be of two states
             self._history.add(register, Operation("read", value, start_s, time.monotonic()))
 
 
