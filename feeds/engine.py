@@ -41,6 +41,7 @@ from feeds.results import (
     RemoveResult,
     Result,
     UnfollowResult,
+    is_early,
 )
 from feeds.retry import RetryingReplica
 from feeds.state import LocalReplica, ReplicaFactory, StateMachine
@@ -100,7 +101,9 @@ class FeedEngine(StoreReader):
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
         super().__init__(view, config)
-        self._replica = RetryingReplica(replica, config.retry_s) if config.retry_s else replica
+        self._replica = replica
+        if config.retry_s:
+            self._replica = RetryingReplica(replica, config.retry_s, is_early)
         self._name_operation = name_operation
         self._clock = clock
         self._changes = changes

@@ -23,6 +23,7 @@ __all__ = [
     "UnfollowResult",
     "decode_result",
     "encode_result",
+    "is_early",
 ]
 
 
@@ -78,15 +79,18 @@ class RecordResult(msgspec.Struct, frozen=True, array_like=True, tag="record"):
 
 
 class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
-    """The command changed nothing; `message` is a sentence for the user."""
+    """The command changed nothing; `message` is a sentence for the user.
 
-    code: Literal["invalid", "conflict", "limit"]
+    `early` is a conflict too: the write that must come before has not taken effect.
+    """
+
+    code: Literal["invalid", "conflict", "limit", "early"]
     message: str
 
     def error(self) -> FeedsError:
         """The exception that says this."""
-        kinds = {"invalid": InvalidInput, "conflict": Conflict, "limit": LimitExceeded}
-        return kinds[self.code](self.message)
+        kinds = {"invalid": InvalidInput, "limit": LimitExceeded}
+        return kinds.get(self.code, Conflict)(self.message)
 
 
 Result = Accepted | Placed | RemoveResult | FollowResult | UnfollowResult | RecordResult | Rejected
@@ -101,6 +105,7 @@ class PostResult:
     duplicate: bool
 
 
+_EARLY = msgspec.msgpack.encode(Rejected("early", ""))[:-1]
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Result)
 
@@ -108,6 +113,11 @@ _decoder = msgspec.msgpack.Decoder(Result)
 def encode_result(result: Result) -> bytes:
     """The answer as a replica hands it over."""
     return _encoder.encode(result)
+
+
+def is_early(data: bytes) -> bool:
+    """Whether an encoded answer says that the write before it has not taken effect."""
+    return data.startswith(_EARLY)
 
 
 def decode_result(data: bytes) -> Result:

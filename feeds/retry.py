@@ -26,20 +26,22 @@ PAUSE_S_MAX: Final = 0.5
 
 @dataclass(order=True, slots=True)
 class _Operation:
-    """A write under way; `unknown` once an attempt of it may have taken effect."""
+    """A write under way; `unknown` once an attempt may have taken effect, `early` once one was."""
 
     number: int
     command: bytes = field(compare=False)
     deadline_s: float = field(compare=False)
     future: "Future[Applied]" = field(compare=False)
     unknown: bool = field(compare=False, default=False)
+    early: bool = field(compare=False, default=False)
 
 
 class RetryingReplica:
     """A `Replica` whose proposals are repeated after `NoLeader` and `OutcomeUnknown`.
 
     While one waits, later ones wait behind it: they are proposed again in the order in which they
-    came, the first alone until it succeeds. Every future is done within `retry_s` and the time that
+    came, the first alone until it succeeds. One that was on its way already, and answered that it
+    is early (it depends on one that waits), is repeated behind that one. Every future is done within `retry_s` and the time that
     the replica takes to answer. One that may have taken effect fails with `OutcomeUnknown`,
     whatever its last attempt met.
     """
@@ -48,11 +50,14 @@ class RetryingReplica:
         self,
         replica: Replica,
         retry_s: float,
+        is_early: Callable[[bytes], bool] = lambda _: False,
         waiting_max: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replica = replica
         self._retry_s = retry_s
+        self._is_early = is_early
+        self._open: set[int] = set()
         self._waiting_max = waiting_max
         self._clock = clock
         self._numbers = itertools.count()
@@ -76,11 +81,17 @@ class RetryingReplica:
                     f"{len(self._waiting)} writes wait for a leader: retry in a moment"
                 )
             operation = _Operation(next(self._numbers), command, deadline_s, future)
+            self._open.add(operation.number)
             waits = not self._closed and bool(self._waiting or self._probe or self._releasing)
             if waits:
                 self._park(operation)
         if not waits:
-            attempt = self._replica.propose(command)
+            try:
+                attempt = self._replica.propose(command)
+            except BaseException:
+                with self._changed:
+                    self._open.discard(operation.number)
+                raise
             attempt.add_done_callback(lambda done: self._attempted(operation, done))
         return future
 
@@ -112,26 +123,38 @@ class RetryingReplica:
     def _attempted(self, operation: _Operation, done: "Future[Applied]") -> None:
         """An attempt has ended: pass the outcome on, or try again later."""
         error = done.exception()
-        again = False
-        if isinstance(error, NoLeader | OutcomeUnknown):
-            operation.unknown |= isinstance(error, OutcomeUnknown)
-            with self._changed:
-                again = not self._closed and self._clock() < operation.deadline_s
-                if again:
-                    self._releasing = False
-                    self._park(operation)
         with self._changed:
-            probed = self._probe is operation
-            if probed:
+            again = self._is_repeated(operation, done)
+            if again:
+                self._releasing = False
+                self._park(operation)
+            else:
+                self._open.discard(operation.number)
+            if self._probe is operation:
                 self._probe = None
                 self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX) if again else PAUSE_S_MIN
                 self._next_s = self._clock() + self._pause_s
                 self._releasing = not again and error is None
                 self._changed.notify_all()
+        if again:
+            return
         if error is None:
             operation.future.set_result(done.result())
-        elif not again:
+        else:
             _fail(operation, error)
+
+    def _is_repeated(self, operation: _Operation, done: "Future[Applied]") -> bool:
+        """Whether what an attempt met is met with another one; under the lock."""
+        error = done.exception()
+        operation.unknown |= isinstance(error, OutcomeUnknown)
+        if error is None:
+            if not self._is_early(done.result().result):
+                return False
+            again = not operation.early or any(one < operation.number for one in self._open)
+            operation.early = True
+        else:
+            again = isinstance(error, NoLeader | OutcomeUnknown)
+        return again and not self._closed and self._clock() < operation.deadline_s
 
     def _park(self, operation: _Operation) -> None:
         """Let an operation wait for the next attempt; under the lock."""
@@ -155,6 +178,7 @@ class RetryingReplica:
                 late = self._take_late()
                 turn = self._take_turn() if self._due() else []
             for operation in late:
+                self._open.discard(operation.number)
                 _fail(operation, NoLeader(f"no node led within {self._retry_s:g} s: retry later"))
             for operation in turn:
                 self._attempt(operation)

@@ -72,7 +72,7 @@ def _missing(once: Once, tenant: str, view: View) -> Rejected | None:
     if once.after is None or _stored(once.after, tenant, view) is not None:
         return None
     return Rejected(
-        "conflict",
+        "early",
         f"the write before it, with key {once.after[:80]!r}, has not taken effect: repeat that one",
     )
 
