@@ -40,10 +40,10 @@ class RetryingReplica:
     """A `Replica` whose proposals are repeated after `NoLeader` and `OutcomeUnknown`.
 
     While one waits, later ones wait behind it: they are proposed again in the order in which they
-    came, the first alone until it succeeds. One that was on its way already, and answered that it
-    is early (it depends on one that waits), is repeated behind that one. Every future is done within `retry_s` and the time that
-    the replica takes to answer. One that may have taken effect fails with `OutcomeUnknown`,
-    whatever its last attempt met.
+    came, the first alone until it succeeds. One that was on its way already, and is answered that
+    it is early (it depends on one that waits), is repeated behind that one. Every future is done
+    within `retry_s` and the time that the replica takes to answer. One that may have taken effect
+    fails with `OutcomeUnknown`, whatever its last attempt met.
     """
 
     def __init__(

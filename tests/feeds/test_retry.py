@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, Timer
 
 import pytest
 
+from feeds.actions import Post
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
-from feeds.errors import InvalidInput, NoLeader, OutcomeUnknown, Overloaded, StorageFull
+from feeds.errors import Conflict, InvalidInput, NoLeader, OutcomeUnknown, Overloaded, StorageFull
+from feeds.idempotency import LastingKey
+from feeds.importer import replay
 from feeds.model import ActivityDraft, FeedId, TenantId
 from feeds.replication.base import Applied, ApplyCommand, Replica
 from feeds.replication.memory import MemoryReplica
@@ -154,6 +157,45 @@ def test_write_without_a_key_takes_effect_once_whatever_answers_are_lost() -> No
         assert 1 == len(engine.events(DEMO, 0, 10))
         assert 1 == len(engine.rows(DEMO, AUTHOR, 10))
         assert engine.post(DEMO, AUTHOR, draft).result(WAIT_S).duplicate
+
+
+def written(replica: MemoryReplica, command: bytes) -> "Future[Applied]":
+    return MemoryReplica.propose(replica, command)
+
+
+@pytest.mark.parametrize("fault", [NO_LEADER, answer_lost])
+def test_log_is_imported_whole_though_writes_behind_a_failed_one_were_on_their_way(
+    fault: Fault,
+) -> None:
+    log = [
+        Post(time_us=NOW_US, feed="user:ann", actor="user:ann", verb="post", object=f"v{number}")
+        for number in range(100)
+    ]
+    faults = [written] * 10 + [late(fault)] + [written] * 20 + [late(NO_LEADER)]
+    with engine_over(faults, FeedsConfig(retry_s=WAIT_S)) as engine:
+        report = replay(engine, DEMO, log)
+        assert 100 == report.counts["post"]
+        assert 100 == len(engine.rows(DEMO, AUTHOR, 1_000)) == len(engine.events(DEMO, 0, 1_000))
+
+
+def late(fault: Fault) -> Fault:
+    """The fault, told after the writes that were proposed just behind."""
+
+    def told_late(replica: MemoryReplica, command: bytes) -> "Future[Applied]":
+        told: Future[Applied] = Future()
+        failed = fault(replica, command)
+        timer = Timer(0.05, lambda: told.set_exception(failed.exception()))
+        timer.start()
+        return told
+
+    return told_late
+
+
+def test_write_behind_one_that_never_was_is_a_conflict() -> None:
+    with engine_over([], FeedsConfig(retry_s=WAIT_S)) as engine:
+        key = LastingKey("b", 60, after="a")
+        with pytest.raises(Conflict, match="has not taken effect"):
+            engine.follow(DEMO, FeedId("timeline", "bob"), AUTHOR, key=key).result(WAIT_S)
 
 
 def test_without_repeats_writes_get_no_key_and_errors_are_told() -> None:
