@@ -87,8 +87,11 @@ class Consensus(Elections):
 
     def tick(self) -> None:
         """Do what time and arrivals call for: elections, commits, applying, sending."""
-        if self._SyncObj__raftState != LEADER:
+        if self._SyncObj__raftState == LEADER:
+            self._send_appends(heartbeat=False)
+        else:
             self._ask_before_standing()
+        self.flush()  # so that peers are at work while this node applies
         try:
             self._onTick(0.0)
         except OSError as error:
