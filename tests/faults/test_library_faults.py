@@ -4,6 +4,7 @@ Each pair is one schedule: `Stock` drives pysyncobj as it comes, `Guarded` the s
 `Consensus`. The numbers are those of the replicated store's specification.
 """
 
+import gc
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -53,6 +54,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", clock)
     return clock
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What the library left open is closed here, where its warnings are expected."""
+    yield
+    gc.collect()
 
 
 class Wire(Transport):

@@ -73,7 +73,7 @@ def test_without_durable_votes_a_law_is_broken(monkeypatch: pytest.MonkeyPatch) 
         journal._state = type(journal._state)(term, voted_for)
 
     monkeypatch.setattr(Journal, "save_vote", forget)
-    assert _first_broken(range(300, 320)) is not None
+    assert _first_broken(range(75, 85)) is not None
 
 
 def test_commit_beyond_what_was_verified_breaks_a_law(monkeypatch: pytest.MonkeyPatch) -> None:
