@@ -1,0 +1,114 @@
+"""A data directory of each past release opens, with everything in it, and works on.
+
+`spine-0.1.0` holds what one tenant of that release wrote: 30 posts, one of them removed, a follow
+that ended with its history kept, ten likes, idempotency keys and an API key.
+"""
+
+import tarfile
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+from feeds.backup import backup_directory, restore, verify_data
+from feeds.config import FeedsConfig
+from feeds.engine import FeedEngine
+from feeds.identity import Identity
+from feeds.model import ActivityDraft, FeedId, TenantId, UserId
+from feeds.node import EngineNode
+from feeds.node_config import NodeConfig
+from feeds.replication.base import LogPosition
+from feeds.replication.journal import Journal
+
+TENANT = TenantId("acme")
+USER, TIMELINE = FeedId("user", "alice"), FeedId("timeline", "bob")
+T0_US = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def spine(tmp_path: Path) -> Path:
+    with tarfile.open(Path(__file__).parent / "spine-0.1.0.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "spine-0.1.0"
+
+
+def draft(number: int) -> ActivityDraft:
+    return ActivityDraft(
+        actor="user:alice",
+        verb="post",
+        object=f"note:{number}",
+        time_us=T0_US + number * 1_000_000,
+        foreign_id=f"note:{number}",
+        custom={"title": f"Note {number}"},
+    )
+
+
+def check(engine: FeedEngine) -> None:
+    bodies = engine.bodies(TENANT, engine.rows(TENANT, USER, 100))
+    expected = [f"note:{number}" for number in reversed(range(30)) if number != 3]
+    assert [orjson.loads(body)["object"] for body in bodies if body] == expected
+    assert len(engine.rows(TENANT, TIMELINE, 100)) == 29
+    assert engine.follows(TENANT, TIMELINE) == {}
+    assert engine.user_record(TENANT, UserId("bob")) != engine.user_record(TENANT, UserId("x"))
+    key = engine.key("0123456789ab")
+    assert key is not None
+    assert key.tenant == TENANT
+    assert len(engine.events(TENANT, 0, 1_000)) == 30 + 1 + 10 + 2
+
+
+def test_directory_of_the_spine_opens_and_works_on(spine: Path) -> None:
+    clock = lambda: T0_US + 2 * 10**9  # noqa: E731 - a clock that stands
+    with FeedEngine.open(spine, clock=clock) as engine:
+        assert engine.applied_index() == 36
+        check(engine)
+        again = engine.post(TENANT, USER, draft(7), key="key 7").result()
+        assert again.duplicate, "keys of the former release are remembered"
+        new = engine.post(TENANT, USER, draft(30)).result()
+        assert new.index == 38
+        assert len(engine.rows(TENANT, USER, 100)) == 30
+
+
+def test_log_of_the_spine_is_a_log_of_a_cluster(spine: Path) -> None:
+    journal = Journal.open(spine / "log", LogPosition(36, 1))
+    assert (journal.base, journal.last) == (LogPosition(0, 0), LogPosition(36, 1))
+    assert len(journal.entries(1, 100, 10**6)) == 36
+    journal.close()
+
+
+def test_directory_of_the_spine_becomes_a_node(spine: Path) -> None:
+    Identity.create("c", "n1").save(spine)
+    config = NodeConfig(
+        cluster_id="c",
+        node="n1",
+        nodes={"n1": "127.0.0.1:1"},
+        data_dir=spine,
+        socket=spine / "n1.sock",
+        plain=True,
+    )
+    port = _free_port()
+    config = config.model_copy(update={"nodes": {"n1": f"127.0.0.1:{port}"}})
+    with EngineNode.running(config) as node:
+        deadline = time.monotonic() + 20.0
+        while not node.replica.leads:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert node.replica.barrier().result(20.0) > 36
+    with FeedEngine.open(spine) as engine:
+        check(engine)
+
+
+def test_directory_of_the_spine_is_verified_and_backed_up(spine: Path, tmp_path: Path) -> None:
+    assert dict(verify_data(spine, FeedsConfig()))["activities"] == 29
+    backup_directory(spine, tmp_path / "backup")
+    restore(tmp_path / "backup", tmp_path / "again")
+    with FeedEngine.open(tmp_path / "again") as engine:
+        check(engine)
+
+
+def _free_port() -> int:
+    import socket  # noqa: PLC0415 - only here
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
