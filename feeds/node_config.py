@@ -46,7 +46,10 @@ class NodeConfig(BaseModel):
     """Names this node among `nodes`."""
 
     nodes: dict[Name, str]
-    """Where every node listens, this one too: `n1 = "10.0.0.1:7000"`. One, three or five."""
+    """Where every node listens, this one too: `n1 = "10.0.0.1:7000"`. One, three or five.
+
+    Choose ports below those that the system gives to outgoing connections (on Linux 32768).
+    """
 
     data_dir: Path
     """Log and store of this node; relative to the config file."""

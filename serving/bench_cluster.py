@@ -7,7 +7,6 @@ ours speak TLS unless it says plain; etcd speaks plain.
 
 import os
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from feeds.errors import FeedsError
 from feeds.model import ActivityDraft, FeedId, TenantId
 from feeds.replication.base import Applied
 from feeds.store.rocks import RocksStore
+from feeds.testing_ports import free_ports
 from serving.bench_etcd import EtcdClient, EtcdCluster
 from serving.measure import Figure, Stopwatch, SyncedFile, Times, rounds
 
@@ -128,7 +128,7 @@ def failover(directory: Path, seconds: float) -> Iterator[Figure]:
 @contextmanager
 def _cluster(directory: Path, *, plain: bool) -> Iterator[EngineClient]:
     """Three nodes with a tenant, and a client of their leader."""
-    init_cluster(directory, "bench", _free_port(), plain=plain)
+    init_cluster(directory, "bench", free_ports(), plain=plain)
     start_cluster(directory)
     try:
         client = EngineClient.connect(directory / f"{_leader(directory)}.sock")
@@ -269,16 +269,3 @@ def _etcd(directory: Path, seconds: float) -> tuple[Times | None, float]:
         if cluster.keys(leader) != count:
             raise RuntimeError(f"etcd holds {cluster.keys(leader)} keys, and {count} were put")
     return watch.times(), rate
-
-
-def _free_port() -> int:
-    """The first of three ports that are free now."""
-    for port in range(15_000 + os.getpid() % 10_000, 65_000, 7):
-        try:
-            listeners = [socket.create_server(("127.0.0.1", port + place)) for place in range(3)]
-        except OSError:
-            continue
-        for listener in listeners:
-            listener.close()
-        return port
-    raise OSError("no three ports in a row are free")

@@ -256,6 +256,7 @@ class Transport:
             self._writers.add(writer)
             connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
             try:
+                _refuse_itself(writer)
                 hello = _Hello(
                     MESSAGE_VERSION,
                     config.cluster_id,
@@ -350,6 +351,12 @@ class Transport:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _refuse_itself(writer: asyncio.StreamWriter) -> None:
+    """Dialing a port that nobody listens on can connect it to itself, which would keep it taken."""
+    if writer.get_extra_info("sockname") == writer.get_extra_info("peername"):
+        raise ConnectionError("the connection is with itself: nobody listens there")
 
 
 def _welcomed(peer: str, answer: bytes | None) -> _Welcome:

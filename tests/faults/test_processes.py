@@ -5,7 +5,6 @@ The short form runs in CI. The long one, `make faults`, kills the leader 200 tim
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from feeds.errors import NoLeader, OutcomeUnknown, Overloaded
 from feeds.model import ActivityDraft, FeedId, TenantId, identify, position_of
 from feeds.store.rocks import RocksStore
 from feeds.testing_history import Operation, register_problems
+from feeds.testing_ports import free_ports
 
 TENANT = TenantId("t")
 NODES = ("n1", "n2", "n3")
@@ -32,21 +32,6 @@ REGISTERS = 3
 CLIENTS = 4
 WAIT_S = 60.0
 REGISTER_TIME_US = 1_600_000_000_000_000
-
-
-def free_port() -> int:
-    """The first of three ports that are free now."""
-    for port in range(40_000 + os.getpid() % 10_000, 65_000, 7):
-        listeners = []
-        try:
-            listeners = [socket.create_server(("127.0.0.1", port + place)) for place in range(3)]
-        except OSError:
-            continue
-        finally:
-            for listener in listeners:
-                listener.close()
-        return port
-    raise OSError("no three ports are free")
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -181,7 +166,7 @@ class Cluster:
         self.history = History()
         self._scratch = directory
         self._clients: list[Client] = []
-        init_cluster(self.directory, "test", free_port())
+        init_cluster(self.directory, "test", free_ports())
         start_cluster(self.directory)
         client = EngineClient.connect(self.directory / "n1.sock")
         with RocksStore.open_secondary(self.directory / "n1" / "store", directory / "s") as store:
@@ -200,6 +185,14 @@ class Cluster:
     def applied(self, node: str) -> int:
         status = node_status(self.directory / f"{node}.sock")
         return status.applied_index if status else -1
+
+    def tell(self) -> str:
+        """Where every node stands, and what it said last."""
+        return "\n".join(
+            f"{node}: {node_status(self.directory / f'{node}.sock')}\n"
+            f"{(self.directory / f'{node}.log').read_text()[-1500:]}"
+            for node in NODES
+        )
 
     def leader(self) -> str:
         found: list[str] = []
@@ -244,7 +237,10 @@ class Cluster:
             problems = register_problems(operations)
             told = "\n".join(str(one) for one in operations[-200:])
             assert problems == [], f"register {register}:\n{told}"
-        wait_for(lambda: len({self.applied(node) for node in NODES}) == 1, "all to be equal")
+        try:
+            wait_for(lambda: len({self.applied(node) for node in NODES}) == 1, "all to be equal")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.tell()}") from None
         stop_cluster(self.directory)
         contents = []
         for node in NODES:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,23 +16,11 @@ from feeds.engine import FeedEngine
 from feeds.events import Impression, Posted
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId
 from feeds.remote import open_remote
+from feeds.testing_ports import free_ports
 
 WAIT_S = 60.0
 NODES = ("n1", "n2", "n3")
 DEMO = TenantId("demo")
-
-
-def free_ports() -> int:
-    """The first of three ports that are free now."""
-    for first in range(21_000 + os.getpid() * 13 % 20_000, 65_000, 11):
-        with ExitStack() as stack:
-            try:
-                for place in range(3):
-                    stack.enter_context(socket.create_server(("127.0.0.1", first + place)))
-            except OSError:
-                continue
-        return first
-    raise OSError("no three ports are free")
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:

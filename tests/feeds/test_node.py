@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,24 +26,10 @@ from feeds.node_config import NodeConfig
 from feeds.replication.base import ReplicaStatus
 from feeds.results import Accepted
 from feeds.store.rocks import RocksStore
+from feeds.testing_ports import free_ports
 
 WAIT_S = 30.0
 NODES = ("n1", "n2", "n3")
-
-
-def free_port() -> int:
-    """The first of three ports that are free now."""
-    for port in range(20_000 + os.getpid() % 20_000, 65_000, 7):
-        listeners = []
-        try:
-            listeners = [socket.create_server(("127.0.0.1", port + place)) for place in range(3)]
-        except OSError:
-            continue
-        finally:
-            for listener in listeners:
-                listener.close()
-        return port
-    raise OSError("no three ports are free")
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -90,7 +75,7 @@ def key(number: int) -> AddKey:
 @pytest.fixture(params=["tls", "plain"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "c"
-    init_cluster(directory, "test", free_port(), plain=request.param == "plain")
+    init_cluster(directory, "test", free_ports(), plain=request.param == "plain")
     start_cluster(directory)
     yield directory
     stop_cluster(directory)
@@ -125,7 +110,7 @@ def test_killed_leader_is_followed_by_another_and_nothing_is_lost(cluster: Path)
 
 def test_replaced_node_gets_a_snapshot_and_counts_again(tmp_path: Path) -> None:
     directory = tmp_path / "c"
-    init_cluster(directory, "test", free_port())
+    init_cluster(directory, "test", free_ports())
     config = NodeConfig.load(directory / "n1.toml")
     for node in NODES:  # small segments, so that the log is soon dropped
         path = directory / f"{node}.toml"
@@ -165,7 +150,7 @@ def test_replaced_node_gets_a_snapshot_and_counts_again(tmp_path: Path) -> None:
 
 
 def test_wrong_directory_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    init_cluster(tmp_path, "test", free_port(), plain=True)
+    init_cluster(tmp_path, "test", free_ports(), plain=True)
     config = NodeConfig.load(tmp_path / "n1.toml")
     wrong = {
         "belongs to cluster 'test'": config.model_copy(update={"cluster_id": "other"}),
@@ -178,11 +163,11 @@ def test_wrong_directory_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 
 def test_socket_in_use_is_refused(tmp_path: Path) -> None:
-    init_cluster(tmp_path, "test", free_port(), nodes=1, plain=True)
+    init_cluster(tmp_path, "test", free_ports(), nodes=1, plain=True)
     config = NodeConfig.load(tmp_path / "n1.toml")
     Identity.create("test", "n1").save(tmp_path / "again")
     again = config.model_copy(
-        update={"data_dir": tmp_path / "again", "nodes": {"n1": f"127.0.0.1:{free_port() + 3}"}}
+        update={"data_dir": tmp_path / "again", "nodes": {"n1": f"127.0.0.1:{free_ports() + 3}"}}
     )
     with (
         EngineNode.running(config),

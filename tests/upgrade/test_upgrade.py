@@ -20,6 +20,7 @@ from feeds.node import EngineNode
 from feeds.node_config import NodeConfig
 from feeds.replication.base import LogPosition
 from feeds.replication.journal import Journal
+from feeds.testing_ports import free_ports
 
 TENANT = TenantId("acme")
 USER, TIMELINE = FeedId("user", "alice"), FeedId("timeline", "bob")
@@ -86,7 +87,7 @@ def test_directory_of_the_spine_becomes_a_node(spine: Path) -> None:
         socket=spine / "n1.sock",
         plain=True,
     )
-    port = _free_port()
+    port = free_ports(1)
     config = config.model_copy(update={"nodes": {"n1": f"127.0.0.1:{port}"}})
     with EngineNode.running(config) as node:
         deadline = time.monotonic() + 20.0
@@ -104,11 +105,3 @@ def test_directory_of_the_spine_is_verified_and_backed_up(spine: Path, tmp_path:
     restore(tmp_path / "backup", tmp_path / "again")
     with FeedEngine.open(tmp_path / "again") as engine:
         check(engine)
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415 - only here
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -1,7 +1,6 @@
 """Three replicas that talk over real sockets."""
 
 import datetime as dt
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,20 +14,15 @@ from feeds.replication.certificates import NodeFiles, make_certificates
 from feeds.replication.cluster import ClusterConfig, ClusterReplica
 from feeds.replication.transport import Address, TransportConfig, check_addresses
 from feeds.testing import Recorder
+from feeds.testing_ports import free_ports
 
 WAIT_S = 20.0
 NODES = ("n1", "n2", "n3")
 
 
 def free_addresses() -> dict[str, Address]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in NODES]
-    addresses = {
-        node: Address("127.0.0.1", listener.getsockname()[1])
-        for node, listener in zip(NODES, listeners, strict=True)
-    }
-    for listener in listeners:
-        listener.close()
-    return addresses
+    first = free_ports()
+    return {node: Address("127.0.0.1", first + place) for place, node in enumerate(NODES)}
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
