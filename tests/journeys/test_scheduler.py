@@ -61,7 +61,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
                 str(file),
             )
         )  # fmt: skip
-        wait_until(lambda: file.exists() or scheduler.poll() is not None, "the scheduler")
+        wait_until(lambda: _whole(file) or scheduler.poll() is not None, "the scheduler")
         assert scheduler.poll() is None, log.read_text()
         address = json.loads(file.read_text())["address"]
         worker = stack.enter_context(
@@ -71,6 +71,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             )
         )  # fmt: skip
         yield Cluster(address, log, [scheduler, worker])
+
+
+def _whole(file: Path) -> bool:
+    """The scheduler makes the file first, and then writes it."""
+    return file.exists() and file.read_text().rstrip().endswith("}")
 
 
 @pytest.fixture(scope="module")

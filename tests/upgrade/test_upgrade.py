@@ -30,7 +30,7 @@ T0_US = 1_700_000_000_000_000
 @pytest.fixture
 def spine(tmp_path: Path) -> Path:
     with tarfile.open(Path(__file__).parent / "spine-0.1.0.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     return tmp_path / "spine-0.1.0"
 
 
