@@ -1,7 +1,8 @@
 """The faults of the stock library that the guard answers, each shown on it and then on ours.
 
 Each pair is one schedule: `Stock` drives pysyncobj as it comes, `Guarded` the same messages into
-`Consensus`. The numbers are those of the replicated store's specification. It is long because the two of a pair are read side by side.
+`Consensus`. The numbers are those of the replicated store's specification. It is long because the
+two of a pair are read side by side.
 """
 
 import gc
