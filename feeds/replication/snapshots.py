@@ -147,7 +147,12 @@ class SnapshotReceiver:
         self._skip_empty()
 
     def add(self, chunk: Chunk) -> None:
-        """Take the next piece. Raises `SnapshotDamaged` if it is another one, OSError."""
+        """Take the next piece; one that is here already changes nothing.
+
+        Raises `SnapshotDamaged` if it is any other one, OSError.
+        """
+        if self._is_here(chunk):
+            return
         if (
             self._file >= len(self.manifest.files)
             or (chunk.file, chunk.offset) != (self._file, self._offset)
@@ -185,6 +190,14 @@ class SnapshotReceiver:
             self._stream = None
         shutil.rmtree(self._part, ignore_errors=True)
 
+    def _is_here(self, chunk: Chunk) -> bool:
+        """Whether all of a piece came before; what it holds is checked with its file."""
+        end = chunk.offset + len(chunk.data)
+        if chunk.file == self._file:
+            return 0 <= chunk.offset < end <= self._offset
+        files = self.manifest.files
+        return 0 <= chunk.file < self._file and 0 <= chunk.offset < end <= files[chunk.file].bytes
+
     def _next(self) -> None:
         if self._stream is not None:
             self._stream.flush()
@@ -203,10 +216,13 @@ class SnapshotReceiver:
 
 
 def begin_install(data: Path) -> None:
-    """Put the ready snapshot in the store's place; the store is closed. Raises OSError.
+    """Put the ready snapshot in the store's place; the store is closed.
 
-    The log is to be emptied next, and then `finish_install` to be called.
+    The log is to be emptied next, and then `finish_install` to be called. Raises `SnapshotDamaged`
+    where no snapshot is ready, with nothing changed, and OSError.
     """
+    if not (data / _READY / _STORE).is_dir():
+        raise SnapshotDamaged(f"no snapshot is ready in {data}: it is to be received first")
     with (data / _MARKER).open("wb") as file:
         os.fsync(file.fileno())
     sync_directory(data)
@@ -222,14 +238,19 @@ def finish_install(data: Path) -> None:
 def recover_install(data: Path) -> bool:
     """Before anything is opened: finish an installation that was cut short; whether there was one.
 
-    What came in of a snapshot that was not ready, or not being installed, is removed. Raises
-    `StorageError`.
+    What came in of a snapshot that was not ready, or not being installed, is removed; the vote
+    stays. Raises `StorageError`.
     """
     try:
         if not (data / _MARKER).exists():
             for left in (data / _PART, data / _READY, *data.glob("snapshot.out.*")):
                 shutil.rmtree(left, ignore_errors=True)
             return False
+        if not (data / _READY / _STORE).is_dir() and not (data / _STORE).is_dir():
+            raise SnapshotDamaged(
+                f"{data} was to take a snapshot, and has neither it nor a store: something else "
+                "removed them. Give the node an empty directory, and start it with --join"
+            )
         _move(data)
         for segment in sorted((data / _LOG).glob("*.log"), reverse=True):
             segment.unlink()
@@ -245,11 +266,14 @@ def recover_install(data: Path) -> bool:
 
 
 def _move(data: Path) -> None:
+    """Each step is durable before the next: the only copy of the store is never without a name."""
     ready = data / _READY / _STORE
     if ready.exists():
         if (data / _STORE).exists():
             shutil.rmtree(data / _STORE)
+            sync_directory(data)
         ready.rename(data / _STORE)
+        sync_directory(data)
     shutil.rmtree(data / _READY, ignore_errors=True)
     sync_directory(data)
 
