@@ -1,10 +1,11 @@
 """From the log to the store: each command's effects and the applied index are one write batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 
 from feeds import machine
+from feeds.change_journal import ChangeJournal, Listener
 from feeds.commands import decode_command
 from feeds.errors import InvalidInput
 from feeds.events import Event
@@ -17,9 +18,6 @@ from feeds.store.base import Store, Write
 __all__ = ["Applier", "Listener"]
 
 _log = structlog.get_logger(__name__)
-
-Listener = Callable[[TenantId, int, Sequence[Event]], None]
-"""(tenant, log index, events) of an applied command."""
 
 
 class Applier:
@@ -36,6 +34,7 @@ class Applier:
         self._flush_every_bytes = flush_every_bytes
         self._unflushed_bytes = 0
         self._flusher = flusher
+        self._journal = ChangeJournal(store)
         self._left: list[bytes] = []
         self._listeners: tuple[Listener, ...] = ()
 
@@ -65,7 +64,8 @@ class Applier:
             self._applied_index = index
             return encode_result(Rejected("invalid", str(error)))
         outcome = machine.apply(command, index, self._store)
-        self._store.write([*outcome.writes, applied])
+        noted = self._journal.note(index, command.tenant) if outcome.events else ()
+        self._store.write([*outcome.writes, *noted, applied])
         self._applied_index = index
         self._left += [
             key for family, key, value in outcome.writes if family == "outbox" and value is not None

@@ -6,6 +6,8 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 
 | family | key | value |
 |---|---|---|
+| meta | `c`, index modulo the journal's size 8 | log index 8 of a command with events, tenant |
+| meta | `changes` | size of that journal 8, first log index in it 8 |
 | meta | `applied` | log index 8, term 8 |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
@@ -33,9 +35,11 @@ from feeds.model import Position
 
 __all__ = [
     "APPLIED",
+    "CHANGES",
     "POSITION_BYTES",
     "ActivityKey",
     "ApiKeyKey",
+    "ChangeKey",
     "CounterKey",
     "DedupCountKey",
     "DedupKey",
@@ -56,6 +60,9 @@ __all__ = [
 
 APPLIED: Final = b"applied"
 """Where `meta` holds the index and term of the last applied command."""
+
+CHANGES: Final = b"changes"
+"""Where `meta` holds the size of the change journal, and the first log index that it knows of."""
 
 POSITION_BYTES: Final = 16
 """Bytes of a position."""
@@ -92,6 +99,17 @@ def _split(key: bytes, count: int) -> tuple[list[str], bytes]:
     """The `count` texts that a key begins with, and what comes behind them."""
     *texts, rest = key.split(b"\0", count)
     return [text.decode() for text in texts], rest
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeKey:
+    """In `meta`: a slot of the change journal, which the next round of it writes again."""
+
+    slot: int
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"c" + write_number(self.slot)
 
 
 @dataclass(frozen=True, slots=True)
