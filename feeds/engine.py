@@ -16,6 +16,7 @@ import msgspec
 
 from feeds.answers import answered
 from feeds.applier import Listener
+from feeds.change_journal import Gap
 from feeds.commands import AddKey, ClearRows, Command, CreateTenant
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
@@ -66,8 +67,11 @@ def random_name() -> str:
 class Changes(Protocol):
     """Where what was applied can be heard of."""
 
-    def subscribe(self, listener: Listener) -> None:
-        """Call `listener` for every command that leaves events, from now on, in log order."""
+    def subscribe(self, listener: Listener, gap: Gap) -> None:
+        """Call `listener` for every command that leaves events, from now on, in log order.
+
+        Where some were missed, `gap` is called.
+        """
         ...
 
 
@@ -278,15 +282,16 @@ class FeedEngine(StoreReader):
         command = self._intake.record(tenant, events, key, self._clock(), content)
         return self._propose(command, RecordResult, _same)
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.
 
-        Where the replica is of this process, it is called on the replica's thread before the
-        command's future is done; what it raises is logged and goes no further.
+        It is called on the replica's thread before the command's future is done, perhaps when the
+        view is at a later command already; what it raises is logged and goes no further. Beside a
+        node, commands may be missed: then `gap` is called, on that thread too.
         """
         if self._changes is None:
             raise InvalidInput("this engine hears of no changes: follow where they are applied")
-        self._changes.subscribe(listener)
+        self._changes.subscribe(listener, gap)
 
     def status(self) -> ReplicaStatus:
         """Where the replica stands."""

@@ -1,7 +1,8 @@
 """A feed engine beside an engine node: it reads the node's store, and writes through the node.
 
 The store is a RocksDB secondary that catches up whenever the node says that it has moved. A write's
-future is done once this process sees its effects.
+future is done once this process sees its effects. How far behind the store may be is known too: the
+node says ten times a second what was committed, and when it last heard so.
 """
 
 import contextlib
@@ -10,23 +11,25 @@ import itertools
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
+from feeds.change_journal import FollowedChanges, Gap, Listener
 from feeds.client import EngineClient
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine, system_clock_us
 from feeds.errors import FeedsError, NoLeader, OutcomeUnknown, StaleRead, StorageError
-from feeds.replication.base import Applied, ReplicaStatus
+from feeds.followed_store import FollowedStore
+from feeds.replication.base import Applied, LogPosition, ReplicaStatus
 from feeds.socket_protocol import AppliedUpTo
-from feeds.state import applied_position
-from feeds.store.rocks import RocksConfig, RocksStore
+from feeds.store.rocks import RocksConfig
 
-__all__ = ["FollowedStore", "RemoteReplica", "open_remote"]
+__all__ = ["Beside", "RemoteReplica", "open_beside", "open_remote"]
 
 _log = structlog.get_logger(__name__)
 
@@ -39,64 +42,28 @@ VISIBLE_S_MAX: Final = 5.0
 _POLL_S: Final = 0.1
 
 
-class FollowedStore:
-    """A `View` of a node's store, as of the last `catch_up`; any thread may read.
+@dataclass(order=True, slots=True)
+class _Waiter:
+    """Someone who waits until an index is seen; `settle` is told whether it is."""
 
-    Where a snapshot takes the store's place, the view moves to the new one; reads under way end on
-    the old one, which is closed when the next takes its place.
-    """
+    index: int
+    number: int
+    deadline_s: float = field(compare=False)
+    settle: Callable[[bool], None] = field(compare=False)
 
-    def __init__(self, path: Path, scratch: Path, config: RocksConfig | None = None) -> None:
-        """Open the store at `path`; `scratch` is an empty directory. Raises `StorageError`."""
-        self._path = path
-        self._scratch = scratch
-        self._config = config
-        self._numbers = itertools.count()
-        self._before: RocksStore | None = None
-        self._store = self._open()
 
-    def get(self, family: str, key: bytes) -> bytes | None:
-        """As `View.get`."""
-        return self._store.get(family, key)
+class _Level(NamedTuple):
+    """A store that has applied this much held all that was committed at `at_s`."""
 
-    def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """As `View.get_many`."""
-        return self._store.get_many(family, keys)
-
-    def scan(
-        self, family: str, start: bytes, stop: bytes, limit: int | None = None
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """As `View.scan`."""
-        return self._store.scan(family, start, stop, limit)
-
-    def catch_up(self) -> int:
-        """See what the node has written since; the log index of the last command in it."""
-        self._store.catch_up()
-        return applied_position(self._store).index
-
-    def reopen(self) -> None:
-        """Move to the store that lies there now."""
-        opened = self._open()
-        if self._before is not None:
-            self._before.close()
-        self._before, self._store = self._store, opened
-
-    def close(self) -> None:
-        """Let go of it; twice is harmless."""
-        if self._before is not None:
-            self._before.close()
-        self._store.close()
-
-    def _open(self) -> RocksStore:
-        notes = self._scratch / str(next(self._numbers))
-        notes.mkdir()
-        return RocksStore.open_secondary(self._path, notes, self._config)
+    position: LogPosition
+    at_s: float
 
 
 class RemoteReplica:
     """A `Replica` behind a node's socket, beside a followed store. Threads may share it.
 
-    One thread catches the store up, and completes the futures of writes that are seen there.
+    One thread catches the store up, tells what changed, and only then completes the futures of
+    writes that are seen there.
     """
 
     def __init__(
@@ -110,10 +77,14 @@ class RemoteReplica:
         self._clock = clock
         self._changed = threading.Condition()
         self._numbers = itertools.count()
-        self._unseen: list[tuple[int, int, float, Applied, Future[Applied]]] = []
-        self._told: AppliedUpTo | None = None
+        self._waiting: list[_Waiter] = []
+        self._look_s = clock()
+        self._told: tuple[AppliedUpTo, float] | None = None
         self._generation: int | None = None
-        self._applied_index = store.catch_up()
+        self._behind: _Level | None = None
+        self._level_s = float("-inf")
+        self._applied_index = store.catch_up().index
+        self._changes = FollowedChanges(store)
         self._closed = False
         self._thread = threading.Thread(target=self._follow, name="store-follower", daemon=True)
         self._thread.start()
@@ -123,8 +94,20 @@ class RemoteReplica:
 
     @property
     def applied_index(self) -> int:
-        """The log index that the followed store is at."""
+        """The log index that the followed store is at, and that every listener was told of."""
         return self._applied_index
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds since the followed store was last known to hold all that was committed.
+
+        Infinite until it is known the first time.
+        """
+        return self._clock() - self._level_s
+
+    def subscribe(self, listener: Listener, gap: Gap) -> None:
+        """As `FollowedChanges.subscribe`; called on the thread that catches up."""
+        self._changes.subscribe(listener, gap)
 
     def propose(self, command: bytes) -> "Future[Applied]":
         """As `Replica.propose`; done once the followed store has the effects."""
@@ -134,15 +117,19 @@ class RemoteReplica:
         return future
 
     def barrier(self) -> "Future[int]":
-        """As `Replica.barrier`; `wait_applied` tells when the followed store is there."""
+        """As `Replica.barrier`; `seen` tells when the followed store is there."""
         return self._client.barrier()
+
+    def seen(self, index: int, seconds: float) -> "Future[bool]":
+        """Done once the followed store is at `index`, or after `seconds`: whether it is."""
+        future: Future[bool] = Future()
+        future.set_running_or_notify_cancel()
+        self._wait(index, seconds, future.set_result)
+        return future
 
     def wait_applied(self, index: int, seconds: float) -> bool:
         """Wait until the followed store is at `index`; whether it is."""
-        with self._changed:
-            return self._changed.wait_for(
-                lambda: self._closed or self._applied_index >= index, seconds
-            ) and (self._applied_index >= index)
+        return self.seen(index, seconds).result()
 
     def status(self) -> ReplicaStatus:
         """As `Replica.status`, of the node."""
@@ -166,19 +153,23 @@ class RemoteReplica:
             future.set_exception(error)
             return
         applied = done.result()
+        # Told late is better than not: it is durable, whether it is seen here or not.
+        self._wait(applied.index, VISIBLE_S_MAX, lambda _: future.set_result(applied))
+
+    def _wait(self, index: int, seconds: float, settle: Callable[[bool], None]) -> None:
         with self._changed:
-            seen = applied.index <= self._applied_index or self._closed
-            if not seen:
-                late_s = self._clock() + VISIBLE_S_MAX
-                unseen = (applied.index, next(self._numbers), late_s, applied, future)
-                heapq.heappush(self._unseen, unseen)
-        if seen:
-            future.set_result(applied)
+            seen = index <= self._applied_index
+            closed = self._closed
+            if not seen and not closed:
+                late_s = self._clock() + seconds
+                heapq.heappush(self._waiting, _Waiter(index, next(self._numbers), late_s, settle))
+        if seen or closed:
+            settle(seen)
 
     def _moved(self, where: AppliedUpTo) -> None:
         """The node says how far its store is; on the client's thread."""
         with self._changed:
-            self._told = where
+            self._told = where, self._clock()
             self._changed.notify_all()
 
     def _follow(self) -> None:
@@ -188,49 +179,87 @@ class RemoteReplica:
                     self._changed.wait(_POLL_S)
                 told, self._told = self._told, None
             if told is not None:
-                self._catch_up(told)
-            for applied, future in self._take_seen():
-                future.set_result(applied)
-            if self._closed and not self._unseen:
+                self._catch_up(*told)
+            for waiter, seen in self._take_done():
+                waiter.settle(seen)
+            if self._closed and not self._waiting:
                 return
 
-    def _catch_up(self, told: AppliedUpTo) -> None:
+    def _catch_up(self, told: AppliedUpTo, heard_s: float) -> None:
         try:
-            if self._generation not in {None, told.generation}:
+            if self._generation != told.generation:  # the first too: it may have restarted since
                 self._store.reopen()
-            self._generation = told.generation
-            index = self._store.catch_up()
-            if index < told.index:  # what the node has applied must be seen: it is another store
+                self._generation = told.generation
+            position = self._store.catch_up()
+            if position.index < told.index:  # what the node has must be seen: it is another store
                 self._store.reopen()
-                index = self._store.catch_up()
+                position = self._store.catch_up()
+            self._changes.advance()
         except StorageError as error:  # the next word of the node is the next attempt
             _log.warning("catch_up_failed", why=str(error))
             return
+        self._note_level(told, heard_s, position)
         with self._changed:
-            self._applied_index = index
+            self._applied_index = position.index
             self._changed.notify_all()
 
-    def _take_seen(self) -> "list[tuple[Applied, Future[Applied]]]":
-        """Those that are seen here, in log order; those that waited for too long are told too."""
-        now, seen = self._clock(), []
+    def _note_level(self, told: AppliedUpTo, heard_s: float, position: LogPosition) -> None:
+        """Learn since when the store has been level with what was committed.
+
+        What a leader of the term has committed holds all that was acknowledged before, once its
+        own first entry is applied: then the store's term is the leader's.
+        """
+        for known in (self._behind, _level_of(told, heard_s)):
+            if known is None:
+                continue
+            if _holds(position, known.position):
+                self._level_s = max(self._level_s, known.at_s)
+                self._behind = None
+            elif self._behind is None:
+                self._behind = known
+
+    def _take_done(self) -> list[tuple[_Waiter, bool]]:
+        """Those whose index is seen, in log order, and those who have waited for too long."""
+        done: list[tuple[_Waiter, bool]] = []
+        now = self._clock()
         with self._changed:
-            while self._unseen and (
-                self._closed
-                or self._unseen[0][0] <= self._applied_index
-                or self._unseen[0][2] <= now
-            ):
-                _, _, _, applied, future = heapq.heappop(self._unseen)
-                seen.append((applied, future))
-        return seen
+            while self._waiting and (self._waiting[0].index <= self._applied_index):
+                done.append((heapq.heappop(self._waiting), True))
+            if now >= self._look_s or self._closed:
+                self._look_s = now + _POLL_S
+                late = [one for one in self._waiting if one.deadline_s <= now or self._closed]
+                if late:
+                    left = [one for one in self._waiting if one not in late]
+                    heapq.heapify(left)
+                    self._waiting = left
+                    done += [(waiter, False) for waiter in sorted(late)]
+        return done
 
 
-@contextlib.contextmanager
-def open_remote(
+def _level_of(told: AppliedUpTo, heard_s: float) -> _Level | None:
+    if told.silent_s is None:
+        return None
+    return _Level(LogPosition(told.commit_index, told.term), heard_s - told.silent_s)
+
+
+def _holds(position: LogPosition, committed: LogPosition) -> bool:
+    return position.index >= committed.index and position.term >= committed.term
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """An engine beside a node, and what follows the node for it; closed with the engine."""
+
+    engine: FeedEngine
+    replica: RemoteReplica
+
+
+def open_beside(
     socket: Path,
     config: FeedsConfig | None = None,
     clock: Callable[[], int] = system_clock_us,
     wait_s: float = 10.0,
-) -> Iterator[FeedEngine]:
+) -> Beside:
     """An engine beside the node that listens on `socket`, which has seen every write until now.
 
     Raises `StorageError` where the node does not answer in `wait_s`, `NoLeader` where none leads,
@@ -252,7 +281,22 @@ def open_remote(
         replica = RemoteReplica(client, store)
         stack.callback(replica.close)
         _catch_up(replica, wait_s)
-        yield stack.enter_context(FeedEngine(store, replica, config, clock))
+        opened = contextlib.ExitStack()
+        engine = FeedEngine(store, replica, config, clock, changes=replica, release=opened.close)
+        opened.push(stack.pop_all())
+        return Beside(engine, replica)
+
+
+@contextlib.contextmanager
+def open_remote(
+    socket: Path,
+    config: FeedsConfig | None = None,
+    clock: Callable[[], int] = system_clock_us,
+    wait_s: float = 10.0,
+) -> Iterator[FeedEngine]:
+    """As `open_beside`, while the block lasts."""
+    with open_beside(socket, config, clock, wait_s).engine as engine:
+        yield engine
 
 
 def _catch_up(replica: RemoteReplica, wait_s: float) -> None:

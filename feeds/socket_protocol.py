@@ -37,7 +37,7 @@ __all__ = [
     "outcome",
 ]
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """The version of what is said below; both ends must be of one."""
 
 REQUEST_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -101,7 +101,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 class AppliedUpTo(msgspec.Struct, frozen=True, array_like=True, tag="applied"):
-    """The node's store has moved. `generation` changes when it must be opened anew.
+    """How far the node's store is. `generation` changes when it must be opened anew.
 
     That is when another store took its place, and when the node was started again.
     """
@@ -109,6 +109,9 @@ class AppliedUpTo(msgspec.Struct, frozen=True, array_like=True, tag="applied"):
     index: int
     commit_index: int
     generation: int
+    term: int = 0
+    silent_s: float | None = None
+    """Seconds since `commit_index` was confirmed, by the leader or a majority; None if unknown."""
 
 
 Request = Submit | Barrier | Status | Checkpoint

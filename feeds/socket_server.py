@@ -37,7 +37,7 @@ from feeds.socket_protocol import (
     outcome,
 )
 
-__all__ = ["ServedReplica", "SocketConfig", "SocketServer"]
+__all__ = ["ServedReplica", "SocketConfig", "SocketServer", "silence_s"]
 
 _log = structlog.get_logger(__name__)
 _READ_BYTES: Final = 256 * 1024
@@ -55,6 +55,9 @@ class SocketConfig:
 
     unread_bytes_max: int = 64 * 1024 * 1024
     """Bytes of replies that may wait for a process that does not read; then it is hung up on."""
+
+    heartbeat_s: float = 0.1
+    """Seconds after which everyone is told how far the store is, moved or not."""
 
 
 class ServedReplica(Protocol):
@@ -106,6 +109,7 @@ class SocketServer:
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_due = False
+        self._beating: asyncio.Task[None] | None = None
 
     async def start(self, path: Path) -> None:
         """Listen at a path. A socket that nobody listens on any more is replaced.
@@ -130,9 +134,12 @@ class SocketServer:
             ) from error
         self._path = path
         self._replica.watch(self._moved)
+        self._beating = asyncio.create_task(self._beat())
 
     async def stop(self) -> None:
         """Hang up on everyone."""
+        if self._beating is not None:
+            self._beating.cancel()
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):
@@ -204,7 +211,18 @@ class SocketServer:
         return Done(number, position.index, position.term)
 
     def _where(self, status: ReplicaStatus) -> AppliedUpTo:
-        return AppliedUpTo(status.applied_index, status.commit_index, self._generation())
+        return AppliedUpTo(
+            status.applied_index,
+            status.commit_index,
+            self._generation(),
+            status.term,
+            silence_s(status),
+        )
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s)
+            self._moved(self._replica.status())
 
     def _moved(self, status: ReplicaStatus) -> None:
         """Tell everyone how far the store is: at most once a turn."""
@@ -235,6 +253,18 @@ class SocketServer:
                     transport.abort()
                 elif not transport.is_closing():
                     connection.writer.write(data)
+
+
+def silence_s(status: ReplicaStatus) -> float | None:
+    """Seconds since a follower heard its leader, or a leader so many that they are a majority.
+
+    None where it is not known whether `commit_index` is still the cluster's.
+    """
+    silences = {peer.node: peer.silent_s for peer in status.peers}
+    if status.role == "leader":
+        needed = (len(silences) + 1) // 2
+        return sorted(silences.values())[needed - 1] if needed else 0.0
+    return silences.get(status.leader or "") if status.role == "follower" else None
 
 
 def _make_way(path: Path) -> None:

@@ -11,6 +11,7 @@ import structlog
 
 from feeds.answers import answered
 from feeds.applier import Applier, Listener
+from feeds.change_journal import Gap
 from feeds.commands import ClearRows, encode_command
 from feeds.config import FeedsConfig
 from feeds.errors import ReplicaStopped, StorageError
@@ -77,11 +78,13 @@ class StateMachine:
         """The encoded answer of a command; raises as `Applier.apply`."""
         return self._applier.apply(index, term, command)
 
-    def subscribe(self, listener: Listener) -> None:
+    def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` after every command that leaves events, in log order, from now on.
 
-        It is called within `apply`; what it raises is logged and goes no further.
+        It is called within `apply`; what it raises is logged and goes no further. Nothing is missed
+        here, so `gap` is never called.
         """
+        del gap
         self._listeners = (*self._listeners, listener)
         self._applier.subscribe(listener)
 

@@ -5,7 +5,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,13 @@ from typer.testing import CliRunner
 
 from feeds.cli_cluster import init_cluster
 from feeds.errors import InvalidInput, NotFound, StorageError
+from feeds.events import Event
 from feeds.model import ActivityDraft, FeedId, TenantId
 from feeds.node import EngineNode
 from feeds.node_config import NodeConfig
-from feeds.remote import open_remote
+from feeds.remote import open_beside, open_remote
+from feeds.replication.base import PeerStatus, ReplicaStatus
+from feeds.socket_server import silence_s
 from serving.cli import build
 
 DEMO = TenantId("demo")
@@ -38,6 +43,13 @@ def node() -> Iterator[NodeConfig]:
         config = NodeConfig.load(path)
         with EngineNode.running(config):
             yield config
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 def draft(number: int) -> ActivityDraft:
@@ -68,8 +80,8 @@ def test_bad_input_is_refused_before_it_is_sent(node: NodeConfig) -> None:
         before = engine.status().last_index
         with pytest.raises(NotFound, match="'demo' does not exist"):
             engine.post(DEMO, AUTHOR, draft(0))
-        with pytest.raises(InvalidInput, match="hears of no changes"):
-            engine.subscribe(lambda *_: None)
+        with pytest.raises(InvalidInput, match="is not a feed"):
+            engine.read(DEMO, FeedId.parse("nothing"))
         assert before == engine.status().last_index
 
 
@@ -122,6 +134,85 @@ def test_view_moves_to_the_store_of_a_snapshot(node: NodeConfig) -> None:
         engine.post(DEMO, AUTHOR, draft(0)).result(WAIT_S)
         view.reopen()  # type: ignore[attr-defined]
         assert 1 == len(engine.rows(DEMO, AUTHOR, 10))
+
+
+def test_changes_are_told_before_a_write_is_done_whoever_wrote(node: NodeConfig) -> None:
+    with open_remote(node.socket) as one, open_remote(node.socket) as other:
+        one.create_tenant("demo").result(WAIT_S)
+        heard: list[tuple[int, str]] = []
+        gaps: list[bool] = []
+
+        def listen(tenant: TenantId, index: int, events: Sequence[Event]) -> None:
+            assert tenant == DEMO
+            assert one.applied_index() >= index
+            heard.extend((index, type(event).__name__) for event in events)
+
+        one.subscribe(listen, lambda: gaps.append(True))
+        expected = []
+        for number in range(40):
+            writer = (one, other)[number % 2]
+            followed = number % 4 > 1
+            if followed:
+                done = writer.follow(DEMO, FeedId("timeline", f"u{number}"), AUTHOR)
+                index = done.result(WAIT_S).index
+            else:
+                index = writer.post(DEMO, AUTHOR, draft(number)).result(WAIT_S).index
+            expected.append((index, "Followed" if followed else "Posted"))
+            if writer is one:
+                assert heard == expected
+        last = one.follow(DEMO, FeedId("timeline", "last"), AUTHOR).result(WAIT_S)
+        assert heard == [*expected, (last.index, "Followed")]
+        assert len(gaps) <= 1  # before the first event there is no journal
+
+
+def test_it_is_known_how_far_behind_the_store_may_be(node: NodeConfig) -> None:
+    beside = open_beside(node.socket)
+    with beside.engine as engine:
+        assert beside.replica.seen(engine.applied_index(), 0).result(WAIT_S)
+        assert not beside.replica.seen(engine.applied_index() + 100, 0).result(WAIT_S)
+        wait_for(lambda: beside.replica.lag_s < 1, "the node to say that nothing is missing")
+
+
+def test_a_node_that_is_gone_lets_the_lag_grow() -> None:
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="hw"))
+        (path,) = init_cluster(Path(directory), "test", free_port(), nodes=1, plain=True)
+        config = NodeConfig.load(path)
+        with EngineNode.running(config):
+            beside = open_beside(config.socket)
+            stack.enter_context(beside.engine)
+            beside.engine.create_tenant("demo").result(WAIT_S)
+            heard: list[int] = []
+            gaps: list[bool] = []
+            beside.engine.subscribe(
+                lambda _, index, __: heard.append(index), lambda: gaps.append(True)
+            )
+            beside.engine.post(DEMO, AUTHOR, draft(0)).result(WAIT_S)
+        wait_for(lambda: beside.replica.lag_s > 0.5, "the lag to grow")
+        assert 1 == len(beside.engine.rows(DEMO, AUTHOR, 10))  # what was seen is still there
+        gaps.clear()
+        with EngineNode.running(config):
+            wait_for(lambda: beside.replica.lag_s < 0.5, "the node to be followed again")
+            index = beside.engine.post(DEMO, AUTHOR, draft(1)).result(WAIT_S).index
+            assert heard[-1] == index
+            assert 2 == len(heard)
+            assert gaps == []
+
+
+def test_silence_is_the_leaders_or_a_majoritys() -> None:
+    def status(role: str, leader: str | None, *silent_s: float) -> ReplicaStatus:
+        peers = tuple(
+            PeerStatus(f"n{number}", connected=True, silent_s=seconds)
+            for number, seconds in enumerate(silent_s, 2)
+        )
+        return ReplicaStatus(role, 1, 0, 0, 0, "n1", leader, peers=peers)
+
+    assert 0.0 == silence_s(status("leader", "n1"))
+    assert 0.1 == silence_s(status("leader", "n1", 0.1, 9.0))
+    assert 0.3 == silence_s(status("leader", "n1", 0.1, 9.0, 0.3, 8.0))
+    assert 0.2 == silence_s(status("follower", "n3", 0.1, 0.2))
+    assert silence_s(status("follower", None, 0.1, 0.2)) is None
+    assert silence_s(status("candidate", None, 0.1, 0.2)) is None
 
 
 def test_a_node_is_an_engine_and_nothing_else() -> None:
