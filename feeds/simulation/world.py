@@ -74,6 +74,8 @@ class SimulatedNode:
     directory: Path
     machine: Machine = field(default_factory=Machine)
     member: Member | None = None
+    journal: Journal | None = None
+    """What its member writes to; None while it is down."""
     close: Callable[[], None] = lambda: None
     incarnation: int = 0
     refused: str | None = None
@@ -182,7 +184,7 @@ class World:
         node = self._nodes[name]
         if node.member is None:
             return
-        node.member = None
+        node.member = node.journal = None
         node.incarnation += 1
         node.close()
         self.note(f"{name} is killed")
@@ -290,12 +292,17 @@ class World:
             applied=position,
             send=lambda peer, message: self._send(name, peer, message),
             clock=lambda: self.now_s,
-            random=Random(self.random.getrandbits(32)),  # noqa: S311
+            random=self._timer(name),
             config=self._config,
             joining=node.joining,
             on_joined=lambda: self._joined(node),
         )
+        node.journal = journal
         return member, journal.close
+
+    def _timer(self, _: str) -> Random:
+        """What a node draws its election timers from."""
+        return Random(self.random.getrandbits(32))  # noqa: S311
 
     def _connect(self, one: str, other: str) -> None:
         member = self._nodes[one].member
