@@ -19,18 +19,24 @@ __all__ = [
     "ClearRows",
     "Command",
     "CreateTenant",
+    "FanOut",
     "FollowFeed",
     "Once",
     "PostActivity",
     "RecordEvents",
     "RemoveActivity",
     "UnfollowFeed",
+    "Unkeyed",
     "decode_command",
     "encode_command",
 ]
 
-COMMAND_VERSION: Final = 1
-"""The version of the commands below; a change of their meaning or fields needs another."""
+COMMAND_VERSION: Final = 2
+"""The version of the commands below; a change of their meaning or fields needs another.
+
+Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
+whose defaults are what they meant.
+"""
 
 OPERATION: Final = "\0op:"
 """What the key of a write begins with that was given one by the engine, for its repeats."""
@@ -70,7 +76,9 @@ class AddKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ke
 class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
     """Put an activity into its home feed and the feeds in `to`, and before their followers.
 
-    Posted again and again, it gets into `places_max` feeds at most.
+    Posted again and again, it gets into `places_max` feeds at most. Rows are put before
+    `inline_max` followers (None: all of them); tasks do the rest, of which the tenant may have
+    `tasks_max`.
     """
 
     tenant: str
@@ -78,15 +86,31 @@ class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     body: bytes
     places_max: int
     once: Once | None = None
+    inline_max: int | None = None
+    tasks_max: int = 0
 
 
 class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="remove"):
-    """Remove an activity from every feed."""
+    """Remove an activity from every feed, within the same bounds as a post."""
 
     tenant: str
     activity_id: str
     time_us: int
     once: Once | None = None
+    inline_max: int | None = None
+    tasks_max: int = 0
+
+
+class FanOut(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="fanout"):
+    """Go on with the task of an activity in one of its places, for the next `rows_max` followers.
+
+    What it does depends on the task in the store alone, so it may be proposed any number of times.
+    """
+
+    tenant: str
+    place: str
+    position: bytes
+    rows_max: int
 
 
 class FollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="follow"):
@@ -112,7 +136,8 @@ class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     """Let `follower` no longer follow `target`; its rows stay with `keep_history`.
 
     At most `rows_max` rows are removed and `scan_max` looked at; `ClearRows` goes on from there.
-    Of a target that is merged at read time, the newest `copy_max` rows are kept.
+    Of a target that is merged at read time, the newest `copy_max` rows are kept. The tenant may
+    have `tasks_max` tasks (0: what is left of this one is not counted).
     """
 
     tenant: str
@@ -124,6 +149,7 @@ class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     copy_max: int
     keep_history: bool = False
     once: Once | None = None
+    tasks_max: int = 0
 
 
 class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clear"):
@@ -152,12 +178,17 @@ Command = (
     | FollowFeed
     | UnfollowFeed
     | ClearRows
+    | FanOut
     | RecordEvents
 )
+
+Unkeyed = CreateTenant | AddKey | ClearRows | FanOut
+"""Commands without an idempotency key: proposed again, they do no harm."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Command)
 _VERSION = bytes((COMMAND_VERSION,))
+_READ = tuple(bytes((version,)) for version in range(1, COMMAND_VERSION + 1))
 
 
 def encode_command(command: Command) -> bytes:
@@ -171,9 +202,9 @@ def decode_command(data: bytes) -> Command:
     Raises `FormatUnsupported` for one of another version: what it means is known to another
     release, so this one must neither skip it nor guess.
     """
-    if data and data[:1] != _VERSION:
+    if data and data[:1] not in _READ:
         raise FormatUnsupported(
-            f"the log holds a command of version {data[0]}, and this release reads version "
+            f"the log holds a command of version {data[0]}, and this release reads up to "
             f"{COMMAND_VERSION}: start the release that wrote it, or a newer one"
         )
     try:

@@ -20,6 +20,8 @@ _POSITIVE = (
     "page_size_max",
     "unfollow_rows_max",
     "unfollow_scan_max",
+    "fanout_rows_max",
+    "outbox_tasks_max",
     "events_batch_max",
     "events_max",
     "activity_bytes_max",
@@ -72,8 +74,19 @@ class FeedsConfig:
     follows_max: int = 10_000
     """Feeds that one feed follows at most."""
 
-    pull_followers_min: int = 1_000
+    pull_followers_min: int = 10_000
     """A feed with more followers than this is merged at read time instead of copied to each."""
+
+    fanout_inline_max: int = 500
+    """Followers before whom a post or removal writes rows in its own command; the others get
+    theirs from a task, a moment later."""
+
+    fanout_rows_max: int = 500
+    """Followers that one command of such a task reaches at most."""
+
+    outbox_tasks_max: int = 10_000
+    """Unfinished tasks of a tenant: fan-outs, and unfollows whose rows are not yet removed. A write
+    that would leave one more is refused as overloaded."""
 
     pull_scan_max: int = 2_000
     """Rows older than a follow's first that a read of a merged feed looks through for late ones."""

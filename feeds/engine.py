@@ -17,7 +17,7 @@ import msgspec
 from feeds.answers import answered
 from feeds.applier import Listener
 from feeds.change_journal import Gap
-from feeds.commands import AddKey, ClearRows, Command, CreateTenant
+from feeds.commands import AddKey, Command, CreateTenant, Unkeyed
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
 from feeds.errors import InvalidInput
@@ -324,7 +324,7 @@ class FeedEngine(StoreReader):
 
     def _repeatable(self, command: Command) -> Command:
         """The command with a key of its own, where it has none and would act twice without."""
-        if isinstance(command, CreateTenant | AddKey | ClearRows) or command.once is not None:
+        if isinstance(command, Unkeyed) or command.once is not None:
             return command
         config = self._config
         once = operation(

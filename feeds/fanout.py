@@ -7,14 +7,15 @@ what is not older than the oldest activity that the follow copied.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
-from feeds.keys import DegreesKey, FollowerKey, after, read_number
+from feeds.keys import DegreesKey, FollowerKey, FollowKey, after, read_number
 from feeds.model import TIME_MAX_US
-from feeds.rows import home_rows, scan
+from feeds.rows import CHUNK_MAX, home_rows, scan
 from feeds.store.base import View
-from feeds.values import Degrees, decode_degrees
+from feeds.values import Degrees, decode_degrees, decode_edge
 
-__all__ = ["copied_rows", "degrees", "followers", "recipients", "since_of"]
+__all__ = ["copied_rows", "degrees", "followers", "following_since", "since_of"]
 
 _INVERT = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -25,20 +26,36 @@ def degrees(view: View, tenant: str, feeds: list[str]) -> list[Degrees]:
     return [decode_degrees(data) if data else Degrees() for data in view.get_many("follows", keys)]
 
 
-def followers(view: View, tenant: str, target: str, behind: str = "") -> Iterator[str]:
+def followers(
+    view: View, tenant: str, target: str, behind: str = "", chunk: int = CHUNK_MAX
+) -> Iterator[str]:
     """Who follows a feed, in the order of their texts, from behind the text `behind`."""
+    for follower, _ in _reverse(view, tenant, target, behind, chunk):
+        yield follower
+
+
+def following_since(
+    view: View, tenant: str, target: str, behind: str, limit: int
+) -> list[tuple[str, int]]:
+    """The next `limit` followers, and the log index since when each follows."""
+    found = list(islice(_reverse(view, tenant, target, behind, limit), limit))
+    # Follows of release 0.1 have it in the edge alone.
+    old = [follower for follower, index in found if not index]
+    keys = [FollowKey(tenant, follower, target).encode() for follower in old]
+    edges = zip(old, view.get_many("follows", keys), strict=True) if old else ()
+    since = {follower: decode_edge(data).index for follower, data in edges if data is not None}
+    return [
+        (follower, read_number(index) if index else since[follower]) for follower, index in found
+    ]
+
+
+def _reverse(
+    view: View, tenant: str, target: str, behind: str, chunk: int
+) -> Iterator[tuple[str, bytes]]:
     prefix = FollowerKey.prefix(tenant, target)
     start = prefix + behind.encode() + b"\0" if behind else prefix
-    for key, _ in scan(view, "follows", start, after(prefix)):
-        yield key[len(prefix) :].decode()
-
-
-def recipients(view: View, tenant: str, places: list[str]) -> Iterator[tuple[str, str]]:
-    """(follower, place) of every row that an activity in these places puts before a follower."""
-    for place, edges in zip(places, degrees(view, tenant, places), strict=True):
-        if edges.followers and not edges.pulled:
-            for follower in followers(view, tenant, place):
-                yield follower, place
+    for key, index in scan(view, "follows", start, after(prefix), chunk):
+        yield key[len(prefix) :].decode(), index
 
 
 def copied_rows(

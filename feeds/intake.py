@@ -105,6 +105,8 @@ class Intake:
             body=body,
             places_max=1 + self._config.to_max,
             once=None if key is None else self._once(key, _content(home, draft), now_us),
+            inline_max=self._config.fanout_inline_max,
+            tasks_max=self._config.outbox_tasks_max,
         )
         return command, activity
 
@@ -124,6 +126,8 @@ class Intake:
             activity_id=activity_id,
             time_us=self._time(time_us, now_us),
             once=self._once_of(key, ("remove", activity_id, time_us), now_us),
+            inline_max=self._config.fanout_inline_max,
+            tasks_max=self._config.outbox_tasks_max,
         )
 
     def follow(
@@ -189,6 +193,7 @@ class Intake:
             once=self._once_of(
                 key, ("unfollow", follower_text, target_text, keep_history, time_us), now_us
             ),
+            tasks_max=config.outbox_tasks_max,
         )
 
     def record(

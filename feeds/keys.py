@@ -9,12 +9,13 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `c`, index modulo the journal's size 8 | log index 8 of a command with events, tenant |
 | meta | `changes` | size of that journal 8, first log index in it 8 |
 | meta | `applied` | log index 8, term 8 |
+| meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
 | activities | tenant, position 16 | index 8, length 4, `Posted`, body |
 | feeds | tenant, feed, position 16, origin | index 8 of the command that wrote the row |
 | follows | tenant, `e`, follower, target | `Follow` without its ends |
-| follows | tenant, `r`, target, follower | nothing |
+| follows | tenant, `r`, target, follower | index 8 of the follow; of old ones nothing |
 | follows | tenant, `d`, feed | `Degrees` |
 | follows | tenant, `p`, follower, target | index 8, since 8 of the pulled edge |
 | events | tenant, index 8, ordinal 4 | event |
@@ -22,6 +23,7 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | counters | tenant, `a`, author / `t`, tag | `CounterRecord` |
 | counters | tenant, `u`, user | `UserRecord` |
 | outbox | tenant, follower, target | `Clearing` |
+| outbox | tenant, 1, place, position 16 | `Spreading` |
 | dedup | tenant, `k`, idempotency key | `Remembered` |
 | dedup | tenant, `x`, expiry 8, idempotency key | 1 if it counts towards the limit |
 | dedup | tenant, `n` | `KeyCount` |
@@ -47,11 +49,13 @@ __all__ = [
     "Entity",
     "EventKey",
     "ExpiryKey",
+    "FanOutKey",
     "FeedRowKey",
     "FollowKey",
     "FollowerKey",
     "OutboxKey",
     "PulledKey",
+    "TaskCountKey",
     "TenantKey",
     "after",
     "read_number",
@@ -197,6 +201,11 @@ class FeedRowKey:
         """What the keys of a feed's rows begin with; position and origin follow."""
         return _join(tenant, feed)
 
+    @staticmethod
+    def around(tenant: str, position: bytes, origin: str) -> tuple[bytes, bytes]:
+        """What stands before and behind the feed in the keys of one activity's rows."""
+        return _join(tenant), b"\0" + position + origin.encode()
+
 
 @dataclass(frozen=True, slots=True)
 class FollowKey:
@@ -323,6 +332,49 @@ class OutboxKey:
         """Read the key's bytes."""
         (tenant, follower), target = _split(key, 2)
         return cls(tenant, follower, target.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class FanOutKey:
+    """In `outbox`: rows of an activity before the followers of a place, still to be written.
+
+    The byte 1 keeps them apart from ended follows: no feed's text begins with it.
+    """
+
+    tenant: str
+    place: str
+    position: Position
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant, self.place) + self.position
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant, place), position = _split(key, 2)
+        return cls(tenant, place.removeprefix("\1"), Position(position))
+
+    @staticmethod
+    def prefix(tenant: str, place: str) -> bytes:
+        """What the tasks of a place begin with; the position follows, newest first."""
+        return _join(tenant, "\1" + place)
+
+    @staticmethod
+    def has(key: bytes) -> bool:
+        """Whether a key of `outbox` is of this kind."""
+        return key[key.index(b"\0") + 1] == 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCountKey:
+    """In `meta`: how many of a tenant's tasks are in `outbox`."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"tasks\0" + self.tenant.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,94 +1,145 @@
-"""Work that one command left for later ones: clearing the rows of ended follows.
+"""Work that one command left for later ones: fan-outs, and the rows of ended follows.
 
-The store's outbox holds what remains, so that it goes on after a restart; this class proposes the
-commands, one at a time for each ended follow.
+The store's outbox holds what remains, so that it goes on after a restart or at another node; this
+class proposes the commands, one at a time for each task, and keeps no list of the tasks itself.
 """
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from itertools import islice
 from typing import Final
 
-from feeds.commands import ClearRows
+from feeds.commands import ClearRows, FanOut
 from feeds.config import FeedsConfig
-from feeds.errors import Overloaded, StorageFull
-from feeds.keys import OutboxKey
-from feeds.results import UnfollowResult
-from feeds.rows import scan
+from feeds.errors import Overloaded
+from feeds.keys import FanOutKey, OutboxKey, after
+from feeds.replication.base import Applied
 from feeds.store.base import View
 
-__all__ = ["OPEN_MAX", "Outbox"]
+__all__ = ["IN_FLIGHT_MAX", "Outbox"]
 
-OPEN_MAX: Final = 1_000
-"""Ended follows that are worked on at once; the others stay in the store until these are done."""
+IN_FLIGHT_MAX: Final = 8
+"""Commands that are on their way at once: enough to keep the log busy, and what a write waits
+behind at most."""
 
 
 class Outbox:
-    """Proposes the next command of each ended follow until its rows are gone.
+    """Proposes the next command of each task until it is done; the tenants take turns.
 
-    Where a command is refused for the moment (a crowd, a full disk), it waits for a write that
-    succeeds. After `resume`, to be called on the replica's thread alone.
+    Of one tenant the tasks are taken in the order of their keys, and each is finished once begun.
+    Where a command is refused for the moment (a crowd, a full disk), this waits for `go_on`. All
+    is to be called on the replica's thread alone, and the proposed futures are done there.
     """
 
     def __init__(
         self,
-        propose: Callable[[ClearRows], "Future[UnfollowResult]"],
+        propose: Callable[[ClearRows | FanOut], "Future[Applied]"],
         view: View,
         config: FeedsConfig,
     ) -> None:
         self._propose = propose
         self._view = view
         self._config = config
-        self._open: set[OutboxKey] = set()
-        self._refused: deque[OutboxKey] = deque()
-        self._more = False
+        self._turns: dict[str, bytes] = {}
+        """Tenants that may have tasks, the next first; and the key from which to look for them."""
+        self._busy: set[bytes] = set()
+        self._proposing = False
+        self._refused = False
+        self._stopped = False
 
     def resume(self) -> None:
-        """Go on with what was left in the store."""
-        found = scan(self._view, "outbox", b"", b"\xff")
-        keys = [OutboxKey.decode(key) for key, _ in islice(found, OPEN_MAX)]
-        self._more = len(keys) == OPEN_MAX
+        """Begin with what was left in the store."""
+        start = b""
+        while found := next(iter(self._view.scan("outbox", start, b"\xff", 1)), None):
+            prefix = _prefix(found[0])
+            self._turns[_tenant(prefix)] = prefix
+            start = after(prefix)
+        self.go_on()
+
+    def add(self, keys: Iterable[bytes]) -> None:
+        """There may be tasks under these keys."""
         for key in keys:
-            self.clear(key)
+            prefix = _prefix(key)
+            self._turns.setdefault(_tenant(prefix), prefix)
+        self.go_on()
 
-    def clear(self, key: OutboxKey) -> None:
-        """Go on with one ended follow, now or when there is room for it."""
-        if key in self._open:
-            return  # its next command sees what was added to it
-        if len(self._open) >= OPEN_MAX:
-            self._more = True
-            return
-        self._open.add(key)
-        self._next(key)
+    def go_on(self) -> None:
+        """Propose as much as may be on its way; a write has succeeded."""
+        self._refused = False
+        self._take_turns()
 
-    def retry(self) -> None:
-        """A write has succeeded: try again one that was refused."""
-        if self._refused:
-            self._next(self._refused.popleft())
+    def stop(self) -> None:
+        """Propose nothing any more: another node leads, or the store is closed."""
+        self._stopped = True
 
-    def _next(self, key: OutboxKey) -> None:
-        command = ClearRows(
-            tenant=key.tenant,
-            follower=key.follower,
-            target=key.target,
-            rows_max=self._config.unfollow_rows_max,
-            scan_max=self._config.unfollow_scan_max,
-        )
+    def _take_turns(self) -> None:
+        if self._proposing:
+            return  # the loop below is on the stack, and goes on
+        self._proposing = True
         try:
-            future = self._propose(command)
-        except Overloaded:
-            self._refused.append(key)
-        else:
-            future.add_done_callback(lambda done: self._cleared(key, done))
+            while self._turns and len(self._busy) < IN_FLIGHT_MAX:
+                if self._refused or self._stopped:
+                    break
+                tenant = next(iter(self._turns))
+                start = self._turns.pop(tenant)
+                key = self._find(tenant, start)
+                if key is not None:  # else it has turns again once a task of it is done, or is new
+                    self._turns[tenant] = key + b"\0"
+                    self._take(key)
+        finally:
+            self._proposing = False
 
-    def _cleared(self, key: OutboxKey, done: "Future[UnfollowResult]") -> None:
-        error = done.exception()
-        if isinstance(error, StorageFull):
-            self._refused.append(key)
-        elif error is None and done.result().unfinished:
-            self._next(key)
-        else:  # done; or the replica has stopped, and the next one goes on from the store
-            self._open.discard(key)
-            if error is None and self._more and not self._open:
-                self.resume()
+    def _find(self, tenant: str, start: bytes) -> bytes | None:
+        """The next task of a tenant that has no command on its way, behind the last the first."""
+        prefix = tenant.encode() + b"\0"
+        for first, end in ((start, after(prefix)), (prefix, start)):
+            for key, _ in self._view.scan("outbox", first, end, IN_FLIGHT_MAX):
+                if key not in self._busy:
+                    return key
+        return None
+
+    def _take(self, key: bytes) -> None:
+        """Propose the next command of a task."""
+        self._busy.add(key)
+        try:
+            future = self._propose(self._command(key))
+        except Overloaded:
+            self._done(key, refused=True)
+        else:
+            future.add_done_callback(
+                lambda done: self._done(key, refused=done.exception() is not None)
+            )
+
+    def _command(self, key: bytes) -> ClearRows | FanOut:
+        config = self._config
+        if FanOutKey.has(key):
+            task = FanOutKey.decode(key)
+            return FanOut(
+                tenant=task.tenant,
+                place=task.place,
+                position=task.position,
+                rows_max=config.fanout_rows_max,
+            )
+        ended = OutboxKey.decode(key)
+        return ClearRows(
+            tenant=ended.tenant,
+            follower=ended.follower,
+            target=ended.target,
+            rows_max=config.unfollow_rows_max,
+            scan_max=config.unfollow_scan_max,
+        )
+
+    def _done(self, key: bytes, *, refused: bool) -> None:
+        """A command has ended: unless its task is done, it comes first in its tenant's turn."""
+        self._busy.discard(key)
+        tenant = _tenant(_prefix(key))
+        self._turns[tenant] = min(self._turns.get(tenant, key), key)
+        self._refused |= refused
+        self._take_turns()
+
+
+def _prefix(key: bytes) -> bytes:
+    return key[: key.index(b"\0") + 1]
+
+
+def _tenant(prefix: bytes) -> str:
+    return prefix[:-1].decode()

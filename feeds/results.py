@@ -8,11 +8,12 @@ from typing import Literal
 
 import msgspec
 
-from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded
+from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded, Overloaded
 from feeds.model import Activity, ActivityId
 
 __all__ = [
     "Accepted",
+    "Drained",
     "FollowResult",
     "Placed",
     "PostResult",
@@ -66,6 +67,13 @@ class UnfollowResult(msgspec.Struct, frozen=True, array_like=True, tag="unfollow
     unfinished: bool = False
 
 
+class Drained(msgspec.Struct, frozen=True, array_like=True, tag="drained"):
+    """A fan-out went on, if it was still to be done; `unfinished` if more followers remain."""
+
+    index: int
+    unfinished: bool = False
+
+
 class RecordResult(msgspec.Struct, frozen=True, array_like=True, tag="record"):
     """How many events were recorded, and which activities do not exist (in order, no repeats).
 
@@ -81,19 +89,33 @@ class RecordResult(msgspec.Struct, frozen=True, array_like=True, tag="record"):
 class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
     """The command changed nothing; `message` is a sentence for the user.
 
-    `early` is a conflict too: the write that must come before has not taken effect.
+    `early` is a conflict too: the write that must come before has not taken effect. `overloaded`
+    is one of the moment: the same write may take effect later.
     """
 
-    code: Literal["invalid", "conflict", "limit", "early"]
+    code: Literal["invalid", "conflict", "limit", "early", "overloaded"]
     message: str
 
     def error(self) -> FeedsError:
         """The exception that says this."""
-        kinds = {"invalid": InvalidInput, "limit": LimitExceeded}
+        kinds: dict[str, type[FeedsError]] = {
+            "invalid": InvalidInput,
+            "limit": LimitExceeded,
+            "overloaded": Overloaded,
+        }
         return kinds.get(self.code, Conflict)(self.message)
 
 
-Result = Accepted | Placed | RemoveResult | FollowResult | UnfollowResult | RecordResult | Rejected
+Result = (
+    Accepted
+    | Placed
+    | RemoveResult
+    | FollowResult
+    | UnfollowResult
+    | Drained
+    | RecordResult
+    | Rejected
+)
 
 
 @dataclass(frozen=True, slots=True)

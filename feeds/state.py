@@ -9,17 +9,15 @@ from concurrent.futures import Future
 
 import structlog
 
-from feeds.answers import answered
 from feeds.applier import Applier, Listener
 from feeds.change_journal import Gap
-from feeds.commands import ClearRows, encode_command
+from feeds.commands import ClearRows, FanOut, encode_command
 from feeds.config import FeedsConfig
 from feeds.errors import ReplicaStopped, StorageError
 from feeds.flushing import Flusher, InlineFlusher
-from feeds.keys import APPLIED, OutboxKey, read_number
+from feeds.keys import APPLIED, read_number
 from feeds.outbox import Outbox
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, Replica, ReplicaStatus
-from feeds.results import UnfollowResult
 from feeds.store.base import Store, View
 
 __all__ = ["LocalReplica", "ReplicaFactory", "StateMachine", "applied_position"]
@@ -95,9 +93,9 @@ class StateMachine:
     def lead(self, *, leads: bool) -> None:
         """Begin or cease to do what commands left to be done; the same again changes nothing."""
         if not leads:
-            self._outbox = None
+            self._stop_outbox()
         elif self._outbox is None:
-            self._outbox = Outbox(self._propose_clear, self._store, self._config)
+            self._outbox = Outbox(self._propose, self._store, self._config)
             self._applier.take_left()
             self._outbox.resume()
 
@@ -105,21 +103,19 @@ class StateMachine:
         """Go on with what commands left to be done, and drop the log before the last flush."""
         left = self._applier.take_left()
         if self._outbox is not None:
-            for key in left:
-                self._outbox.clear(OutboxKey.decode(key))
-            self._outbox.retry()
+            self._outbox.add(left)
         self._compact()
 
     def replace(self, store: Store) -> None:
         """Go on with the store of a snapshot; the one before was closed with `close_store`."""
         self._store = store
         self._flusher = self._make_flusher(store)
-        self._outbox = None
+        self._stop_outbox()
         self._applier = self._make_applier()
 
     def close_store(self) -> None:
         """Close the store as it is, to be replaced."""
-        self._outbox = None
+        self._stop_outbox()
         self._flusher.close()
         self._store.close()
 
@@ -143,11 +139,15 @@ class StateMachine:
             applier.subscribe(listener)
         return applier
 
-    def _propose_clear(self, command: ClearRows) -> "Future[UnfollowResult]":
+    def _stop_outbox(self) -> None:
+        if self._outbox is not None:
+            self._outbox.stop()
+        self._outbox = None
+
+    def _propose(self, command: ClearRows | FanOut) -> "Future[Applied]":
         if self._replica is None:
             raise ReplicaStopped("the state machine is bound to no replica")
-        proposed = self._replica.propose(encode_command(command))
-        return answered(proposed, UnfollowResult, lambda result: result)
+        return self._replica.propose(encode_command(command))
 
     def _compact(self) -> None:
         flushed = self._flusher.take_flushed()

@@ -17,6 +17,7 @@ __all__ = [
     "KeyCount",
     "PulledEdge",
     "Remembered",
+    "Spreading",
     "StoredActivity",
     "TenantRecord",
     "body_of",
@@ -30,6 +31,7 @@ __all__ = [
     "decode_key_count",
     "decode_pulled",
     "decode_remembered",
+    "decode_spreading",
     "decode_tenant",
     "decode_user",
     "encode",
@@ -72,10 +74,26 @@ class Degrees(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Clearing(msgspec.Struct, frozen=True, array_like=True):
-    """Rows to remove: those written at log index `index` or before, behind the suffix `after`."""
+    """Rows to remove: those written at log index `index` or before, behind the suffix `after`.
+
+    `counted` if it counts towards its tenant's limit of tasks.
+    """
 
     index: int
     after: bytes
+    counted: bool = False
+
+
+class Spreading(msgspec.Struct, frozen=True, array_like=True):
+    """A fan-out that goes on behind the follower `after`, as of log index `index`.
+
+    It concerns those who have followed since before that. Their rows are written, with that index;
+    or deleted, if it `removes`.
+    """
+
+    index: int
+    removes: bool
+    after: str
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
@@ -113,6 +131,7 @@ decode_tenant = msgspec.msgpack.Decoder(TenantRecord).decode
 decode_edge = msgspec.msgpack.Decoder(Edge).decode
 decode_degrees = msgspec.msgpack.Decoder(Degrees).decode
 decode_clearing = msgspec.msgpack.Decoder(Clearing).decode
+decode_spreading = msgspec.msgpack.Decoder(Spreading).decode
 decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
 decode_key_count = msgspec.msgpack.Decoder(KeyCount).decode
 decode_counter = msgspec.msgpack.Decoder(CounterRecord).decode

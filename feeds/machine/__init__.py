@@ -13,19 +13,22 @@ from feeds.commands import (
     ClearRows,
     Command,
     CreateTenant,
+    FanOut,
     FollowFeed,
     PostActivity,
     RecordEvents,
     RemoveActivity,
     UnfollowFeed,
+    Unkeyed,
 )
-from feeds.errors import InvalidInput
+from feeds.errors import InvalidInput, Overloaded
 from feeds.events import Event
 from feeds.machine.changes import Changes
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
 from feeds.machine.records import record
+from feeds.machine.spread import fan_out
 from feeds.machine.tenants import add_key, create_tenant
 from feeds.results import Rejected, Result
 from feeds.store.base import View, Write
@@ -49,6 +52,8 @@ def apply(command: Command, index: int, view: View) -> Outcome:
         result = _decide_once(command, changes, view)
     except InvalidInput as error:
         result = Rejected("invalid", str(error))
+    except Overloaded as error:
+        result = Rejected("overloaded", str(error))
     if isinstance(result, Rejected):
         return Outcome((), result, ())
     return Outcome(changes.writes, result, changes.events)
@@ -56,7 +61,7 @@ def apply(command: Command, index: int, view: View) -> Outcome:
 
 def _decide_once(command: Command, changes: Changes, view: View) -> Result:
     """Under an idempotency key that was used, the answer of that time; nothing happens again."""
-    if isinstance(command, CreateTenant | AddKey | ClearRows) or command.once is None:
+    if isinstance(command, Unkeyed) or command.once is None:
         return _decide(command, changes, view)
     recalled = recall(command.once, changes, view)
     if recalled is not None:
@@ -82,6 +87,8 @@ def _decide(command: Command, changes: Changes, view: View) -> Result:
             result = remove(command, changes, view)
         case ClearRows():
             result = clear(command, changes, view)
+        case FanOut():
+            result = fan_out(command, changes, view)
         case CreateTenant():
             result = create_tenant(command, changes, view)
         case AddKey():

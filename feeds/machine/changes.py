@@ -18,8 +18,8 @@ class Changes:
         self.events: list[Event] = []
         self._event_prefix = EventKey.prefix(tenant) + write_number(index)
 
-    def put(self, family: str, key: bytes, value: bytes) -> None:
-        """Set a key."""
+    def put(self, family: str, key: bytes, value: bytes | None) -> None:
+        """Set a key; None deletes it."""
         self.writes.append(Write(family, key, value))
 
     def delete(self, family: str, key: bytes) -> None:

@@ -19,6 +19,8 @@ from feeds.keys import (
     write_number,
 )
 from feeds.machine.changes import Changes
+from feeds.machine.spread import settle
+from feeds.machine.tasks import count
 from feeds.results import FollowResult, Rejected, UnfollowResult
 from feeds.rows import feed_rows, pulled_rows
 from feeds.store.base import View
@@ -70,7 +72,7 @@ def follow(command: FollowFeed, changes: Changes, view: View) -> FollowResult | 
 
 def _write_reverse(command: FollowFeed, changes: Changes) -> None:
     reverse = FollowerKey(command.tenant, command.target, command.follower).encode()
-    changes.put("follows", reverse, b"")
+    changes.put("follows", reverse, write_number(changes.index))
 
 
 def _reach(
@@ -123,7 +125,8 @@ def _write_degrees(feed: str, changes: Changes, old: Degrees, **new: int) -> Non
 def unfollow(command: UnfollowFeed, changes: Changes, view: View) -> UnfollowResult:
     """Delete the edge; remove the rows that came by it, or write down those that were merged."""
     key = FollowKey(command.tenant, command.follower, command.target).encode()
-    if view.get("follows", key) is None:
+    edge = view.get("follows", key)
+    if edge is None:
         return UnfollowResult(changes.index, removed=False)
     own, other = degrees(view, command.tenant, [command.follower, command.target])
     changes.delete("follows", key)
@@ -134,9 +137,11 @@ def unfollow(command: UnfollowFeed, changes: Changes, view: View) -> UnfollowRes
     _write_degrees(command.target, changes, other, followers=other.followers - 1)
     unfinished = False
     if command.keep_history:
+        settle(command.follower, command.target, decode_edge(edge), changes, view)
         _keep(command, changes, view)
     else:
-        unfinished = _clear(command, Clearing(changes.index, b""), changes, view)
+        clearing = Clearing(changes.index, b"", counted=command.tasks_max > 0)
+        unfinished = _clear(command, clearing, changes, view)
     changes.delete("follows", PulledKey(command.tenant, command.follower, command.target).encode())
     changes.tell(
         Unfollowed(
@@ -196,8 +201,13 @@ def _clear(
             break
     unfinished = removed >= command.rows_max or looked >= command.scan_max
     key = OutboxKey(tenant, follower, command.target).encode()
+    data = view.get("outbox", key)
+    before = data is not None and decode_clearing(data).counted
     if unfinished:
-        changes.put("outbox", key, encode(Clearing(clearing.index, last + b"\0")))
+        rest = Clearing(clearing.index, last + b"\0", clearing.counted)
+        changes.put("outbox", key, encode(rest))
     else:
         changes.delete("outbox", key)
+    tasks_max = command.tasks_max if isinstance(command, UnfollowFeed) else 0
+    count((unfinished and clearing.counted) - before, tasks_max, changes, view)
     return unfinished

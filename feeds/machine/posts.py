@@ -4,9 +4,9 @@ import msgspec
 
 from feeds.commands import PostActivity, RemoveActivity
 from feeds.events import Removed
-from feeds.fanout import recipients
 from feeds.keys import ActivityKey, CounterKey, FeedRowKey, write_number
 from feeds.machine.changes import Changes
+from feeds.machine.spread import spread
 from feeds.model import ActivityId, position_of
 from feeds.results import Placed, Rejected, RemoveResult
 from feeds.store.base import View
@@ -27,7 +27,7 @@ def post(command: PostActivity, changes: Changes, view: View) -> Placed | Reject
         stored = StoredActivity(changes.index, posted, command.body)
         changes.put("activities", key, encode_activity(stored))
         changes.tell(posted)
-        _add_rows([posted.feed, *posted.to], posted.activity_id, changes, view)
+        _add_rows([posted.feed, *posted.to], command, changes, view)
         return Placed(changes.index, posted.activity_id)
     stored = decode_activity(data)
     places = [stored.posted.feed, *stored.posted.to]
@@ -45,19 +45,17 @@ def post(command: PostActivity, changes: Changes, view: View) -> Placed | Reject
         )
     if added:
         changes.tell(facts)
-        _add_rows(added, posted.activity_id, changes, view)
+        _add_rows(added, command, changes, view)
     return Placed(stored.index, posted.activity_id, duplicate=True)
 
 
-def _add_rows(places: list[str], activity: ActivityId, changes: Changes, view: View) -> None:
+def _add_rows(places: list[str], command: PostActivity, changes: Changes, view: View) -> None:
     """A row in each place, and one before each follower of it that is not merged at read time."""
-    position = position_of(activity)
+    position = position_of(command.posted.activity_id)
     value = write_number(changes.index)
     for place in places:
         changes.put("feeds", FeedRowKey.prefix(changes.tenant, place) + position, value)
-    for follower, place in recipients(view, changes.tenant, places):
-        prefix = FeedRowKey.prefix(changes.tenant, follower)
-        changes.put("feeds", prefix + position + place.encode(), value)
+    spread(command, places, position, changes, view)
 
 
 def remove(command: RemoveActivity, changes: Changes, view: View) -> RemoveResult:
@@ -76,8 +74,6 @@ def remove(command: RemoveActivity, changes: Changes, view: View) -> RemoveResul
     changes.delete("counters", CounterKey(command.tenant, "activity", position).encode())
     for place in places:
         changes.delete("feeds", FeedRowKey.prefix(command.tenant, place) + position)
-    for follower, place in recipients(view, command.tenant, places):
-        prefix = FeedRowKey.prefix(command.tenant, follower)
-        changes.delete("feeds", prefix + position + place.encode())
+    spread(command, places, position, changes, view)
     changes.tell(Removed(time_us=command.time_us, activity_id=ActivityId(command.activity_id)))
     return RemoveResult(changes.index, removed=True)

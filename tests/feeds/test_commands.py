@@ -13,6 +13,7 @@ from feeds.commands import (
     ClearRows,
     Command,
     CreateTenant,
+    FanOut,
     FollowFeed,
     Once,
     PostActivity,
@@ -27,6 +28,7 @@ from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
 from feeds.model import ActivityId
 from feeds.results import (
     Accepted,
+    Drained,
     FollowResult,
     Placed,
     RecordResult,
@@ -75,6 +77,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         str: texts,
         ActivityId: texts,
         int: ints,
+        int | None: st.none() | ints,
         bool: st.booleans(),
         bytes: st.binary(max_size=8),
         tuple[str, ...]: tuples,
@@ -93,6 +96,7 @@ kinds: tuple[type[msgspec.Struct], ...] = (
     FollowFeed,
     UnfollowFeed,
     ClearRows,
+    FanOut,
     RecordEvents,
 )
 commands = st.one_of([st.builds(kind, **_fields(kind)) for kind in kinds])
@@ -102,8 +106,11 @@ results = st.one_of(
     st.builds(RemoveResult, ints, st.booleans()),
     st.builds(FollowResult, ints, ints),
     st.builds(UnfollowResult, ints, st.booleans(), st.booleans()),
+    st.builds(Drained, ints, st.booleans()),
     st.builds(RecordResult, ints, ints, tuples, st.booleans()),
-    st.builds(Rejected, st.sampled_from(("invalid", "conflict", "limit")), texts),
+    st.builds(
+        Rejected, st.sampled_from(("invalid", "conflict", "limit", "early", "overloaded")), texts
+    ),
 )
 
 
@@ -132,8 +139,8 @@ def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
 
 def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
-    with pytest.raises(FormatUnsupported, match=r"command of version 2, .* start the release that"):
-        decode_command(b"\x02" + data[1:])
+    with pytest.raises(FormatUnsupported, match=r"command of version 3, .* start the release that"):
+        decode_command(b"\x03" + data[1:])
 
 
 def test_command_with_a_field_of_another_type_is_refused() -> None:

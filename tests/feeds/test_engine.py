@@ -591,9 +591,9 @@ def test_command_of_a_newer_release_stops_the_replica_and_is_not_passed_over() -
         return replicas[0]
 
     engine = FeedEngine.embedded(MemoryStore(), factory, clock=ManualClock())
-    error = replicas[0].propose(b"\x02newer").exception()
+    error = replicas[0].propose(b"\xffnewer").exception()
     assert isinstance(error, ReplicaStopped)
-    assert "command of version 2" in str(error)
+    assert "command of version 255" in str(error)
     assert 0 == engine.applied_index()
 
 
@@ -694,7 +694,7 @@ def test_clearing_that_met_a_crowd_goes_on_with_the_next_write() -> None:
 
     def crowd_behind(command: bytes) -> "Future[Applied]":
         future = original(command)
-        replicas[0].crowded = 2  # as often as the engine tries before the next write
+        replicas[0].crowded = 1  # as often as the engine tries before the next write
         replicas[0].propose = original  # type: ignore[method-assign]
         return future
 
@@ -713,7 +713,7 @@ def _machine(engine: FeedEngine) -> StateMachine:
 def test_clearing_of_more_follows_than_are_worked_on_at_once_comes_to_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outbox, "OPEN_MAX", 2)
+    monkeypatch.setattr(outbox, "IN_FLIGHT_MAX", 2)
     store, clock = MemoryStore(), ManualClock()
     engine = memory_engine(FeedsConfig(unfollow_rows_max=1), clock, store=store)
     readers = [FeedId("timeline", f"r{number}") for number in range(7)]
