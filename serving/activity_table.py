@@ -1,9 +1,10 @@
 """Activity tables that follow the store: one a tenant, loaded once, then moved by each event.
 
-The engine tells every applied command from the thread that applies it; here its events wait in a
-bounded queue and are applied on the event loop, in slices while nobody asks and all of them before
-a read, so that a table is touched by one thread and a read sees every acknowledged write. How a
-table is loaded while others write is in `serving.table_loading`.
+The engine tells every applied command from the thread that applies it, or, beside a node, from the
+one that catches up with the node's store; here its events wait in a bounded queue and are applied
+on the event loop, in slices while nobody asks and all of them before a read, so that a table is
+touched by one thread and a read sees every acknowledged write. How a table is loaded while others
+write is in `serving.table_loading`.
 """
 
 import asyncio
@@ -37,7 +38,10 @@ SLICE_EVENTS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """The events of a command, and what the store then had of names that the table may lack."""
+    """The events of a command, and what the store had of names that the table may lack.
+
+    The store may have been further than the command: `names` knows how far.
+    """
 
     index: int
     events: Sequence[Event]
@@ -56,14 +60,17 @@ class TableFollower:
         self._lock = threading.Lock()
         self._backlog: deque[_Command] = deque()
         self._outside: list[Impression | Engagement] = []
+        self._came: list[StoredNames] = []
         self._waiting = 0
         self._overflowed = False
+        self._gaps = 0
         self._loaded_index = 0
 
     def offer(self, index: int, events: Sequence[Event]) -> None:
         """Queue the events of a command; beyond the limit the table is given up instead.
 
-        Called by the thread that applies commands, so the store is as the command left it.
+        Called by the thread that applies commands or catches up: the store stands still meanwhile,
+        as the command left it or a later one.
         """
         try:
             names = StoredNames.of(self._engine, self._tenant, events, self.table)
@@ -87,17 +94,35 @@ class TableFollower:
             self._waiting = 0
             self._backlog.clear()
 
-    def begin(self) -> None:
-        """Forget what waits: what comes from now on is queued for the table being loaded."""
+    @property
+    def gaps(self) -> int:
+        """How many times commands were missed."""
+        return self._gaps
+
+    def missed(self) -> None:
+        """Commands were missed: give the table up, and the one that is being loaded."""
         with self._lock:
+            self._gaps += 1
+        self._give_up()
+
+    def begin(self, gaps: int) -> bool:
+        """Forget what waits: what comes from now on is queued for the table being loaded.
+
+        False if more than `gaps` times commands were missed: then the load must begin anew.
+        """
+        with self._lock:
+            if self._gaps != gaps:
+                return False
             self._overflowed = False
             self._waiting = 0
             self._backlog.clear()
+            return True
 
     def adopt(self, table: ActivityTable, index: int) -> None:
         """Take a table that holds everything up to a log index."""
         self.table, self._loaded_index = table, index
         self._outside.clear()
+        self._came.clear()
 
     def drain(self, events_max: int | None = None) -> bool:
         """Apply what waits, at least one command of it; True if some still waits.
@@ -116,14 +141,17 @@ class TableFollower:
             applied += len(command.events)
             if self.table is not None and command.index > self._loaded_index:
                 self._apply(self.table, command)
-        if self.table is not None:
-            self._count_outside(self.table)
+        if self.table is not None and applied:
+            self._load_came(self.table)
         with self._lock:
             if self._overflowed:
                 self.table = None
             return bool(self._backlog)
 
     def _apply(self, table: ActivityTable, command: _Command) -> None:
+        if self._came and command.index > self._came[0].index:
+            self._load_came(table)
+            self._came = [names for names in self._came if command.index <= names.index]
         for event in command.events:
             if isinstance(event, Posted):
                 # What waits belongs to names as they were; a name that comes now has it already.
@@ -133,13 +161,24 @@ class TableFollower:
                     self.table = None
                     return
                 table.apply(command.index, event)
-                unknown.load(table)
+                if unknown.authors or unknown.tags:
+                    self._came.append(unknown)
             elif isinstance(event, Impression | Engagement) and not table.holds(event.activity_id):
                 self._outside.append(event)
                 if len(self._outside) >= OUTSIDE_READ_MAX:
                     self._count_outside(table)
             else:
                 table.apply(command.index, event)
+
+    def _load_came(self, table: ActivityTable) -> None:
+        """Give the names that came what the store had of them, over what was counted meanwhile.
+
+        It holds all commands up to its index; those that are yet to be applied are counted on top,
+        and it is loaded again behind the last of them.
+        """
+        self._count_outside(table)
+        for names in self._came:
+            names.load(table)
 
     def _count_outside(self, table: ActivityTable) -> None:
         """Count events of activities that were left out, for their authors and tags.
@@ -185,7 +224,7 @@ class ActivityTables:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = False
         self.following = False
-        engine.subscribe(self._listen)
+        engine.subscribe(self._listen, self._missed)
 
     async def start(self, tenants: Sequence[TenantId]) -> None:
         """Follow on the running event loop, and load the tables of the first `tables_max`."""
@@ -271,11 +310,13 @@ class ActivityTables:
 
     def _read(self, tenant: TenantId, follower: TableFollower) -> tuple[ActivityTable, int]:
         """The table as of one log index, and that index; writes wait for the last part of it."""
-        loading = TableLoading(self._engine, tenant, self._capacity)
-        loading.catch_up()
-        with self._gate:
-            follower.begin()
-            return loading.table, loading.finish()
+        while True:
+            gaps = follower.gaps
+            loading = TableLoading(self._engine, tenant, self._capacity)
+            loading.catch_up()
+            with self._gate:
+                if follower.begin(gaps):
+                    return loading.table, loading.finish()
 
     def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         """Called by the thread that applies commands, after each."""
@@ -288,6 +329,11 @@ class ActivityTables:
                 loop.call_soon_threadsafe(self._apply_slice)
         with self._gate:
             pass
+
+    def _missed(self) -> None:
+        """Called by the thread that catches up, where commands were missed."""
+        for follower in list(self._followers.values()):
+            follower.missed()
 
     def _apply_slice(self) -> None:
         self._woken = False

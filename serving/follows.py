@@ -28,7 +28,7 @@ class HeldFollows:
         self._held: OrderedDict[tuple[TenantId, str], Mapping[str, Follow]] = OrderedDict()
         self._count = 0
         self._changes = 0
-        engine.subscribe(self._listen)
+        engine.subscribe(self._listen, self._missed)
 
     def __len__(self) -> int:
         """How many follows are held."""
@@ -62,6 +62,13 @@ class HeldFollows:
                 with self._lock:
                     self._changes += 1
                     self._drop((tenant, event.follower))
+
+    def _missed(self) -> None:
+        """Called by the thread that catches up with a node's store, where commands were missed."""
+        with self._lock:
+            self._changes += 1
+            self._held.clear()
+            self._count = 0
 
     def _drop(self, key: tuple[TenantId, str]) -> None:
         held = self._held.pop(key, None)

@@ -33,8 +33,9 @@ ROUNDS_MAX: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class StoredNames:
-    """The store's counts of authors and tags as a command left them."""
+    """The store's counts of authors and tags as the command at log index `index` left them."""
 
+    index: int
     authors: Mapping[str, CounterRecord]
     tags: Mapping[str, CounterRecord]
 
@@ -48,7 +49,8 @@ class StoredNames:
     ) -> "StoredNames":
         """Of the names that the events bring and the table lacks: what it counted is kept there.
 
-        To be called by the thread that applies commands. Raises `StorageError`.
+        To be called by the thread that applies commands, or that moves the view: it is at one index
+        meanwhile, that of the events or a later one. Raises `StorageError`.
         """
         authors: list[str] = []
         tags: list[str] = []
@@ -60,6 +62,7 @@ class StoredNames:
             authors = [name for name in authors if name not in table.names.authors]
             tags = [name for name in tags if name not in table.names.tags]
         return cls(
+            engine.applied_index(),
             dict(_counters(engine, tenant, "author", authors)),
             dict(_counters(engine, tenant, "tag", tags)),
         )
@@ -74,7 +77,9 @@ class StoredNames:
         if not (self.authors.keys() >= set(authors) and self.tags.keys() >= set(tags)):
             return None
         return StoredNames(
-            {name: self.authors[name] for name in authors}, {name: self.tags[name] for name in tags}
+            self.index,
+            {name: self.authors[name] for name in authors},
+            {name: self.tags[name] for name in tags},
         )
 
     def load(self, table: ActivityTable) -> None:
