@@ -3,6 +3,7 @@
 A ranked order is made once and cut into pages, so that no activity comes twice and none is skipped
 while others post. What is held is bounded by number and by age, about 7 KB a slate. A cursor is
 opaque, says nothing secret, and is good only for the tenant, the user and the feed it was made for.
+Where several processes answer, they share their slates (`serving.shared_slates`).
 """
 
 import base64
@@ -12,14 +13,14 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from feeds.errors import InvalidCursor
 from feeds.model import ActivityId, TenantId, UserId
 from ranking.candidates import FeedKind, Slate
 from serving.errors import SlateExpired
 
-__all__ = ["PinnedSlate", "SlateCursor", "SlateStore"]
+__all__ = ["PinnedSlate", "SlateCursor", "SlateStore", "Slates", "expired"]
 
 _FORM: Final = struct.Struct(">B16sH")
 _VERSION: Final = 1
@@ -99,8 +100,42 @@ class SlateCursor(NamedTuple):
         return cls(request_id.hex(), offset)
 
 
+class Slates(Protocol):
+    """The slates whose next pages can still be read."""
+
+    def __len__(self) -> int:
+        """How many slates are held."""
+        ...
+
+    def pin(self, slate: PinnedSlate) -> None:
+        """Hold a slate; what is too old, or too much, leaves."""
+        ...
+
+    def find(
+        self, cursor: SlateCursor, tenant: TenantId, user: UserId, kind: FeedKind
+    ) -> PinnedSlate:
+        """The slate of a cursor.
+
+        Raises `SlateExpired` where it is no longer held, which is also the answer to a cursor of
+        somebody else: a stranger learns nothing from it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hold nothing any more; twice is harmless."""
+        ...
+
+
+def expired(kind: FeedKind) -> SlateExpired:
+    """What to raise where a cursor's slate is not there."""
+    return SlateExpired(
+        f"the {kind} feed that this cursor continues is no longer held",
+        more_info="Read the feed again without a cursor.",
+    )
+
+
 class SlateStore:
-    """The slates whose next pages can still be read: the latest `slates_max`, for `ttl_s`."""
+    """`Slates` in the memory of one process: the latest `slates_max`, for `ttl_s`."""
 
     def __init__(self, monotonic: Callable[[], float], slates_max: int, ttl_s: float) -> None:
         self._monotonic = monotonic
@@ -124,19 +159,16 @@ class SlateStore:
     def find(
         self, cursor: SlateCursor, tenant: TenantId, user: UserId, kind: FeedKind
     ) -> PinnedSlate:
-        """The slate of a cursor.
-
-        Raises `SlateExpired` where it is no longer held, which is also the answer to a cursor of
-        somebody else: a stranger learns nothing from it.
-        """
+        """As `Slates.find`."""
         slate, until = self._held.get(cursor.request_id, (None, 0.0))
         if (
             slate is None
             or until <= self._monotonic()
             or (slate.tenant, slate.user, slate.kind) != (tenant, user, kind)
         ):
-            raise SlateExpired(
-                f"the {kind} feed that this cursor continues is no longer held",
-                more_info="Read the feed again without a cursor.",
-            )
+            raise expired(kind)
         return slate
+
+    def close(self) -> None:
+        """Hold nothing any more."""
+        self._held.clear()

@@ -28,7 +28,7 @@ from ranking.scorers.recency import RecencyScorer
 from ranking.sources import CandidateSource, default_sources, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
-from serving.cursors import PinnedSlate, SlateCursor, SlateStore
+from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
 from serving.settings import Settings
@@ -95,7 +95,7 @@ class FeedReader:
     tables: ActivityTables
     follows: HeldFollows
     models: LiveModels
-    slates: SlateStore
+    slates: Slates
     settings: Settings
     metrics: Metrics
     clock_us: Callable[[], int]

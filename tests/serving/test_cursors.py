@@ -1,3 +1,8 @@
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,8 +10,9 @@ from hypothesis import strategies as st
 from feeds.errors import InvalidCursor
 from feeds.model import ActivityId, TenantId, UserId, activity_id
 from ranking.candidates import RankedActivity, Slate
-from serving.cursors import PinnedSlate, SlateCursor, SlateStore
+from serving.cursors import PinnedSlate, SlateCursor, Slates, SlateStore
 from serving.errors import SlateExpired
+from serving.shared_slates import SharedSlates
 
 ACME, BOB = TenantId("acme"), UserId("bob")
 
@@ -54,8 +60,35 @@ def test_a_pinned_slate_keeps_every_place() -> None:
     assert list(pinned.scores) == [0.0, 0.125, 0.25, 0.375, 0.5]
 
 
-def test_the_slate_pinned_longest_ago_leaves_first() -> None:
-    store = SlateStore(lambda: 0.0, slates_max=2, ttl_s=10)
+MakeSlates = Callable[[Callable[[], float], int], Slates]
+"""(clock, slates_max) -> slates that expire after 10 s."""
+
+
+@pytest.fixture(params=["memory", "shared"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeSlates]:
+    with ExitStack() as stack:
+
+        def opened(clock: Callable[[], float], slates_max: int) -> Slates:
+            slates = (
+                SlateStore(clock, slates_max, 10)
+                if request.param == "memory"
+                else SharedSlates(tmp_path / "slates", clock, slates_max, 10)
+            )
+            stack.callback(slates.close)
+            return slates
+
+        yield opened
+
+
+def test_a_slate_comes_back_as_it_was_pinned(make: MakeSlates) -> None:
+    store, pinned = make(lambda: 0.0, 2), slate(request_id(1), places=7)
+    store.pin(pinned)
+
+    assert pinned == store.find(SlateCursor(request_id(1), 3), ACME, BOB, "explore")
+
+
+def test_the_slate_pinned_longest_ago_leaves_first(make: MakeSlates) -> None:
+    store = make(lambda: 0.0, 2)
     for number in range(3):
         store.pin(slate(request_id(number)))
 
@@ -67,9 +100,9 @@ def test_the_slate_pinned_longest_ago_leaves_first() -> None:
     assert len(store.find(SlateCursor(request_id(2), 1), ACME, BOB, "explore")) == 3
 
 
-def test_a_slate_expires() -> None:
+def test_a_slate_expires(make: MakeSlates) -> None:
     now = [0.0]
-    store = SlateStore(lambda: now[0], slates_max=9, ttl_s=10)
+    store = make(lambda: now[0], 9)
     store.pin(slate(request_id(1)))
     now[0] = 10.0
 
@@ -84,9 +117,39 @@ def test_a_slate_expires() -> None:
     ("tenant", "user", "kind"),
     [("other", "bob", "explore"), ("acme", "eve", "explore"), ("acme", "bob", "personalized")],
 )
-def test_somebody_else_cannot_use_a_cursor(tenant: str, user: str, kind: str) -> None:
-    store = SlateStore(lambda: 0.0, slates_max=9, ttl_s=10)
+def test_somebody_else_cannot_use_a_cursor(
+    make: MakeSlates, tenant: str, user: str, kind: str
+) -> None:
+    store = make(lambda: 0.0, 9)
     store.pin(slate(request_id(1)))
 
     with pytest.raises(SlateExpired):
         store.find(SlateCursor(request_id(1), 1), TenantId(tenant), UserId(user), kind)  # type: ignore[arg-type]
+
+
+def test_a_cursor_of_one_process_is_good_at_another(tmp_path: Path) -> None:
+    with (
+        closing(SharedSlates(tmp_path / "slates", lambda: 0.0, 9, 10)) as one,
+        closing(SharedSlates(tmp_path / "slates", lambda: 0.0, 9, 10)) as other,
+    ):
+        for number in range(12):
+            (one, other)[number % 2].pin(slate(request_id(number)))
+        for number in range(3, 12):
+            cursor = SlateCursor(request_id(number), 1)
+            for store in (one, other):
+                assert slate(request_id(number)) == store.find(cursor, ACME, BOB, "explore")
+        assert 9 == len(one) == len(other)
+
+
+def test_slates_that_cannot_be_written_expire_at_once(tmp_path: Path) -> None:
+    with (
+        closing(SharedSlates(tmp_path / "slates", lambda: 0.0, 9, 10)) as store,
+        closing(sqlite3.connect(tmp_path / "slates", isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        store.pin(slate(request_id(1)))
+        other.execute("ROLLBACK")
+        with pytest.raises(SlateExpired):
+            store.find(SlateCursor(request_id(1), 1), ACME, BOB, "explore")
+        store.pin(slate(request_id(2)))
+        assert len(store.find(SlateCursor(request_id(2), 1), ACME, BOB, "explore")) == 3
