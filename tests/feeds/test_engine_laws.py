@@ -19,6 +19,8 @@ from feeds.testing_engine import NOW_US, memory_engine
 
 TENANT = TenantId("demo")
 THRESHOLDS = (0, 2, 10**9)
+INLINE = (10**9, 1, 0)
+"""Followers that a write reaches itself, of each engine: the others have theirs from tasks."""
 PLACES = ("user:a", "user:b", "topic:t", "flat:f")
 READERS = ("timeline:x", "timeline:y", "timeline:z", "flat:f", "user:a")
 
@@ -110,9 +112,15 @@ class EngineEqualsModel(RuleBasedStateMachine):
         self.model = FeedsModel()
         self.engines = [
             memory_engine(
-                FeedsConfig(pull_followers_min=threshold, unfollow_rows_max=2, unfollow_scan_max=3)
+                FeedsConfig(
+                    pull_followers_min=threshold,
+                    unfollow_rows_max=2,
+                    unfollow_scan_max=3,
+                    fanout_inline_max=inline,
+                    fanout_rows_max=1,
+                )
             )
-            for threshold in THRESHOLDS
+            for threshold, inline in zip(THRESHOLDS, INLINE, strict=True)
         ]
 
     @rule(

@@ -172,19 +172,20 @@ class Node:
 numbers = st.integers(0, 2)
 targets = st.sampled_from((AUTHOR, TOPIC))
 readers = st.sampled_from(READERS)
+inline = st.sampled_from((0, 1, 2, 7, 99))
 
 
 def writes(pull_above: int) -> st.SearchStrategy[list[Command]]:
     # Edges come first and often: what is posted to nobody is no fan-out.
     follows = st.builds(followed, readers, targets, st.sampled_from((0, 1, 9)), st.just(pull_above))
-    posts = st.builds(posted, numbers, st.sampled_from(((), (TOPIC,))), st.integers(0, 3))
+    posts = st.builds(posted, numbers, st.sampled_from(((), (TOPIC,))), inline)
     return st.lists(
         st.one_of(
             follows,
             follows,
             posts,
             posts,
-            st.builds(removed, numbers, st.integers(0, 3)),
+            st.builds(removed, numbers, inline),
             st.builds(
                 unfollowed,
                 readers,
@@ -319,6 +320,41 @@ def test_removal_turns_an_unfinished_fan_out_round_until_no_row_is_left() -> Non
     assert [] == node.shown("timeline:000")
     node.drain(2)
     assert 0 == rows(node)
+
+
+def test_removal_turns_it_round_too_where_the_feed_is_merged_by_now() -> None:
+    node = crowd(3)
+    node.apply(followed("timeline:x", pull_above=3))
+    node.apply(removed(0))
+    node.drain()
+    assert 0 == rows(node)
+
+
+def test_post_and_removal_in_a_merged_feed_leave_no_task() -> None:
+    node = crowd(3)
+    node.apply(followed("timeline:x", pull_above=3))
+    node.drain()
+    node.apply(posted(1, inline_max=0))
+    node.apply(removed(1, inline_max=0))
+    assert [] == node.tasks()
+
+
+def test_removal_that_reaches_all_followers_itself_ends_the_task() -> None:
+    node = crowd(10, inline_max=4)
+    node.apply(removed(0, inline_max=10))
+    assert [] == node.tasks()
+    assert 0 == rows(node) == node.counted()
+
+
+def test_post_of_what_was_removed_ends_the_removal_and_its_rows_stay() -> None:
+    node = crowd(10, inline_max=4)
+    node.drain()
+    node.apply(removed(0))
+    node.go_on(node.tasks()[0], 2)
+    node.apply(posted(0))
+    assert 1 == len(node.tasks()) == node.counted()
+    node.drain()
+    assert 1 + 10 == rows(node)
 
 
 def test_who_stops_following_and_keeps_history_has_what_was_under_way() -> None:

@@ -9,6 +9,7 @@ import pytest
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
 from feeds.model import ActivityDraft, FeedId, TenantId
+from feeds.state import StateMachine
 from serving.testing import add_tenant, served
 
 ACME = TenantId("acme")
@@ -76,6 +77,32 @@ def test_too_many_writes_are_told_to_wait(tmp_path: Path, key: str) -> None:
             let_go.set()
         first.result()
         waiting.result()
+
+
+def test_a_post_with_too_many_unfinished_fan_outs_before_it_is_told_to_wait(
+    tmp_path: Path, key: str
+) -> None:
+    """None is finished here: the engine is told that another node leads."""
+    limits = FeedsConfig(fanout_inline_max=0, outbox_tasks_max=1)
+    with served(tmp_path / "data", limits) as service, service.client(key) as client:
+        follow = {"target": "user:ann"}
+        assert client.post("/v2/feeds/timeline/bob/follows", json=follow).status_code < 300
+        machine = service.services.engine._changes
+        assert isinstance(machine, StateMachine)
+        machine.lead(leads=False)
+        answers = [
+            client.post("/v2/feeds/user/ann/activities", json={**ACTIVITY, "object": f"{number}"})
+            for number in range(2)
+        ]
+        assert [201, 503] == [answer.status_code for answer in answers]
+        assert (9, "1") == (answers[1].json()["code"], answers[1].headers["retry-after"])
+        assert "outbox_tasks_max is 1" in answers[1].json()["detail"]
+        machine.lead(leads=True)
+        again = {**ACTIVITY, "object": "1"}
+        waited = client.post("/v2/feeds/user/ann/activities", json=again)
+        while waited.status_code == 503:
+            waited = client.post("/v2/feeds/user/ann/activities", json=again)
+        assert 201 == waited.status_code
 
 
 def test_a_stopped_replica_is_not_ready_and_still_reads(tmp_path: Path, key: str) -> None:
