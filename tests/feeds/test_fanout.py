@@ -416,4 +416,4 @@ def test_follower_of_the_release_before_is_reached_by_a_task() -> None:
     node.apply(followed("timeline:3"))
     node.drain()
     position = position_of(posted(1).posted.activity_id)
-    assert 1 + 3 == sum(position in key for key, _ in node.state()["feeds"])
+    assert 1 + 3 == sum(bytes(position) in key for key, _ in node.state()["feeds"])
