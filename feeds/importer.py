@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -21,7 +21,7 @@ import msgspec
 from feeds import actions
 from feeds.actions import Action
 from feeds.engine import FeedEngine
-from feeds.errors import Conflict, FeedsError, InvalidInput
+from feeds.errors import Conflict, FeedsError, InvalidInput, Overloaded
 from feeds.events import Engagement, Impression
 from feeds.idempotency import LastingKey, digest_events
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, format_time
@@ -37,6 +37,9 @@ PENDING_MAX: Final = 512
 
 KEY_TTL_S: Final = 10 * 365 * 86_400
 """Seconds for which an import's writes are remembered: logs are replayed again after long times."""
+
+OVERLOAD_S_MAX: Final = 60.0
+"""Seconds for which one write is sent again while the engine has too much to do for it."""
 
 _PROGRESS_EVERY = 500
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,14 +69,16 @@ def replay(
     tenant: TenantId,
     log: Iterable[Action],
     progress: Callable[[int], None] = lambda _: None,
+    pause: Callable[[float], None] = time.sleep,
 ) -> ImportReport:
     """Put every action of a log through the engine in order; all are durable on return.
 
-    `progress` is called with the number of actions so far, every 500. Raises the first action's
+    `progress` is called with the number of actions so far, every 500. Where the engine has too much
+    to do it is waited for, with `pause`, as long as it says. Raises the first action's
     error, with its number, or the log's own; what came before it has taken place, and nothing else.
     """
     started = time.monotonic()
-    pipeline = _Pipeline(engine, tenant)
+    pipeline = _Pipeline(engine, tenant, pause)
     number = last_us = 0
     for number, action in enumerate(_finished(log, pipeline), 1):
         pipeline.add(number, action)
@@ -102,18 +107,35 @@ def _finished(log: Iterable[Action], pipeline: "_Pipeline") -> Iterator[Action]:
         raise
 
 
+@dataclass(slots=True)
+class _Write:
+    """A write that was sent, and how to send it again."""
+
+    number: int
+    key: LastingKey
+    propose: Callable[[LastingKey], "Future[Any]"]  # Any: each kind's own result
+    future: "Future[Any]"
+    refused_s: float = 0.0
+
+
 class _Pipeline:
     """Bounded: at most `PENDING_MAX` futures, those of one batch, and one batch are held."""
 
-    def __init__(self, engine: FeedEngine, tenant: TenantId) -> None:
+    def __init__(
+        self,
+        engine: FeedEngine,
+        tenant: TenantId,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.last_index = 0
         self._engine = engine
         self._tenant = tenant
+        self._pause = pause
         self._batch: list[Impression | Engagement] = []
         self._batch_number = 0
         self._sent_key: str | None = None
-        self._pending: deque[tuple[int, Future[Any]]] = deque()  # Any: each kind's own result
+        self._pending: deque[_Write] = deque()
 
     def add(self, number: int, action: Action) -> None:
         """Propose an action, or keep it for the batch that it belongs to."""
@@ -183,7 +205,7 @@ class _Pipeline:
         propose: Callable[[LastingKey], "Future[Any]"],  # Any: as above
     ) -> None:
         key = LastingKey(_key(number, content), KEY_TTL_S, self._sent_key)
-        self._pending.append((number, propose(key)))
+        self._pending.append(_Write(number, key, propose, propose(key)))
         self._sent_key = key.text
 
     def _fail(self, number: int, error: FeedsError) -> NoReturn:
@@ -193,11 +215,24 @@ class _Pipeline:
 
     def _settle(self, pending_max: int) -> None:
         while len(self._pending) > pending_max:
-            number, future = self._pending.popleft()
+            write = self._pending.popleft()
             try:
-                self._count(future.result())
+                self._count(write.future.result())
+            except Overloaded as error:
+                if write.refused_s >= OVERLOAD_S_MAX:
+                    raise _numbered(write.number, error) from error
+                write.refused_s += error.retry_after_s
+                self._pending.appendleft(write)
+                self._send_again(error.retry_after_s)
             except FeedsError as error:
-                raise _numbered(number, error) from error
+                raise _numbered(write.number, error) from error
+
+    def _send_again(self, pause_s: float) -> None:
+        """Send what was refused for the moment and all behind it, which names it as its past."""
+        wait([write.future for write in self._pending])
+        self._pause(pause_s)
+        for write in self._pending:
+            write.future = write.propose(write.key)
 
     def _count(self, answer: Answer) -> None:
         self.last_index = max(self.last_index, answer.index)

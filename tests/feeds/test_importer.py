@@ -14,12 +14,20 @@ from feeds.bench import workload
 from feeds.config import FeedsConfig
 from feeds.counters import COUNTER_KINDS
 from feeds.engine import FeedEngine
-from feeds.errors import Conflict, InvalidInput, LimitExceeded, StorageFull, UnknownFeedGroup
+from feeds.errors import (
+    Conflict,
+    InvalidInput,
+    LimitExceeded,
+    Overloaded,
+    StorageFull,
+    UnknownFeedGroup,
+)
 from feeds.events import Engagement, Removed
 from feeds.importer import BATCH_EVENTS_MAX, replay
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId, identify
 from feeds.replication.base import Applied
 from feeds.replication.memory import MemoryReplica
+from feeds.state import StateMachine
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, memory_engine
 
@@ -267,3 +275,46 @@ def test_event_that_cannot_be_is_named_and_what_came_before_stays(
 def test_line_that_is_not_utf_8_is_named() -> None:
     with pytest.raises(InvalidInput, match=r"log\.jsonl:1: not an action"):
         list(read_actions(io.BytesIO(b'{"type":"remove","activity_id":"\xff"}\n'), "log.jsonl"))
+
+
+def crowded_engine() -> tuple[FeedEngine, StateMachine]:
+    """An engine in which one fan-out may wait, and none is worked on until it is told to lead."""
+    engine = memory_engine(FeedsConfig(fanout_inline_max=0, outbox_tasks_max=1))
+    machine = engine._changes
+    assert isinstance(machine, StateMachine)
+    machine.lead(leads=False)
+    return engine, machine
+
+
+def posts_to_a_follower(number: int) -> list[Action]:
+    follow = actions.Follow(time_us=NOW_US, follower="timeline:bob", target="user:ann")
+    posts = [
+        actions.Post(
+            time_us=NOW_US, feed="user:ann", actor="user:ann", verb="ship", object=f"v{one}"
+        )
+        for one in range(number)
+    ]
+    return [follow, *posts]
+
+
+def test_import_waits_where_too_many_fan_outs_wait_and_takes_place_whole() -> None:
+    engine, machine = crowded_engine()
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        machine.lead(leads=len(pauses) > 1)
+
+    report = replay(engine, DEMO, posts_to_a_follower(4), pause=pause)
+    assert [1.0, 1.0] == pauses
+    assert (4, 0) == (report.counts["post"], report.counts["duplicate"])
+    assert 4 == len(engine.read(DEMO, FeedId("timeline", "bob")).rows)
+
+
+def test_import_waits_no_longer_than_a_minute_for_one_write() -> None:
+    engine, _ = crowded_engine()
+    pauses: list[float] = []
+    with pytest.raises(Overloaded, match=r"action 3: .* outbox_tasks_max is 1"):
+        replay(engine, DEMO, posts_to_a_follower(4), pause=pauses.append)
+    assert 60 == sum(pauses)
+    assert 1 == len(engine.read(DEMO, FeedId("user", "ann")).rows)
