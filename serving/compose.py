@@ -1,15 +1,20 @@
 """From settings to services: the only place that wires."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine, system_clock_us
+from feeds.errors import FeedsError
 from feeds.model import TenantId
+from feeds.remote import open_beside
+from feeds.replication.base import ReplicaStatus
 from serving.activity_table import ActivityTables
-from serving.cursors import SlateStore
+from serving.consistency import FollowedReads, OwnReads, Reads
+from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
@@ -20,6 +25,7 @@ from serving.tenants import Authenticator
 __all__ = ["Services", "clock_from", "compose"]
 
 STOPPED_ROLE = "stopped"
+NOT_REACHED = ReplicaStatus("unknown", 0, 0, 0, 0)
 
 
 class FollowedModels(LiveModels, Protocol):
@@ -53,6 +59,7 @@ class Services:
     tables: ActivityTables
     models: FollowedModels
     reader: FeedReader
+    reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
 
@@ -67,18 +74,27 @@ class Services:
         self.tables.stop()
         await self.models.stop()
         self.engine.close()
+        self.reader.slates.close()
 
-    def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
+    async def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing.
 
         Anyone may ask, so it holds sentences and numbers: no tenant's name, and none of its models.
         """
-        status, models = self.engine.status(), self.models.counts()
-        problems = []
+        models, problems = self.models.counts(), []
         if not self.tables.following:
             problems.append("the activity tables are being loaded: wait")
+        if (stale := self.reads.problem()) is not None:
+            problems.append(stale)
+        try:
+            status = await asyncio.to_thread(self.engine.status)  # a node may be slow to answer
+        except FeedsError as error:
+            status = NOT_REACHED
+            problems.append(f"the engine node does not say how it is: {error}")
         if status.role == STOPPED_ROLE:
             problems.append("the replica stopped: reads go on, writes are refused; see the log")
+        elif status.role in ("follower", "candidate") and status.leader is None:
+            problems.append("no node leads: reads go on for a moment, writes are refused")
         return {
             "status": "not ready" if problems else "ready",
             "problems": problems,
@@ -106,17 +122,22 @@ def clock_from(
 
 
 def compose(
-    settings: Settings, feeds: FeedsConfig | None = None, models: FollowedModels | None = None
+    settings: Settings,
+    feeds: FeedsConfig | None = None,
+    models: FollowedModels | None = None,
+    slates: Slates | None = None,
+    clock_us: Callable[[], int] | None = None,
 ) -> Services:
-    """The services on the settings' data directory; `models` in place of the loader's.
+    """The services on the settings' data directory, or beside the engine node that they name.
 
-    Raises a `StorageError` where the directory is in use, damaged or of another format.
+    `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
+    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
+    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
     """
-    config = feeds or FeedsConfig()
-    clock_us = clock_from(settings.clock_start_us)
-    engine = FeedEngine.open(settings.data_dir, config, clock_us)
+    clock_us = clock_us or clock_from(settings.clock_start_us)
+    config, metrics = _limits(settings, feeds), Metrics()
+    engine, reads = _open_engine(settings, config, metrics, clock_us)
     models = models or ModelCache(settings.models_path, clock_us=clock_us)
-    metrics = Metrics()
     tables = ActivityTables(
         engine,
         metrics,
@@ -124,12 +145,28 @@ def compose(
         capacity=settings.table_capacity,
         backlog_max=settings.table_backlog_max,
     )
-    slates = SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
+    slates = slates or SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
     authenticator = Authenticator(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
     reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
     return Services(
-        settings, config, engine, authenticator, tables, models, reader, metrics, clock_us
+        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
     )
+
+
+def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:
+    config = feeds or FeedsConfig()
+    return replace(config, retry_s=settings.write_retry_s) if settings.engine else config
+
+
+def _open_engine(
+    settings: Settings, config: FeedsConfig, metrics: Metrics, clock_us: Callable[[], int]
+) -> tuple[FeedEngine, Reads]:
+    if settings.engine is None:
+        engine = FeedEngine.open(settings.data_dir, config, clock_us)
+        return engine, OwnReads(engine)
+    beside = open_beside(settings.engine, config, clock_us)
+    reads = FollowedReads(beside.replica, metrics, settings.max_lag_s, settings.read_wait_s)
+    return beside.engine, reads

@@ -12,6 +12,7 @@ ApiError                 an answer that is an error, with the code that Stream's
 """
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -24,8 +25,11 @@ from feeds.errors import (
     Conflict,
     FeedsError,
     InvalidInput,
+    NoLeader,
     NotFound,
+    OutcomeUnknown,
     Overloaded,
+    StaleRead,
     StorageError,
     StorageFull,
     UnknownFeedGroup,
@@ -163,6 +167,9 @@ _ANSWERS: tuple[tuple[type[FeedsError], Answer], ...] = (
     (NotFound, Answer(404, 16, "DoesNotExistException")),
     (Conflict, Answer(409, 22, "ConflictException")),
     (Overloaded, Answer(503, 9, "RateLimitReached")),
+    (NoLeader, Answer(503, -1, "NoLeaderException")),
+    (OutcomeUnknown, Answer(503, -1, "OutcomeUnknownException")),
+    (StaleRead, Answer(503, -1, "StaleReadException")),
     (StorageFull, Answer(503, -1, "StorageFullException")),
     (StorageError, Answer(503, -1, "StorageException")),
     (FeedsError, INTERNAL),
@@ -174,6 +181,10 @@ _ROUTER_ANSWERS: dict[int, Answer] = {
     405: Answer(405, 17, "NotAllowedException"),
 }
 
+_REPEAT: Final = (
+    "Send it again with the same Idempotency-Key, or the same foreign_id and time: it takes effect "
+    "once."
+)
 _SEE_DOCS: Final = "The form of every request is in /docs and /openapi.json."
 
 
@@ -195,10 +206,13 @@ def error_response(
 async def on_feeds_error(request: Request, error: Exception) -> Response:
     """Answer an error of the engine: its sentence, with the status and code of its class."""
     answer = next(answer for kind, answer in _ANSWERS if isinstance(error, kind))
-    headers = None
-    if answer.status == Unavailable.answer.status:
-        headers = {"Retry-After": str(request.app.state.services.settings.retry_after_s)}
-    return error_response(answer, str(error), headers=headers)
+    if answer.status != Unavailable.answer.status:
+        return error_response(answer, str(error))
+    wait_s = request.app.state.services.settings.retry_after_s
+    if isinstance(error, Overloaded):
+        wait_s = max(wait_s, ceil(error.retry_after_s))
+    more_info = _REPEAT if isinstance(error, OutcomeUnknown) else ""
+    return error_response(answer, str(error), more_info, {"Retry-After": str(wait_s)})
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feeds.errors import InvalidTime
@@ -138,6 +138,36 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(
         1, ge=1, le=3_600, description="Seconds after which a refused write may be tried again."
     )
+    engine: Path | None = Field(
+        None,
+        description="Socket of an engine node (`headwater node`) to serve beside; unset means that "
+        "this process has the data directory itself.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that answer requests; more than one only beside an engine node.",
+    )
+    max_lag_s: float = Field(
+        1.0,
+        ge=0.2,
+        le=600,
+        description="Seconds that a bounded read may be behind the cluster; it is refused beyond.",
+    )
+    read_wait_s: float = Field(
+        1.0,
+        ge=0.05,
+        le=60,
+        description="Seconds that a read waits until it sees the log index that it needs.",
+    )
+    write_retry_s: float = Field(
+        3.0,
+        ge=0.1,
+        le=30,
+        description="Seconds for which a write beside an engine node is repeated while nobody "
+        "leads or its outcome is not known.",
+    )
     shutdown_s: int = Field(
         10, ge=1, le=600, description="Seconds that requests under way are given at the end."
     )
@@ -151,6 +181,16 @@ class Settings(BaseSettings):
             except InvalidTime as error:
                 raise ValueError(str(error)) from None
         return text
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> "Settings":
+        if self.workers > 1 and self.engine is None:
+            raise ValueError(
+                f"workers is {self.workers}, but only one process can have a data directory: make "
+                "a cluster with `headwater cluster init` and `start`, and serve beside one of its "
+                "nodes with --engine SOCKET"
+            )
+        return self
 
     @property
     def clock_start_us(self) -> int | None:
@@ -181,8 +221,10 @@ def load_settings(**given: Any) -> Settings:  # Any: checked by pydantic, field 
 
 
 def _sentence(problem: Any) -> str:  # Any: pydantic's ErrorDetails
-    name = str(problem["loc"][0])
     message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # settings that do not go together
+        return str(message)
+    name = str(problem["loc"][0])
     return (
         f"{name} is {str(problem['input'])[:80]!r}: {message}; set --{name.replace('_', '-')} "
         f"or {ENV_PREFIX}{name.upper()}"

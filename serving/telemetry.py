@@ -84,6 +84,19 @@ class Metrics:
             "headwater_slates", "Slates held for their next pages.", registry=self.registry
         )
 
+        self.store_lag = Gauge(
+            "headwater_store_lag_seconds",
+            "Seconds since all that the cluster committed was known to be seen here, by worker.",
+            registry=self.registry,
+            multiprocess_mode="liveall",
+        )
+        self.stale_reads = Counter(
+            "headwater_stale_reads",
+            "Reads refused because the store was not as fresh as they asked.",
+            ("consistency",),
+            registry=self.registry,
+        )
+
     def note_slate(self, kind: str, outcome: str, stages_us: Mapping[str, int]) -> None:
         """Count a slate, and time its stages."""
         self.ranked.labels(kind, outcome).inc()

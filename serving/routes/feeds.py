@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from feeds.model import FeedId, encode_body
+from serving.consistency import Consistent
 from serving.requests import ActivityBody, FollowBody, JsonRoute
 from serving.routes import replies
 from serving.routes.replies import ERRORS, Responses, services_of
@@ -40,6 +41,7 @@ def json_reply(content: bytes, status: int = 200) -> Response:
 async def read(
     request: Request,
     tenant: Reader,
+    _: Consistent,
     group: str,
     feed: str,
     limit: Annotated[int | None, Query(description="Activities, 25 unless told, 100 most.")] = None,

@@ -22,7 +22,7 @@ async def healthz() -> Response:
 )
 async def readyz(request: Request) -> Response:
     """200 once tables are loaded and writes are taken; what is loaded is counted, not named."""
-    state = services_of(request).readiness()
+    state = await services_of(request).readiness()
     return json_reply(orjson.dumps(state), 503 if state["problems"] else 200)
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from feeds.errors import LimitExceeded
 from feeds.model import check_user_id
 from ranking.candidates import FeedKind
+from serving.consistency import Consistent
 from serving.pages import explanation_bytes, slate_head
 from serving.requests import JsonRoute, RankBody
 from serving.routes import replies
@@ -33,6 +34,7 @@ EXPIRED: Responses = {
 async def read(
     request: Request,
     tenant: Reader,
+    _: Consistent,
     user: str,
     kind: FeedKind,
     limit: Annotated[int | None, Query(description="Activities, 25 unless told, 100 most.")] = None,
@@ -56,7 +58,9 @@ async def read(
 
 
 @router.post("/{user}/rank", response_model=replies.RankedReply, summary="Rank my candidates")
-async def rank(request: Request, tenant: Reader, user: str, body: RankBody) -> Response:
+async def rank(
+    request: Request, tenant: Reader, _: Consistent, user: str, body: RankBody
+) -> Response:
     """The caller's activities in the best order for the user; nothing vanishes without a reason."""
     services = services_of(request)
     slate, unknown = await services.reader.rank(
