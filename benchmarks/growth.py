@@ -1,7 +1,9 @@
 """How the cost of the replicated store grows with the data, as plots.
 
-    python benchmarks/growth.py page            # into docs/growth/page.json and page.png
-    python benchmarks/growth.py --help
+    python benchmarks/growth.py                 # all of it, into docs/growth
+    python benchmarks/growth.py commit fanout   # some: docs/growth/commit.json, commit.png, ...
+    python benchmarks/growth.py --draw          # the plots again, from the numbers that are there
+    python benchmarks/growth.py --short --out /tmp/growth   # the first two points of each: a trial
 
 Each measurement writes its numbers beside its plot, so that a plot can be drawn again without
 measuring (`--draw`). Run it with nothing else running, on a disk that fdatasync reaches.
@@ -9,9 +11,9 @@ measuring (`--draw`). Run it with nothing else running, on a disk that fdatasync
 
 import json
 import random
-import shutil
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +27,8 @@ from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
 from feeds.model import FeedId, TenantId
 from serving.bench import machine
+from serving.bench_cluster import etcd_rate, nodes_rate
+from serving.bench_fanout import fan_out_rate
 from serving.bench_store import fill_rows
 from serving.measure import Stopwatch, rounds
 
@@ -32,40 +36,46 @@ TENANT = TenantId("bench")
 OUT = Path(__file__).parent.parent / "docs" / "growth"
 PAGE_ROWS = 100
 
-Points = list[dict[str, Any]]  # Any: numbers and texts, as JSON holds them
+SHORT_POINTS = 2
+"""How many points a trial takes."""
+
+Point = dict[str, Any]  # Any: numbers, as JSON holds them; None where it could not be measured
 
 
-def page(work: Path, seconds: float) -> Points:
+def page(work: Path, seconds: float, length: int) -> Point:
     """A page of 100 rows against the length of the feed, in a store of a million rows."""
-    points = []
-    for length in track((100, 1_000, 10_000, 100_000, 1_000_000), "page"):
-        data = work / f"page-{length}"
-        feeds = fill_rows(data, 1_000_000, length)
-        times = _pages(data, feeds, seconds, FeedsConfig()).times()
-        points.append({"feed_rows": length, "p50_us": times.p50_us, "p99_us": times.p99_us})
-        shutil.rmtree(data)
-    return points
+    feeds = fill_rows(work, 1_000_000, length)
+    times = _pages(work, feeds, seconds, FeedsConfig()).times()
+    return {"feed_rows": length, "p50_us": times.p50_us, "p99_us": times.p99_us}
 
 
-def memory(work: Path, seconds: float) -> Points:
+def memory(work: Path, seconds: float, rows: int) -> Point:
     """A page of 100 rows against the data, with a block cache of 16 MiB for all of it."""
-    points = []
+    feeds = fill_rows(work, rows, 1_000)
+    size = sum(file.stat().st_size for file in (work / "store").rglob("*.sst"))
     config = FeedsConfig(block_cache_bytes=16 * 1024 * 1024)
-    for rows in track((100_000, 300_000, 1_000_000, 3_000_000, 10_000_000), "memory"):
-        data = work / f"memory-{rows}"
-        feeds = fill_rows(data, rows, 1_000)
-        size = sum(file.stat().st_size for file in (data / "store").rglob("*.sst"))
-        times = _pages(data, feeds, seconds, config).times()
-        points.append(
-            {
-                "rows": rows,
-                "sst_mb": size / 1e6,
-                "p50_us": times.p50_us,
-                "p99_us": times.p99_us,
-            }
-        )
-        shutil.rmtree(data)
-    return points
+    times = _pages(work, feeds, seconds, config).times()
+    return {"rows": rows, "sst_mb": size / 1e6, "p50_us": times.p50_us, "p99_us": times.p99_us}
+
+
+def commit(work: Path, seconds: float, value_bytes: int) -> Point:
+    """Durable commits a second on three nodes against the bytes of each, beside three of etcd."""
+    return {
+        "value_bytes": value_bytes,
+        "etcd_per_s": etcd_rate(work / "etcd", seconds, value_bytes),
+        "plain_per_s": nodes_rate(work / "plain", seconds, value_bytes, plain=True),
+        "tls_per_s": nodes_rate(work / "tls", seconds, value_bytes, plain=False),
+    }
+
+
+def fanout(work: Path, seconds: float, followers: int) -> Point:
+    """Rows a second on three nodes against the followers of a post, until the last row is there."""
+    rate = fan_out_rate(work / "fanout", followers, seconds)
+    return {
+        "followers": followers,
+        "rows_per_s": rate,
+        "posts_per_s": rate / (followers + 1),
+    }
 
 
 def _pages(data: Path, feeds: int, seconds: float, config: FeedsConfig) -> Stopwatch:
@@ -80,19 +90,19 @@ def _pages(data: Path, feeds: int, seconds: float, config: FeedsConfig) -> Stopw
     return watch
 
 
-def _draw(name: str, points: Points) -> None:
+def _draw(name: str, points: list[Point], out: Path) -> None:
     """The measurement's plot: both axes logarithmic, as growth is what one wants to see."""
     mpl.use("Agg")
     x, lines, x_label, y_label, title = PLOTS[name]
     figure, axes = plt.subplots(figsize=(7, 4), dpi=110)
-    for key, label in lines:
-        values = [point[key] for point in points]
-        axes.plot([point[x] for point in points], values, marker="o", label=label)
-        for point, value in zip(points, values, strict=True):
-            place = (point[x], value)
-            axes.annotate(
-                f"{value:,.0f}", place, (0, 6), textcoords="offset points", ha="center", size=8
-            )
+    for line, (key, label) in enumerate(lines):
+        found = [(point[x], point[key]) for point in points if point.get(key) is not None]
+        if not found:
+            continue  # etcd is not installed everywhere
+        axes.plot([place for place, _ in found], [value for _, value in found], "o-", label=label)
+        for place in found:
+            text, below = f"{place[1]:,.0f}", -14 if line % 2 else 6
+            axes.annotate(text, place, (0, below), textcoords="offset points", ha="center", size=8)
     axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3, which="both")
     axes.margins(x=0.1, y=0.3)
@@ -102,15 +112,38 @@ def _draw(name: str, points: Points) -> None:
     if len(lines) > 1:
         axes.legend()
     figure.tight_layout()
-    figure.savefig(OUT / f"{name}.png")
+    figure.savefig(out / f"{name}.png")
     plt.close(figure)
 
 
-MEASUREMENTS: dict[str, Callable[[Path, float], Points]] = {"page": page, "memory": memory}
+MEASUREMENTS: dict[str, tuple[Callable[[Path, float, int], Point], tuple[int, ...]]] = {
+    "commit": (commit, (100, 1_000, 10_000, 100_000)),
+    "fanout": (fanout, (10, 100, 1_000, 10_000, 100_000)),
+    "page": (page, (100, 1_000, 10_000, 100_000, 1_000_000)),
+    "memory": (memory, (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)),
+}
 
 QUANTILES = [("p50_us", "median"), ("p99_us", "99th percentile")]
 
 PLOTS: dict[str, tuple[str, list[tuple[str, str]], str, str, str]] = {
+    "commit": (
+        "value_bytes",
+        [
+            ("plain_per_s", "three nodes, plain"),
+            ("etcd_per_s", "etcd, three nodes, plain"),
+            ("tls_per_s", "three nodes, TLS"),
+        ],
+        "bytes of a value",
+        "durable commits a second",
+        "Durable commits, 64 in flight, by the size of a value",
+    ),
+    "fanout": (
+        "followers",
+        [("rows_per_s", "rows"), ("posts_per_s", "posts")],
+        "followers of the feed that is posted to",
+        "a second, on three nodes",
+        "Fan-out, until the last follower has the row",
+    ),
     "page": (
         "feed_rows",
         QUANTILES,
@@ -128,26 +161,49 @@ PLOTS: dict[str, tuple[str, list[tuple[str, str]], str, str, str]] = {
 }
 
 
+def _measure(name: str, work: Path, seconds: float, *, short: bool) -> list[Point]:
+    """Each point in a directory of its own, which is removed before the next."""
+    measure, sizes = MEASUREMENTS[name]
+    points = []
+    for size in track(sizes[:SHORT_POINTS] if short else sizes, name):
+        with tempfile.TemporaryDirectory(dir=work, prefix=f"growth-{name}-") as directory:
+            points.append(measure(Path(directory), seconds, size))
+    return points
+
+
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="What to measure; all of it.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(MEASUREMENTS)}; else all of it.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="About how long each point takes.")] = 3.0,
     work: Annotated[Path, typer.Option(help="Where to work; not on a tmpfs.")] = Path(".headwater"),
+    out: Annotated[Path, typer.Option(help="Where numbers and plots are written.")] = OUT,
     draw: Annotated[bool, typer.Option("--draw", help="Draw again what was measured.")] = False,
+    short: Annotated[
+        bool, typer.Option("--short", help="Two points of each: to see that it runs.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers, too.")] = False,
 ) -> None:
-    """Measure how costs grow, and draw it into docs/growth."""
+    """Measure how costs grow, and draw it.
+
+    commit: durable commits a second against the bytes of a value, etcd beside (about 3 minutes).
+    fanout: rows a second against followers (2 minutes). page: a page against the length of its feed
+    (1 minute). memory: a page against data that outgrows the cache (3 minutes, and 1 GB of disk).
+    Run it with nothing else running.
+    """
     if unknown := set(names or ()) - set(MEASUREMENTS):
         raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(MEASUREMENTS)}")
-    OUT.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     for name in names or MEASUREMENTS:
-        path = OUT / f"{name}.json"
+        path = out / f"{name}.json"
         if not draw:
-            with tempfile.TemporaryDirectory(dir=work, prefix="growth-") as directory:
-                points = MEASUREMENTS[name](Path(directory), seconds)
-                told = {"machine": machine(work), "points": points}
+            points = _measure(name, work, seconds, short=short)
+            measured = datetime.now(UTC).isoformat(timespec="seconds")
+            told = {"measured": measured, "machine": machine(work), "points": points}
             path.write_text(json.dumps(told, indent=2) + "\n")
-        _draw(name, json.loads(path.read_text())["points"])
-        print(f"{name}: {path.with_suffix('.png')}")
+        _draw(name, json.loads(path.read_text())["points"], out)
+        print(path.read_text() if as_json else f"{name}: {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

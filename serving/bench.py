@@ -1,7 +1,6 @@
 """`headwater bench`: the hot paths of this installation, each beside a reference of the same run.
 
-The figures come from `serving.bench_feeds` and `serving.bench_rank`; benchmarks/README.md says what
-they mean.
+The figures come from the modules `serving.bench_*`; benchmarks/README.md says what they mean.
 """
 
 import os
@@ -9,6 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,13 +17,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 if TYPE_CHECKING:  # the figures' modules bring numpy, RocksDB and XGBoost: not for `--help`
-    from serving.measure import Figure, Times
+    from serving.measure import Doing, Figure, Sizes, Times
+
+    Run = Callable[[Path, float, Sizes], Iterator[Doing | Figure]]
 
 __all__ = ["command", "machine"]
 
-Bench = Literal["commit", "replay", "page", "fanout", "failover", "rank", "ranker", "all"]
+Bench = Literal[
+    "commit",
+    "replay",
+    "page",
+    "fanout",
+    "failover",
+    "lag",
+    "restart",
+    "rank",
+    "ranker",
+    "all",
+]
 
 _LIBRARIES: Final = ("numpy", "orjson", "rocksdict", "xgboost-cpu")
+_SHORT_S: Final = 0.1
 
 
 def command(
@@ -31,6 +45,24 @@ def command(
     seconds: Annotated[
         float, typer.Option(min=0.1, max=600, help="About how long to measure each, in seconds.")
     ] = 5.0,
+    rows: Annotated[
+        int | None, typer.Option(min=1_000, help="page: rows in the store; a million.")
+    ] = None,
+    followers: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="fanout: followers of a post; 1,000.")
+    ] = None,
+    entries: Annotated[
+        int | None, typer.Option(min=100, help="restart: entries in the log; a million.")
+    ] = None,
+    kills: Annotated[
+        int | None, typer.Option(min=1, max=1_000, help="failover: kills of the leader; 5.")
+    ] = None,
+    short: Annotated[
+        bool,
+        typer.Option(
+            "--short", help="The smallest sizes: to see that it runs. Its figures mean nothing."
+        ),
+    ] = False,
     directory: Annotated[
         Path | None,
         typer.Option(
@@ -41,23 +73,77 @@ def command(
 ) -> None:
     """Measure the hot paths against references of the same run.
 
-    Each figure stands beside what the disk, the store or the model alone can do on this machine;
-    compare the ratios.
+    Each figure stands beside what the disk, the store, the model, etcd or db_bench can do on this
+    machine (the last two where they are installed); compare the ratios, with nothing else running.
+
+    commit, failover, lag: three nodes on loopback with TLS. A durable write of one client and of 64
+    at once; from kill -9 of the leader to the next write; from a write's answer to its sight in a
+    secondary.
+
+    fanout: rows a second before the followers of a post, to the last follower. page: 100 rows of a
+    feed. restart: from a node's start to its first write, with a long log. replay: an action log
+    into one engine. rank, ranker: 500 candidates.
+
+    For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    wanted = _sizes(rows, followers, entries, kills, short=short)
     benches = _benches()
     names = list(benches) if bench == "all" else [bench]
     parent = directory or Path(".headwater")
     parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
-    figures: list[Figure] = []
     try:
-        for name in names:
-            typer.echo(f"{name}: about {seconds:g} s", err=True)
-            figures.extend(benches[name](work, seconds))
+        chosen = {name: benches[name] for name in names}
+        figures = _measure(chosen, work, _SHORT_S if short else seconds, wanted)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     _print_json(figures, work) if as_json else _print_table(figures, work)
+
+
+def _sizes(
+    rows: int | None,
+    followers: int | None,
+    entries: int | None,
+    kills: int | None,
+    *,
+    short: bool,
+) -> "Sizes":
+    from serving.measure import Sizes  # noqa: PLC0415 - as in `_benches`
+
+    sizes = Sizes.short() if short else Sizes()
+    return replace(
+        sizes,
+        page_rows=rows or sizes.page_rows,
+        followers=followers or sizes.followers,
+        log_entries=entries or sizes.log_entries,
+        kills=kills or sizes.kills,
+    )
+
+
+def _measure(
+    benches: "Mapping[str, Run]", work: Path, seconds: float, sizes: "Sizes"
+) -> list["Figure"]:
+    """The figures of each; what is under way and how far it is, is told on standard error."""
+    from rich.console import Console  # noqa: PLC0415 - only where something is measured
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    from serving.measure import Doing  # noqa: PLC0415 - as in `_benches`
+
+    figures: list[Figure] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for name, run in benches.items():
+            bar = progress.add_task(name, total=1.0)
+            for told in run(work, seconds, sizes):
+                if isinstance(told, Doing):
+                    what = f"{name}: {told.what}"
+                    progress.update(bar, description=what, completed=told.share)
+                else:
+                    figures.append(told)
+            progress.update(bar, description=name, completed=1.0)
+            progress.stop_task(bar)
+    return figures
 
 
 def machine(work: Path) -> dict[str, Any]:  # Any: JSON for whoever compares runs
@@ -73,31 +159,39 @@ def machine(work: Path) -> dict[str, Any]:  # Any: JSON for whoever compares run
     }
 
 
-def _benches() -> Mapping[str, Callable[[Path, float], Iterator["Figure"]]]:
+def _benches() -> "Mapping[str, Run]":
     """What can be measured, by name; these modules bring everything that serving needs."""
     from serving import (  # noqa: PLC0415 - only where something is measured
         bench_cluster,
+        bench_fanout,
         bench_feeds,
+        bench_lag,
         bench_rank,
+        bench_restart,
         bench_store,
     )
 
-    def commit(work: Path, seconds: float) -> Iterator["Figure"]:
-        yield from bench_feeds.commit(work, seconds)
-        yield from bench_cluster.commit(work, seconds)
+    def alone(run: "Callable[[Path, float], Iterator[Figure]]") -> "Run":
+        return lambda work, seconds, _: iter(run(work, seconds))
 
-    def page(work: Path, seconds: float) -> Iterator["Figure"]:
+    def commit(work: Path, seconds: float, sizes: "Sizes") -> Iterator["Doing | Figure"]:
+        yield from bench_feeds.commit(work, seconds)
+        yield from bench_cluster.commit(work, seconds, sizes)
+
+    def page(work: Path, seconds: float, sizes: "Sizes") -> Iterator["Doing | Figure"]:
         yield from bench_feeds.page(work, seconds)
-        yield from bench_store.page_at_scale(work, seconds)
+        yield from bench_store.page_at_scale(work, seconds, sizes)
 
     return {
         "commit": commit,
-        "replay": bench_feeds.replay,
+        "replay": alone(bench_feeds.replay),
         "page": page,
-        "fanout": bench_cluster.fanout,
+        "fanout": bench_fanout.fanout,
         "failover": bench_cluster.failover,
-        "rank": bench_rank.rank,
-        "ranker": bench_rank.ranker,
+        "lag": bench_lag.lag,
+        "restart": bench_restart.restart,
+        "rank": alone(bench_rank.rank),
+        "ranker": alone(bench_rank.ranker),
     }
 
 

@@ -1,57 +1,51 @@
 """Benchmarks of three nodes on this machine, through a client process, beside etcd's three.
 
-A command puts an API key (about 100 bytes): it is decoded, checked, applied to RocksDB and answered
-on the leader, as any write is; etcd puts as many bytes under a key. Both sync their logs. Nodes of
-ours speak TLS unless it says plain; etcd speaks plain.
+etcd puts as many bytes under a key as a command of ours. Both sync their logs. Nodes of ours speak
+TLS unless it says plain; etcd speaks plain.
 """
 
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from feeds.cli_cluster import init_cluster, node_status, start_cluster, stop_cluster
+from feeds.cli_cluster import start_cluster
 from feeds.client import EngineClient
-from feeds.commands import AddKey, CreateTenant, FollowFeed, encode_command
-from feeds.engine import FeedEngine
 from feeds.errors import FeedsError
-from feeds.model import ActivityDraft, FeedId, TenantId
-from feeds.replication.base import Applied
-from feeds.store.rocks import RocksStore
-from feeds.testing_ports import free_ports
 from serving.bench_etcd import EtcdClient, EtcdCluster
-from serving.measure import Figure, Stopwatch, SyncedFile, Times, rounds
+from serving.bench_nodes import (
+    IN_FLIGHT,
+    NODES,
+    VALUE_BYTES,
+    WAIT_S,
+    Puts,
+    leader_of,
+    one_by_one,
+    pipelined,
+    three_nodes,
+)
+from serving.measure import Doing, Figure, Sizes, Stopwatch, SyncedFile, Times, rounds
 
-__all__ = ["commit", "failover", "fanout"]
+__all__ = ["commit", "etcd_rate", "failover", "nodes_rate"]
 
-IN_FLIGHT: Final = 64
-VALUE_BYTES: Final = 100
-FOLLOWERS: Final = 1_000
-FAILOVERS: Final = 5
-WAIT_S: Final = 30.0
-
-_TENANT: Final = TenantId("bench")
-_NODES: Final = ("n1", "n2", "n3")
+ELECTION_US_MAX: Final = 800_000.0
+"""The longest election timeout of a node with its default configuration."""
 
 
-def commit(directory: Path, seconds: float) -> Iterator[Figure]:
+def commit(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
     """Durable commits of one client and of 64, with TLS and without, beside etcd."""
+    del sizes
+    yield Doing("etcd", 0.0)
     etcd_one, etcd_many = _etcd(directory / "etcd", seconds)
-    with SyncedFile(directory / "commit.raw") as raw:
-        appends = Stopwatch()
-        for _ in rounds(seconds / 4):
-            with appends:
-                raw.append(b"x" * VALUE_BYTES)
-    synced = appends.times()
-    for name, plain in (("TLS", False), ("plain", True)):
-        with _cluster(directory / f"commit-{name}", plain=plain) as leader:
-            one = _one_by_one(leader, seconds)
-            rate = _pipelined(leader.propose, _put, seconds)
+    synced = _synced(directory / "commit.raw", seconds / 4)
+    for name, plain, share in (("TLS", False, 0.3), ("plain", True, 0.65)):
+        yield Doing(f"three nodes, {name}", share)
+        with three_nodes(directory / f"commit-{name}", plain=plain) as leader:
+            one = one_by_one(leader, seconds)
+            rate = _puts(leader, VALUE_BYTES, seconds)
         goal = "1 ms, or 3 fdatasync + 0.5 ms"
         what = f"a durable commit on three nodes, {name}, one client"
         yield Figure.of_times(
@@ -68,43 +62,16 @@ def commit(directory: Path, seconds: float) -> Iterator[Figure]:
         )  # fmt: skip
 
 
-def fanout(directory: Path, seconds: float) -> Iterator[Figure]:
-    """Rows before followers, written on three nodes, by posts to a feed with 1,000 of them."""
-    data = directory / "fanout"
-    with _cluster(data, plain=False) as leader, _engine(data, leader) as engine:
-        follows = [leader.propose(encode_command(_follow(number))) for number in range(FOLLOWERS)]
-        for follow in follows:
-            follow.result(WAIT_S)
-        number = iter(range(10**9))
-
-        def post(_: bytes) -> "Future[object]":
-            draft = ActivityDraft(actor="user:a", verb="post", object=f"n:{next(number)}")
-            future: Future[object] = engine.post(_TENANT, FeedId("user", "a"), draft)  # type: ignore[assignment]
-            return future
-
-        posts = _pipelined(post, lambda _: b"", seconds, in_flight=8)
-    with RocksStore.open(directory / "fanout.alone") as store:
-        alone = _rows_alone(store, seconds / 2)
-    yield Figure.of_rates(
-        "fanout",
-        f"rows a second on three nodes, {FOLLOWERS:,} followers a post",
-        posts * (FOLLOWERS + 1),
-        "rows into one RocksDB, 1,000 to a batch",
-        alone,
-        "50,000/s",
-        followers=FOLLOWERS,
-    )
-
-
-def failover(directory: Path, seconds: float) -> Iterator[Figure]:
+def failover(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
     """From kill -9 of the leader to the next acknowledged write, as a client sees it."""
     del seconds
     gaps_ns = []
     data = directory / "failover"
-    with _cluster(data, plain=False):
-        for number in range(FAILOVERS):
-            leader = _leader(data)
-            other = next(node for node in _NODES if node != leader)
+    with three_nodes(data):
+        for number in range(sizes.kills):
+            yield Doing(f"kill {number + 1} of {sizes.kills}", number / sizes.kills)
+            leader = leader_of(data)
+            other = next(node for node in NODES if node != leader)
             client = EngineClient.connect(data / f"{other}.sock")
             _until_written(client, 2 * number)
             os.kill(int((data / f"{leader}.pid").read_text()), signal.SIGKILL)
@@ -113,112 +80,43 @@ def failover(directory: Path, seconds: float) -> Iterator[Figure]:
             gaps_ns.append(time.perf_counter_ns() - started)
             client.close()
             start_cluster(data)
-    times = Times.of(gaps_ns)
     yield Figure.of_times(
         "failover",
-        f"kill -9 of the leader to the next durable write, {FAILOVERS} times",
-        times,
+        f"kill -9 of the leader to the next durable write, {sizes.kills} times",
+        Times.of(gaps_ns),
         "the longest election timeout",
-        Times(1, 800_000.0, 800_000.0),
+        Times(1, ELECTION_US_MAX, ELECTION_US_MAX),
         "0.8 s p50, 2 s at most",
         max_us=max(gaps_ns) / 1e3,
     )
 
 
-@contextmanager
-def _cluster(directory: Path, *, plain: bool) -> Iterator[EngineClient]:
-    """Three nodes with a tenant, and a client of their leader."""
-    init_cluster(directory, "bench", free_ports(), plain=plain)
-    start_cluster(directory)
-    try:
-        client = EngineClient.connect(directory / f"{_leader(directory)}.sock")
-        try:
-            client.propose(encode_command(CreateTenant(tenant=_TENANT, now_us=1))).result(WAIT_S)
-            yield client
-        finally:
-            client.close()
-    finally:
-        stop_cluster(directory)
+def nodes_rate(directory: Path, seconds: float, value_bytes: int, *, plain: bool) -> float:
+    """Durable commits a second of so many bytes each, 64 in flight, on three new nodes."""
+    with three_nodes(directory, plain=plain) as leader:
+        return _puts(leader, value_bytes, seconds)
 
 
-@contextmanager
-def _engine(directory: Path, client: EngineClient) -> Iterator[FeedEngine]:
-    """An engine that reads the leader's store beside it."""
-    scratch = directory / "scratch"
-    scratch.mkdir()
-    store = directory / _leader(directory) / "store"
-    with RocksStore.open_secondary(store, scratch) as view:
-        yield FeedEngine(view, client)
+def etcd_rate(directory: Path, seconds: float, value_bytes: int) -> float | None:
+    """The same of three new etcd nodes; None where etcd is not installed."""
+    if not EtcdCluster.installed():
+        return None
+    with _etcd_client(directory) as (cluster, leader, client):
+        rate, count = _etcd_puts(client, 0, b"x" * value_bytes, seconds)
+        _check_keys(cluster, leader, count)
+    return rate
 
 
-def _leader(directory: Path) -> str:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        for node in _NODES:
-            status = node_status(directory / f"{node}.sock")
-            if status is not None and status.role == "leader":
-                return node
-        time.sleep(0.01)
-    raise TimeoutError(f"no node leads after {WAIT_S:g} s")
-
-
-def _put(number: int) -> bytes:
-    key = AddKey(
-        tenant=_TENANT, key_id=f"k{number}", secret_sha256=b"x" * 32, scopes=("read", "write")
-    )
-    return encode_command(key)
-
-
-def _follow(number: int) -> FollowFeed:
-    return FollowFeed(
-        tenant=_TENANT,
-        follower=f"timeline:u{number}",
-        target="user:a",
-        time_us=1_600_000_000_000_000,
-        copy_limit=0,
-        copy_max=0,
-        pull_above=10**6,
-        follows_max=10,
-    )
-
-
-def _one_by_one(client: EngineClient, seconds: float) -> Times:
-    watch = Stopwatch()
-    for number in rounds(seconds):
-        command = _put(-number - 1)
-        with watch:
-            client.propose(command).result(WAIT_S)
-    return watch.times()
-
-
-def _pipelined(
-    propose: Callable[[bytes], "Future[Applied] | Future[object]"],
-    command: Callable[[int], bytes],
-    seconds: float,
-    in_flight: int = IN_FLIGHT,
-) -> float:
-    """Commands a second with so many on their way; they are made beforehand."""
-    commands = [command(number) for number in range(int(seconds * 40_000))]
-    waiting: deque[Future[Applied] | Future[object]] = deque()
-    started = time.perf_counter()
-    count = 0
-    for content in commands:
-        if len(waiting) >= in_flight:
-            waiting.popleft().result(WAIT_S)
-        waiting.append(propose(content))
-        count += 1
-        if time.perf_counter() - started > seconds:
-            break
-    for future in waiting:
-        future.result(WAIT_S)
-    return count / (time.perf_counter() - started)
+def _puts(leader: EngineClient, value_bytes: int, seconds: float) -> float:
+    put = Puts(value_bytes)
+    return pipelined(lambda number: leader.propose(put(number)), seconds)
 
 
 def _until_written(client: EngineClient, number: int) -> None:
-    deadline = time.monotonic() + WAIT_S
+    put, deadline = Puts(), time.monotonic() + WAIT_S
     while True:
         try:
-            client.propose(_put(10**7 + number)).result(WAIT_S)
+            client.propose(put(number)).result(WAIT_S)
         except FeedsError:
             if time.monotonic() > deadline:
                 raise
@@ -227,45 +125,58 @@ def _until_written(client: EngineClient, number: int) -> None:
             return
 
 
-def _rows_alone(store: RocksStore, seconds: float) -> float:
-    from feeds.store.base import Write  # noqa: PLC0415 - beside its use
-
-    started, count = time.perf_counter(), 0
-    for number in rounds(seconds):
-        position = number.to_bytes(16)
-        store.write(
-            [
-                Write("feeds", b"bench\0timeline:u%d\0" % follower + position, b"x" * 8)
-                for follower in range(FOLLOWERS)
-            ]
-        )
-        count += FOLLOWERS
-    return count / (time.perf_counter() - started)
+def _synced(path: Path, seconds: float) -> Times:
+    with SyncedFile(path) as raw:
+        appends = Stopwatch()
+        for _ in rounds(seconds):
+            with appends:
+                raw.append(b"x" * VALUE_BYTES)
+    return appends.times()
 
 
 def _etcd(directory: Path, seconds: float) -> tuple[Times | None, float]:
     """One client's times and the rate of 64; none where etcd is not installed."""
     if not EtcdCluster.installed():
         return None, 0.0
+    with _etcd_client(directory) as (cluster, leader, client):
+        value, watch, first = b"x" * VALUE_BYTES, Stopwatch(), 0
+        for _ in rounds(seconds):
+            with watch:
+                client.send([(b"k%d" % first, value)])
+                client.receive()
+            first += 1
+        rate, count = _etcd_puts(client, first, value, seconds)
+        _check_keys(cluster, leader, first + count)
+    return watch.times(), rate
+
+
+@contextmanager
+def _etcd_client(directory: Path) -> Iterator[tuple[EtcdCluster, int, EtcdClient]]:
+    """Three new nodes: (the cluster, the leader's port, a client of the leader)."""
     directory.mkdir()
     with EtcdCluster(directory) as cluster:
         leader = cluster.leader()
         client = EtcdClient(leader)
-        value, watch, count = b"x" * VALUE_BYTES, Stopwatch(), 0
-        for _ in rounds(seconds):
-            with watch:
-                client.send([(b"k%d" % count, value)])
-                client.receive()
-            count += 1
-        started, open_, first = time.perf_counter(), 0, count
-        while time.perf_counter() - started < seconds:
-            client.send([(b"k%d" % (count + n), value) for n in range(IN_FLIGHT - open_)])
-            count += IN_FLIGHT - open_
-            open_ = IN_FLIGHT - client.receive()
-        while open_ > 0:
-            open_ -= client.receive()
-        rate = (count - first) / (time.perf_counter() - started)
-        client.close()
-        if cluster.keys(leader) != count:
-            raise RuntimeError(f"etcd holds {cluster.keys(leader)} keys, and {count} were put")
-    return watch.times(), rate
+        try:
+            yield cluster, leader, client
+        finally:
+            client.close()
+
+
+def _etcd_puts(client: EtcdClient, first: int, value: bytes, seconds: float) -> tuple[float, int]:
+    """Keep 64 puts under way: (puts a second, how many)."""
+    started, open_, count = time.perf_counter(), 0, 0
+    while time.perf_counter() - started < seconds:
+        free = IN_FLIGHT - open_
+        client.send([(b"k%d" % (first + count + n), value) for n in range(free)])
+        count += free
+        open_ = IN_FLIGHT - client.receive()
+    while open_ > 0:
+        open_ -= client.receive()
+    return count / (time.perf_counter() - started), count
+
+
+def _check_keys(cluster: EtcdCluster, leader: int, count: int) -> None:
+    found = cluster.keys(leader)
+    if found != count:
+        raise RuntimeError(f"etcd holds {found} keys, and {count} were put")

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -32,6 +33,9 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 0x1, 0x4, 0x1
 _FRAME_HEADER_BYTES: Final = 9
+_FRAME_BYTES_MAX: Final = 16_384
+_WINDOW_SETTING: Final = 4
+_WINDOW_BYTES_FIRST: Final = 65_535
 _KEYS: Final = re.compile(rb"^etcd_debugging_mvcc_keys_total (\S+)$", re.MULTILINE)
 _RECEIVE_BYTES: Final = 256 * 1024
 
@@ -103,6 +107,15 @@ class EtcdCluster:
             process.wait()
 
 
+@dataclass(slots=True)
+class _Body:
+    """What is left to send of a request that was longer than a frame or a window."""
+
+    stream: int
+    rest: bytes
+    window: int
+
+
 class EtcdClient:
     """One connection to an etcd, with any number of puts under way."""
 
@@ -112,27 +125,35 @@ class EtcdClient:
         self._headers = _put_headers(f"127.0.0.1:{port}")
         self._stream = -1
         self._received = b""
-        self._window = 65_535
-        settings = struct.pack(">HI", 4, WINDOW_BYTES)
+        self._window = self._stream_window = _WINDOW_BYTES_FIRST
+        self._blocked: dict[int, _Body] = {}
+        settings = struct.pack(">HI", _WINDOW_SETTING, WINDOW_BYTES)
         self._socket.sendall(
             _PREFACE
             + _frame(_SETTINGS, 0, 0, settings)
-            + _frame(_WINDOW, 0, 0, struct.pack(">I", WINDOW_BYTES - 65_535))
+            + _frame(_WINDOW, 0, 0, struct.pack(">I", WINDOW_BYTES - _WINDOW_BYTES_FIRST))
         )
 
     def send(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
-        """Begin to put these pairs, in one write."""
+        """Begin to put these pairs, in one write.
+
+        What the server's windows do not admit leaves while `receive` waits.
+        """
         frames = []
         for key, value in puts:
             self._stream += 2
             message = b"\n" + _varint(len(key)) + key + b"\x12" + _varint(len(value)) + value
             body = b"\0" + struct.pack(">I", len(message)) + message
             frames.append(_frame(_HEADERS, _END_HEADERS, self._stream, self._headers))
-            frames.append(_frame(_DATA, _END_STREAM, self._stream, body))
-            self._window -= len(body)
-        if self._window < 0:
-            raise RuntimeError("etcd's flow control window is full: put fewer bytes at once")
+            if self._blocked or len(body) > min(
+                self._window, self._stream_window, _FRAME_BYTES_MAX
+            ):
+                self._blocked[self._stream] = _Body(self._stream, body, self._stream_window)
+            else:
+                frames.append(_frame(_DATA, _END_STREAM, self._stream, body))
+                self._window -= len(body)
         self._socket.sendall(b"".join(frames))
+        self._send_blocked()
 
     def receive(self) -> int:
         """Wait for replies; how many puts they end. Raises `RuntimeError` if one failed."""
@@ -143,6 +164,7 @@ class EtcdClient:
                 raise ConnectionError("etcd closed the connection")
             self._received += data
             ended = self._take()
+            self._send_blocked()
         return ended
 
     def close(self) -> None:
@@ -158,22 +180,53 @@ class EtcdClient:
             end = offset + _FRAME_HEADER_BYTES + length
             if len(received) < end:
                 break
+            stream = int.from_bytes(received[offset + 5 : offset + _FRAME_HEADER_BYTES])
             payload = received[offset + _FRAME_HEADER_BYTES : end]
-            ended += self._take_frame(kind, flags, payload)
+            ended += self._take_frame(kind, flags, stream, payload)
             offset = end
         self._received = received[offset:]
         return ended
 
-    def _take_frame(self, kind: int, flags: int, payload: bytes) -> int:
+    def _take_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> int:
         if kind == _WINDOW:
-            self._window += int.from_bytes(payload[:4]) & 0x7FFFFFFF
+            self._widen(stream, int.from_bytes(payload[:4]) & 0x7FFFFFFF)
         elif kind == _SETTINGS and not flags & _ACK:
+            self._take_settings(payload)
             self._socket.sendall(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
             self._socket.sendall(_frame(_PING, _ACK, 0, payload))
         elif kind in (_RESET, _GOAWAY):
             raise RuntimeError("etcd refused a put")
         return int(kind == _HEADERS and bool(flags & _END_STREAM))
+
+    def _widen(self, stream: int, count: int) -> None:
+        if stream == 0:
+            self._window += count
+        elif stream in self._blocked:
+            self._blocked[stream].window += count
+
+    def _take_settings(self, payload: bytes) -> None:
+        for setting, value in struct.iter_unpack(">HI", payload):
+            if setting == _WINDOW_SETTING:
+                for body in self._blocked.values():
+                    body.window += value - self._stream_window
+                self._stream_window = value
+
+    def _send_blocked(self) -> None:
+        """Send as much as the windows admit of what waits, the first first."""
+        frames = []
+        for body in list(self._blocked.values()):
+            while size := max(0, min(len(body.rest), _FRAME_BYTES_MAX, self._window, body.window)):
+                part, body.rest = body.rest[:size], body.rest[size:]
+                self._window -= size
+                body.window -= size
+                frames.append(_frame(_DATA, 0 if body.rest else _END_STREAM, body.stream, part))
+            if not body.rest:
+                del self._blocked[body.stream]
+            if self._window <= 0:
+                break
+        if frames:
+            self._socket.sendall(b"".join(frames))
 
 
 def _put_headers(authority: str) -> bytes:

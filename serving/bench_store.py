@@ -1,4 +1,11 @@
-"""Benchmarks of pages out of a large store, beside RocksDB's own db_bench on as many rows."""
+"""Benchmarks of pages out of a large store, beside RocksDB's own db_bench on as many rows.
+
+Both stores hold as many rows, of as many bytes, written in random order and opened anew, with one
+configuration where it touches reads (block cache, blocks, compression, filters, levels; compared
+option by option in the OPTIONS files of both: what differs is the version of the table format).
+db_bench's own defaults stand beside it too (keys of 16 bytes, values of 100, 8 MiB of cache,
+snappy). The stores are read in turn, so that whatever else the machine does falls on all.
+"""
 
 import random
 import re
@@ -8,50 +15,71 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
 from feeds.keys import FeedRowKey, write_number
 from feeds.model import FeedId, Position, TenantId
 from feeds.store.base import Write
-from feeds.store.rocks import RocksStore
-from serving.measure import Figure, Stopwatch, Times, rounds
+from feeds.store.rocks import RocksConfig, RocksStore
+from serving.measure import Doing, Figure, Sizes, Stopwatch, Times, rounds
 
 __all__ = ["fill_rows", "page_at_scale"]
 
-ROWS: Final = 1_000_000
-"""Rows of all feeds together, written in random order and not compacted, on both sides."""
-
 PAGE_ROWS: Final = 100
 BATCH_ROWS: Final = 1_000
+TURNS: Final = 3
+"""How often each store has its turn; once in a run of less than as many seconds."""
+
 DB_BENCH_S_MAX: Final = 600
 
 _TENANT: Final = TenantId("bench")
 _MEDIAN: Final = re.compile(r"seekrandom.*?Percentiles: P50: ([\d.]+) .*?P99: ([\d.]+)", re.DOTALL)
 _COUNT: Final = re.compile(r"seekrandom.*?Count: (\d+)", re.DOTALL)
+_VALUE: Final = write_number(1)
 
 
-def page_at_scale(directory: Path, seconds: float) -> Iterator[Figure]:
-    """The newest rows of feeds at random in a store of a million; nothing without db_bench."""
+def page_at_scale(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
+    """The newest rows of feeds at random in a large store; nothing without db_bench."""
     if shutil.which("db_bench") is None:
         return
-    reference = _db_bench(directory / "db_bench", seconds)
-    data, pages, rng = directory / "page-scale", Stopwatch(), random.Random(1)  # noqa: S311
-    feeds = fill_rows(data, ROWS, PAGE_ROWS)
+    rows, data = sizes.page_rows, directory / "page-scale"
+    references = [
+        _DbBench(directory / "db_bench", rows, "rows and options as ours", _like_ours(rows)),
+        _DbBench(directory / "db_bench-stock", rows, "its own defaults", ()),
+    ]
+    for place, reference in enumerate(references):
+        yield Doing(f"db_bench writes {rows:,} rows, {reference.what}", 0.1 + 0.2 * place)
+        reference.fill()
+    yield Doing(f"writing {rows:,} rows", 0.5)
+    feeds = fill_rows(data, rows, PAGE_ROWS)
+    yield Doing("reading, in turn with db_bench", 0.7)
+    pages, rng = Stopwatch(), random.Random(1)  # noqa: S311 - the same feeds each time
+    turns = TURNS if seconds >= TURNS else 1
     with FeedEngine.open(data) as engine:
-        for _ in rounds(seconds):
-            feed = FeedId("timeline", f"u{rng.randrange(feeds)}")
-            with pages:
-                found = engine.rows(_TENANT, feed, PAGE_ROWS)
-            if len(found) != PAGE_ROWS:
-                raise RuntimeError(f"{feed} has {len(found)} rows: {PAGE_ROWS} were written")
-    yield Figure.of_times(
-        "page",
-        f"the newest {PAGE_ROWS} rows of a feed, among {ROWS:,} rows",
-        pages.times(),
-        f"db_bench: seek + {PAGE_ROWS}, among {ROWS:,} rows",
-        reference,
-        goal="1.25 x of db_bench",
-        rows=PAGE_ROWS,
-    )
+        for _ in range(turns):
+            for reference in references:
+                reference.seek(seconds / turns)
+            for _ in rounds(seconds / turns):
+                _read_page(engine, FeedId("timeline", f"u{rng.randrange(feeds)}"), pages)
+    for reference in references:
+        yield Figure.of_times(
+            "page",
+            f"the newest {PAGE_ROWS} rows of a feed, among {rows:,} rows",
+            pages.times(),
+            f"db_bench: seek + {PAGE_ROWS}, among {rows:,} rows, {reference.what}",
+            reference.times(),
+            goal="100 us and 1.25 x db_bench",
+            rows=PAGE_ROWS,
+            key_bytes=_key_bytes(rows),
+            value_bytes=len(_VALUE),
+        )
+
+
+def _read_page(engine: FeedEngine, feed: FeedId, pages: Stopwatch) -> None:
+    with pages:
+        found = engine.rows(_TENANT, feed, PAGE_ROWS)
+    if len(found) != PAGE_ROWS:
+        raise RuntimeError(f"{feed} has {len(found)} rows: {PAGE_ROWS} were written")
 
 
 def fill_rows(data: Path, rows: int, feed_rows: int, seed: int = 1) -> int:
@@ -59,14 +87,13 @@ def fill_rows(data: Path, rows: int, feed_rows: int, seed: int = 1) -> int:
     feeds = rows // feed_rows
     order = list(range(rows))
     random.Random(seed).shuffle(order)  # noqa: S311 - a workload that can be made again
-    value = write_number(1)
     with FeedEngine.open(data) as engine:
         engine.create_tenant(_TENANT).result()
     with RocksStore.open(data / "store") as store:
         for start in range(0, rows, BATCH_ROWS):
             store.write(
                 [
-                    Write("feeds", _row(number % feeds, number).encode(), value)
+                    Write("feeds", _row(number % feeds, number).encode(), _VALUE)
                     for number in order[start : start + BATCH_ROWS]
                 ]
             )
@@ -78,22 +105,66 @@ def _row(feed: int, number: int) -> FeedRowKey:
     return FeedRowKey(_TENANT, f"timeline:u{feed}", position, "topic:t0")
 
 
-def _db_bench(directory: Path, seconds: float) -> Times:
-    """db_bench with its own defaults: keys of 16 bytes, values of 100, one thread."""
-    done = subprocess.run(  # noqa: S603 - db_bench, with arguments of ours
-        [
-            str(shutil.which("db_bench")),
-            "--benchmarks=fillrandom,seekrandom",
-            *(f"--db={directory}", f"--num={ROWS}", f"--seek_nexts={PAGE_ROWS}"),
-            *(f"--duration={max(1, round(seconds))}", "--histogram=1"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=DB_BENCH_S_MAX,
-        check=True,
+def _key_bytes(rows: int) -> int:
+    return len(_row(rows // PAGE_ROWS // 2, rows // 2).encode())
+
+
+def _like_ours(rows: int) -> tuple[str, ...]:
+    """Rows of as many bytes as ours, and our store's options."""
+    limits, rocks = FeedsConfig(), RocksConfig()
+    return (
+        f"--key_size={_key_bytes(rows)}",
+        f"--value_size={len(_VALUE)}",
+        f"--cache_size={limits.block_cache_bytes}",
+        f"--write_buffer_size={limits.write_buffer_bytes}",
+        f"--bloom_bits={rocks.bloom_bits_per_key}",
+        f"--open_files={rocks.open_files_max}",
+        f"--max_background_jobs={rocks.background_jobs_max}",
+        "--compression_type=lz4",
+        "--cache_index_and_filter_blocks=1",
+        "--pin_l0_filter_and_index_blocks_in_cache=1",
+        "--level_compaction_dynamic_level_bytes=1",
     )
-    shutil.rmtree(directory)
-    quantiles, count = _MEDIAN.search(done.stdout), _COUNT.search(done.stdout)
-    if quantiles is None or count is None:
-        raise RuntimeError("db_bench printed no percentiles of seekrandom: is it another version?")
-    return Times(int(count[1]), float(quantiles[1]), float(quantiles[2]))
+
+
+class _DbBench:
+    """A store of db_bench's; each run is a process of its own, which opens it anew."""
+
+    def __init__(self, directory: Path, rows: int, what: str, options: tuple[str, ...]) -> None:
+        self.what = what
+        self._common = (f"--db={directory}", f"--num={rows}", "--seed=1", *options)
+        self._found: list[Times] = []
+
+    def fill(self) -> None:
+        """Write every row once, in random order."""
+        self._run("--benchmarks=filluniquerandom", "--use_existing_db=0")
+
+    def seek(self, seconds: float) -> None:
+        """Seeks at random and the rows behind them, on one thread; for a second at least."""
+        told = self._run(
+            *("--benchmarks=seekrandom", "--use_existing_db=1", f"--seek_nexts={PAGE_ROWS}"),
+            *(f"--duration={max(1, round(seconds))}", "--histogram=1"),
+        )
+        quantiles, count = _MEDIAN.search(told), _COUNT.search(told)
+        if quantiles is None or count is None:
+            raise RuntimeError(
+                "db_bench printed no percentiles of seekrandom: is it another version?"
+            )
+        self._found.append(Times(int(count[1]), float(quantiles[1]), float(quantiles[2])))
+
+    def times(self) -> Times:
+        """Those of the turn whose median is the middle one."""
+        return sorted(self._found, key=lambda times: times.p50_us)[len(self._found) // 2]
+
+    def _run(self, *arguments: str) -> str:
+        done = subprocess.run(  # noqa: S603 - db_bench, with arguments of ours
+            [str(shutil.which("db_bench")), *self._common, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=DB_BENCH_S_MAX,
+            check=False,
+        )
+        if done.returncode:
+            told = done.stderr.strip()[-500:]
+            raise RuntimeError(f"db_bench ended with {done.returncode}: {told}")
+        return done.stdout

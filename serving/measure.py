@@ -11,10 +11,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-__all__ = ["Figure", "Stopwatch", "SyncedFile", "Times", "rounds"]
+__all__ = ["Doing", "Figure", "Sizes", "Stopwatch", "SyncedFile", "Times", "rounds"]
 
 REPEATS_MIN: Final = 20
 """Times that anything is measured at least, however short the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much data the benchmarks work on; `Sizes.short()` shows no more than that they run."""
+
+    page_rows: int = 1_000_000
+    """Rows in the store that pages are read from."""
+
+    log_entries: int = 1_000_000
+    """Entries in the log of a node that is started again."""
+
+    followers: int = 1_000
+    """Followers of the feed that is posted to."""
+
+    kills: int = 5
+    """Times that a leader is killed, or a node started again."""
+
+    @classmethod
+    def short(cls) -> Self:
+        """The smallest."""
+        return cls(page_rows=20_000, log_entries=2_000, followers=20, kills=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What a benchmark does next, and the share of it that is done: for whoever waits."""
+
+    what: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,29 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from serving import bench_store
+from feeds.commands import AddKey, decode_command
 from serving.bench import machine
 from serving.bench_etcd import EtcdClient, EtcdCluster
+from serving.bench_fanout import fan_out_rate
+from serving.bench_lag import lags
+from serving.bench_nodes import Puts
 from serving.cli import build
 from serving.measure import Figure, Stopwatch, SyncedFile, Times, rounds
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +40,17 @@ def logs() -> Iterator[None]:
         ("commit", "a durable post, one client", "bytes"),
         ("replay", "actions through the engine, fdatasync on", "commands"),
         ("page", "the newest 100 rows of a feed", "rows"),
+        (
+            "fanout",
+            "rows a second on three nodes, 20 followers a post, to the last follower",
+            "followers",
+        ),
+        ("failover", "kill -9 of the leader to the next durable write, 1 times", "max_us"),
+        (
+            "lag",
+            "acknowledged to seen in a secondary of the leader's store, 2,000 writes/s",
+            "writes",
+        ),
         ("rank", "500 candidates, 30 features, 100 trees: rows to reply bytes", "score_us"),
         (
             "ranker",
@@ -40,38 +62,52 @@ def logs() -> Iterator[None]:
 def test_bench_tells_its_figure_and_its_reference_as_json(
     bench: str, what: str, detail: str, tmp_path: Path
 ) -> None:
-    options = ["bench", bench, "--seconds", "0.1", "--dir", str(tmp_path), "--json"]
-    ran = CliRunner().invoke(build({"bench"}), options)
-    assert ran.exit_code == 0, ran.output
-    report = json.loads(ran.stdout)
-    figure, *others = report["figures"]
+    figure, *others = _figures(tmp_path, bench)
     assert all(other["ratio"] > 0 for other in others)
     assert (figure["bench"], figure["what"]) == (bench, what)
     assert figure["ratio"] > 0
     assert figure["reference"]
     assert figure["details"][detail] > 0
-    assert report["machine"]["cores"] > 0
-    assert list(tmp_path.iterdir()) == [], "the folder that was worked in is removed"
 
 
-def test_page_at_scale_stands_beside_db_bench(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_node_that_starts_again_has_the_entries_that_were_asked_for(tmp_path: Path) -> None:
+    with_store, without = _figures(tmp_path, "restart", "--entries", "500")
+    assert with_store["details"]["entries"] >= 500
+    assert with_store["details"] == without["details"]
+    assert without["what"].endswith("the store is lost: all are applied again")
+
+
+def test_pages_stand_beside_db_bench_with_rows_as_ours_and_with_its_defaults(
+    tmp_path: Path,
 ) -> None:
     if shutil.which("db_bench") is None:
         pytest.skip("db_bench is not installed (Debian: rocksdb-tools)")
-    monkeypatch.setattr(bench_store, "ROWS", 20_000)
-    (figure,) = bench_store.page_at_scale(tmp_path, 0.1)
-    assert figure.ratio > 0
-    assert figure.reference == "db_bench: seek + 100, among 20,000 rows"
+    _, like_ours, stock = _figures(tmp_path, "page", "--rows", "10000")
+    assert like_ours["reference"] == (
+        "db_bench: seek + 100, among 10,000 rows, rows and options as ours"
+    )
+    assert stock["reference"] == "db_bench: seek + 100, among 10,000 rows, its own defaults"
+    assert like_ours["measured"] == stock["measured"]
 
 
-def test_etcd_holds_every_key_that_was_put(tmp_path: Path) -> None:
+def test_a_fan_out_is_over_when_the_last_follower_has_every_row(tmp_path: Path) -> None:
+    assert fan_out_rate(tmp_path / "nodes", followers=1_200, seconds=0.1) > 0
+
+
+@given(number=st.integers(0, 10**9 - 1), size=st.integers(0, 300))
+def test_a_put_is_a_command_with_its_number_and_so_many_bytes(number: int, size: int) -> None:
+    expected = AddKey(tenant="bench", key_id=f"k{number:09d}", secret_sha256=b"x" * size, scopes=())
+    assert decode_command(Puts(size)(number)) == expected
+
+
+@pytest.mark.parametrize("value_bytes", [300, 100_000])
+def test_etcd_holds_every_key_that_was_put(value_bytes: int, tmp_path: Path) -> None:
     if not EtcdCluster.installed():
         pytest.skip("etcd is not installed (Debian: etcd-server)")
     with EtcdCluster(tmp_path) as cluster:
         leader = cluster.leader()
         client = EtcdClient(leader)
-        client.send([(b"key %d" % n, b"x" * 300) for n in range(50)])
+        client.send([(b"key %d" % n, b"x" * value_bytes) for n in range(50)])
         ended = 0
         while ended < 50:
             ended += client.receive()
@@ -79,12 +115,52 @@ def test_etcd_holds_every_key_that_was_put(tmp_path: Path) -> None:
         assert (ended, cluster.keys(leader)) == (50, 50)
 
 
+def test_growth_writes_its_numbers_and_its_plot(tmp_path: Path) -> None:
+    subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks" / "growth.py"), "fanout", "--short"),
+            *("--seconds", "0.1", "--work", str(tmp_path / "work"), "--out", str(tmp_path)),
+        ],
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    report = json.loads((tmp_path / "fanout.json").read_text())
+    assert [point["followers"] for point in report["points"]] == [10, 100]
+    assert (tmp_path / "fanout.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
 def test_bench_prints_a_table_with_the_reference_below(tmp_path: Path) -> None:
-    options = ["bench", "commit", "--seconds", "0.1", "--dir", str(tmp_path)]
+    options = ["bench", "replay", "--short", "--dir", str(tmp_path)]
     ran = CliRunner().invoke(build({"bench"}), options)
     assert ran.exit_code == 0, ran.output
     assert "ratio" in ran.stdout
-    assert "fdatasync of" in " ".join(ran.stdout.split())
+    assert "appends alone" in " ".join(ran.stdout.split())
+    assert "replay" in ran.stderr, "what is under way is told beside the answer"
+
+
+def test_a_write_that_is_seen_before_its_answer_has_a_microsecond_of_lag() -> None:
+    acknowledged = {1: 5_000, 2: 20_000, 3: 30_000}
+    seen = [(2, 10_000), (5, 37_000)]
+    assert lags({2: acknowledged[2]}, seen) == Times(1, 1.0, 1.0)
+    assert lags(acknowledged, seen) == Times(3, 5.0, 7.0)
+
+
+def _figures(directory: Path, bench: str, *options: str) -> list[dict[str, Any]]:
+    """What `headwater bench --short --json` tells; it leaves no file and no process behind."""
+    before = {child.pid for child in psutil.Process().children()}
+    arguments = ["bench", bench, "--short", "--dir", str(directory), "--json", *options]
+    ran = CliRunner().invoke(build({"bench"}), arguments)
+    assert ran.exit_code == 0, ran.output
+    report = json.loads(ran.stdout)
+    assert report["machine"]["cores"] > 0
+    assert list(directory.iterdir()) == [], "the folder that was worked in is removed"
+    assert {child.pid for child in psutil.Process().children()} <= before
+    figures: list[dict[str, Any]] = report["figures"]
+    return figures
 
 
 def test_quantiles_are_of_what_was_timed() -> None:
