@@ -1,11 +1,13 @@
 """Work that one command left for later ones: fan-outs, and the rows of ended follows.
 
 The store's outbox holds what remains, so that it goes on after a restart or at another node; this
-class proposes the commands, one at a time for each task, and keeps no list of the tasks itself.
+class proposes the commands, one at a time for each task, and holds few tasks in memory.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Final
 
 from feeds.commands import ClearRows, FanOut
@@ -15,19 +17,35 @@ from feeds.keys import FanOutKey, OutboxKey, after
 from feeds.replication.base import Applied
 from feeds.store.base import View
 
-__all__ = ["IN_FLIGHT_MAX", "Outbox"]
+__all__ = ["HELD_MAX", "IN_FLIGHT_MAX", "Outbox"]
 
 IN_FLIGHT_MAX: Final = 8
 """Commands that are on their way at once: enough to keep the log busy, and what a write waits
 behind at most."""
 
+HELD_MAX: Final = 100
+"""Tasks of a tenant that are read from the store at once. New ones are held without reading it: a
+scan would pass over the traces of all that were done before."""
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The tasks of one tenant: those that come next, and where in the store others may be."""
+
+    keys: deque[bytes] = field(default_factory=deque)
+    rest: bytes | None = None
+    """There may be others from this key on."""
+    again: bytes | None = None
+    """There may be others between this key and `rest`: they come after the last."""
+
 
 class Outbox:
     """Proposes the next command of each task until it is done; the tenants take turns.
 
-    Of one tenant the tasks are taken in the order of their keys, and each is finished once begun.
-    Where a command is refused for the moment (a crowd, a full disk), this waits for `go_on`. All
-    is to be called on the replica's thread alone, and the proposed futures are done there.
+    Of one tenant those that were left first come first, as far as they are held, and each is
+    finished once begun. Where a command is refused for the moment (a crowd, a full disk), this
+    waits for `add`. All is to be called on the replica's thread alone, and the proposed futures are
+    done there.
     """
 
     def __init__(
@@ -39,8 +57,8 @@ class Outbox:
         self._propose = propose
         self._view = view
         self._config = config
-        self._turns: dict[str, bytes] = {}
-        """Tenants that may have tasks, the next first; and the key from which to look for them."""
+        self._turns: dict[str, _Queue] = {}  # the tenant whose turn is next comes first
+        self._held: set[bytes] = set()
         self._busy: set[bytes] = set()
         self._proposing = False
         self._refused = False
@@ -51,19 +69,21 @@ class Outbox:
         start = b""
         while found := next(iter(self._view.scan("outbox", start, b"\xff", 1)), None):
             prefix = _prefix(found[0])
-            self._turns[_tenant(prefix)] = prefix
+            self._queue(found[0]).rest = prefix
             start = after(prefix)
-        self.go_on()
+        self._take_turns()
 
     def add(self, keys: Iterable[bytes]) -> None:
-        """There may be tasks under these keys."""
+        """A write has succeeded, and left what is under these keys, if that was not done since."""
         for key in keys:
-            prefix = _prefix(key)
-            self._turns.setdefault(_tenant(prefix), prefix)
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Propose as much as may be on its way; a write has succeeded."""
+            if key in self._held or key in self._busy:
+                continue
+            queue = self._queue(key)
+            few = queue.rest is None and queue.again is None and len(queue.keys) < HELD_MAX
+            if few:
+                self._hold(queue, key)
+            elif queue.rest is None or key < queue.rest:
+                queue.again = min(queue.again or key, key)
         self._refused = False
         self._take_turns()
 
@@ -72,6 +92,7 @@ class Outbox:
         self._stopped = True
 
     def _take_turns(self) -> None:
+        """Propose as much as may be on its way."""
         if self._proposing:
             return  # the loop below is on the stack, and goes on
         self._proposing = True
@@ -80,22 +101,46 @@ class Outbox:
                 if self._refused or self._stopped:
                     break
                 tenant = next(iter(self._turns))
-                start = self._turns.pop(tenant)
-                key = self._find(tenant, start)
+                queue = self._turns.pop(tenant)
+                key = self._find(queue, tenant)
                 if key is not None:  # else it has turns again once a task of it is done, or is new
-                    self._turns[tenant] = key + b"\0"
+                    self._turns[tenant] = queue
                     self._take(key)
         finally:
             self._proposing = False
 
-    def _find(self, tenant: str, start: bytes) -> bytes | None:
-        """The next task of a tenant that has no command on its way, behind the last the first."""
-        prefix = tenant.encode() + b"\0"
-        for first, end in ((start, after(prefix)), (prefix, start)):
-            for key, _ in self._view.scan("outbox", first, end, IN_FLIGHT_MAX):
-                if key not in self._busy:
+    def _find(self, queue: _Queue, tenant: str) -> bytes | None:
+        """The next task that is still to be done and has no command on its way."""
+        while True:
+            while queue.keys:
+                key = queue.keys.popleft()
+                self._held.discard(key)
+                if self._view.get("outbox", key) is not None:
                     return key
-        return None
+            if queue.rest is None:
+                queue.rest, queue.again = queue.again, None
+            if queue.rest is None:
+                return None
+            self._refill(queue, queue.rest, tenant)
+
+    def _refill(self, queue: _Queue, start: bytes, tenant: str) -> None:
+        end = after(tenant.encode() + b"\0")
+        found = [key for key, _ in self._view.scan("outbox", start, end, HELD_MAX)]
+        for key in found:
+            self._hold(queue, key)
+        queue.rest = found[-1] + b"\0" if len(found) == HELD_MAX else None
+
+    def _hold(self, queue: _Queue, key: bytes, *, first: bool = False) -> None:
+        if key in self._held or key in self._busy:
+            return
+        self._held.add(key)
+        if first:
+            queue.keys.appendleft(key)
+        else:
+            queue.keys.append(key)
+
+    def _queue(self, key: bytes) -> _Queue:
+        return self._turns.setdefault(_tenant(_prefix(key)), _Queue())
 
     def _take(self, key: bytes) -> None:
         """Propose the next command of a task."""
@@ -129,10 +174,9 @@ class Outbox:
         )
 
     def _done(self, key: bytes, *, refused: bool) -> None:
-        """A command has ended: unless its task is done, it comes first in its tenant's turn."""
+        """A command has ended: its task is the next of its tenant, unless it is done."""
         self._busy.discard(key)
-        tenant = _tenant(_prefix(key))
-        self._turns[tenant] = min(self._turns.get(tenant, key), key)
+        self._hold(self._queue(key), key, first=True)
         self._refused |= refused
         self._take_turns()
 

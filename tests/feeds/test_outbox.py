@@ -266,6 +266,48 @@ def test_few_commands_are_on_their_way_at_once_and_one_of_each_task() -> None:
     assert [] == node.tasks()
 
 
+@given(st.lists(st.integers(0, 30), max_size=120), st.integers(0, 20))
+@settings(deadline=None)
+def test_no_task_is_forgotten_however_few_are_held(happenings: list[int], before: int) -> None:
+    """0 to 20 is a new task, anything else lets a command take effect."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "HELD_MAX", 3)
+        patch.setattr(outbox, "IN_FLIGHT_MAX", 2)
+        node = Node(left_behind({"demo": before}))
+        node.write(followed("timeline:x"))
+        for number in happenings:
+            if number <= 20:
+                node.write(msgspec.structs.replace(posted(100 + number, inline_max=0)))
+            elif node.log.proposed:
+                node.decide()
+            working = node.machine._outbox
+            assert working is not None
+            assert len(working._held) <= 2 * 3 + 2
+        node.drain()
+        assert [] == node.tasks()
+        assert 2 * len({number for number in happenings if number <= 20}) == len(
+            node.state()["feeds"]
+        )
+
+
+def test_old_task_is_done_though_new_ones_never_cease() -> None:
+    """New ones of the same feed lie before it in the store: the newest first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "HELD_MAX", 3)
+        patch.setattr(outbox, "IN_FLIGHT_MAX", 2)
+        node = Node(left_behind({"demo": 20}))
+        node.write(followed("timeline:x"))
+        old = set(node.tasks())
+        for number in range(60):
+            later = posted(0, inline_max=0)
+            activity = activity_id(NOW_US + 1 + number, b"")
+            facts = msgspec.structs.replace(later.posted, activity_id=activity)
+            node.write(msgspec.structs.replace(later, posted=facts))
+            node.decide()
+        assert not old & set(node.tasks())
+        assert node.tasks()
+
+
 def test_who_leads_no_more_proposes_no_more() -> None:
     node = Node(left_behind({"big": 50}))
     node.machine.lead(leads=False)
