@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from threading import Thread, current_thread
 from time import monotonic
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 import structlog
@@ -33,18 +33,21 @@ from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.member import Done, Member, MemberConfig
 from feeds.replication.messages import Message
+from feeds.replication.segment import PendingSync
 from feeds.replication.snapshots import (
     Chunk,
     Manifest,
     SnapshotReceiver,
+    SnapshotSource,
     begin_install,
     chunks,
     describe,
     finish_install,
 )
+from feeds.replication.sync_thread import SyncThread
 from feeds.replication.transport import Listener, Peer, Transport, TransportConfig
 
-__all__ = ["ClusterConfig", "ClusterReplica", "SnapshotSource"]
+__all__ = ["ClusterConfig", "ClusterReplica"]
 
 _log = structlog.get_logger(__name__)
 
@@ -76,22 +79,6 @@ class ClusterConfig:
     """Seconds without a piece after which a snapshot is given up."""
 
 
-class SnapshotSource(Protocol):
-    """The store's side of snapshots; called on the replica's thread, between two commands."""
-
-    def checkpoint(self, path: Path) -> LogPosition:
-        """Keep the store as it is at `path`, which does not exist; up to where it has applied."""
-        ...
-
-    def close_store(self) -> None:
-        """Let go of the store: it is going to be replaced."""
-        ...
-
-    def open_store(self) -> LogPosition:
-        """Open what lies there now; up to where it has applied."""
-        ...
-
-
 class ClusterReplica:
     """A `Replica` with peers. Proposals may come from any thread, to any node.
 
@@ -116,6 +103,7 @@ class ClusterReplica:
         self._config = config
         self._source = source
         self._journal = journal
+        self._syncs = SyncThread(self._sync_has_run)
         transport = config.transport
         self._member = Member(
             node=transport.node,
@@ -129,6 +117,7 @@ class ClusterReplica:
             config=config.member,
             joining=transport.joining,
             on_joined=on_joined,
+            run_sync=self._syncs.run,
         )
         listener = Listener(
             self._received, self._connected, self._disconnected, self._take_snapshot
@@ -244,8 +233,19 @@ class ClusterReplica:
         try:
             self.loop.run_forever()
         finally:
+            self._syncs.close(self._config.close_s_max)
             self._journal.close()
             self.loop.close()
+
+    def _sync_has_run(self, pending: PendingSync) -> None:
+        self.loop.call_soon_threadsafe(self._synced, pending)
+
+    def _synced(self, pending: PendingSync) -> None:
+        try:
+            self._member.synced(pending)
+        except Exception as error:  # noqa: BLE001 - as in `_turn`
+            self._fail(error)
+        self._turn()
 
     async def _start(self) -> None:
         await self._transport.start()

@@ -88,6 +88,7 @@ class Consensus(Elections):
     def tick(self) -> None:
         """Do what time and arrivals call for: elections, commits, applying, sending."""
         if self._SyncObj__raftState == LEADER:
+            self._give_up_on_a_hung_disk()
             self._send_appends(heartbeat=False)
         else:
             self._ask_before_standing()
@@ -139,6 +140,13 @@ class Consensus(Elections):
             self._post(min(ready), TimeoutNow(self.term))
             self.flush()
 
+    def _give_up_on_a_hung_disk(self) -> None:
+        """A leader that can decide nothing must not keep others from leading."""
+        since_s = self._syncing_since_s
+        if since_s is not None and self._clock() - since_s > self._pace.leader_fallback_s:
+            _log.warning("disk_hangs", seconds=round(self._clock() - since_s, 1))
+            self._step_down()
+
     # Following.
 
     def _on_append(self, peer: str, append: AppendEntries) -> None:
@@ -175,7 +183,8 @@ class Consensus(Elections):
 
     def _reply(self, peer: str, append: AppendEntries, *, success: bool, index: int) -> None:
         last = self._journal.last.index
-        self._post(peer, AppendReply(self.term, append.sequence, success, index, last))
+        reply = AppendReply(self.term, append.sequence, success, index, last)
+        self._post(peer, reply, durable=index if success else 0)
 
     def _on_outdated(self, told: Outdated) -> None:
         last = self._journal.last.index
@@ -302,6 +311,7 @@ class Consensus(Elections):
         now = self._clock()
         last = self._journal.last.index
         self._progress = {peer: Progress(last + 1, now, now) for peer in self._nodes}
+        self._journal.sync()  # the library takes its own entry's index from what is durable
         _log.info("leadership_won", term=self.term, last_index=last)
         super()._SyncObj__onBecomeLeader()
 

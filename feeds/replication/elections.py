@@ -56,7 +56,7 @@ class Elections(Library):
         self._pre_votes = set()
         ask = RequestVote(self.term + 1, last.index, last.term, pre=True)
         for peer in self._nodes:
-            self._post(peer, ask)
+            self._post(peer, ask, durable=last.index)
         if self._is_majority(len(self._pre_votes) + 1):
             self._stand()
 
@@ -134,4 +134,4 @@ class Elections(Library):
         self._votes = frozenset()
         last = self._journal.last
         for peer in self._nodes:
-            self._post(peer, RequestVote(term, last.index, last.term))
+            self._post(peer, RequestVote(term, last.index, last.term), durable=last.index)

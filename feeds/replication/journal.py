@@ -12,6 +12,7 @@ from feeds.errors import LogDamaged
 from feeds.replication.base import LogPosition
 from feeds.replication.hard_state import HardState, load_hard_state, save_hard_state
 from feeds.replication.log import LogConfig, SegmentLog
+from feeds.replication.segment import PendingSync
 
 __all__ = ["Entry", "Journal"]
 
@@ -44,7 +45,6 @@ class Journal:
         self._tail_max = tail_max
         self._tail: list[Entry] = []
         self._tail_bytes = 0
-        self._unsynced = False
 
     @classmethod
     def open(
@@ -85,6 +85,11 @@ class Journal:
         return self.base if index < self._log.first_index else LogPosition(index, self._log.term)
 
     @property
+    def durable_index(self) -> int:
+        """Index up to which every entry survives a loss of power."""
+        return self._log.durable_index
+
+    @property
     def term(self) -> int:
         """The newest term that this node has seen."""
         return self._state.term
@@ -118,14 +123,19 @@ class Journal:
         finally:
             written = self._log.last_index - start
             if written:
-                self._unsynced = True
                 self._remember(entries[:written])
 
     def sync(self) -> None:
         """Make every entry durable; costs nothing where every one is."""
-        if self._unsynced:
-            self._log.sync()
-            self._unsynced = False
+        self._log.sync()
+
+    def begin_sync(self) -> PendingSync | None:
+        """A sync of every entry until now, to be run on any thread; None where all are durable."""
+        return self._log.begin_sync()
+
+    def end_sync(self, pending: PendingSync) -> None:
+        """A sync has run: `durable_index` follows. Raises OSError if it failed."""
+        self._log.end_sync(pending)
 
     def term_at(self, index: int) -> int | None:
         """The term of an entry from `base` on; None where there is none."""
@@ -162,7 +172,6 @@ class Journal:
         kept = max(0, len(self._tail) - removed)
         self._tail_bytes -= sum(len(entry.command) for entry in self._tail[kept:])
         del self._tail[kept:]
-        self._unsynced = False
 
     def save_vote(self, term: int, voted_for: str | None) -> None:
         """Take up a term and a vote; durable when it returns."""
@@ -185,7 +194,6 @@ class Journal:
         self._floor = position
         self._tail.clear()
         self._tail_bytes = 0
-        self._unsynced = False
 
     def close(self) -> None:
         """Close the files; closing twice is harmless. Nothing is synced."""

@@ -6,6 +6,7 @@ not overridden and could still reach the library's own storage, queue or pickle 
 
 import errno
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -20,8 +21,17 @@ from feeds.errors import ReplicaStopped
 from feeds.replication.base import ApplyCommand, LogPosition
 from feeds.replication.journal import Entry, Journal
 from feeds.replication.messages import Message
+from feeds.replication.segment import PendingSync
 
-__all__ = ["CANDIDATE", "FOLLOWER", "LEADER", "ConsensusConfig", "Library", "is_full"]
+__all__ = [
+    "CANDIDATE",
+    "FOLLOWER",
+    "LEADER",
+    "ConsensusConfig",
+    "Library",
+    "RunSync",
+    "is_full",
+]
 
 PYSYNCOBJ: Final = "0.3.17"
 """The release whose private methods are replaced below."""
@@ -35,6 +45,22 @@ if VERSION != PYSYNCOBJ:
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 _ROLES: Final = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+HELD_MAX: Final = 10_000
+"""Messages that wait for the disk; the oldest are dropped beyond, as a network drops them."""
+
+RunSync = Callable[[PendingSync], None]
+"""Runs a sync where waiting for the disk keeps nobody up, and then hands it to `synced`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A message that says that an entry is durable here, before it is."""
+
+    index: int
+    term: int
+    peer: str
+    message: Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +77,10 @@ class ConsensusConfig:
     """Seconds without a leader after which it stands at the latest; drawn anew each time."""
 
     leader_fallback_s: float = 1.0
-    """Seconds without a majority's answers after which a leader believes in itself no more."""
+    """Seconds without a majority's answers after which a leader believes in itself no more.
+
+    So it does where its own disk has not answered for as long.
+    """
 
     append_entries_max: int = 1_024
     """Entries of one append at most."""
@@ -75,8 +104,8 @@ class ConsensusConfig:
 class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     """pysyncobj's role, term, vote, timer and commit index, over a journal of ours.
 
-    Messages are collected and leave in `flush`, behind a sync of the log: whatever a peer may count
-    on is durable here.
+    Messages are collected and leave in `flush`; those that say that this node has an entry wait
+    until that is durable. The leader counts itself as its peers: by what is durable.
     """
 
     # The library's state, as far as it is used here; it has no types of its own.
@@ -103,14 +132,18 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         clock: Callable[[], float],
         random: Random,
         config: ConsensusConfig,
+        run_sync: RunSync | None = None,
     ) -> None:
         self._journal = journal
+        self._run_sync = run_sync or self._sync_at_once
+        self._syncing_since_s: float | None = None
+        self._held: deque[_Held] = deque(maxlen=HELD_MAX)
         self._apply = apply
         self._send = send
         self._clock = clock
         self._random = random
         self._pace = config
-        self._outgoing: list[tuple[str, Message]] = []
+        self._outgoing: list[tuple[str, Message, int]] = []
         self._nodes = {peer: Node(peer) for peer in peers}
         settings = SyncObjConf(
             autoTick=False,
@@ -160,14 +193,47 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         """Index up to which entries are applied."""
         return self._SyncObj__raftLastApplied
 
+    @property
+    def ready_index(self) -> int:
+        """Index up to which entries may be applied: they are decided, and durable here."""
+        return min(self.commit_index, self._journal.durable_index)
+
     def flush(self) -> None:
-        """Make durable what was written, then let the messages leave."""
-        if not self._outgoing:
-            return
-        self._journal.sync()
+        """Let the messages leave that may, and begin to make durable what the others wait for."""
         outgoing, self._outgoing = self._outgoing, []
-        for peer, message in outgoing:
-            self._send(peer, message)
+        for peer, message, index in outgoing:
+            if index <= self._journal.durable_index:
+                self._send(peer, message)
+            else:
+                self._held.append(_Held(index, self.term, peer, message))
+        self._begin_sync()
+
+    def synced(self, pending: PendingSync) -> None:
+        """A sync has run. Raises OSError if it failed: then this node must stop."""
+        self._syncing_since_s = None
+        self._journal.end_sync(pending)
+        held = list(self._held)
+        self._held.clear()
+        for one in held:
+            if one.term != self.term:
+                continue  # what it speaks of may have been cut off since, or voted against
+            if one.index <= self._journal.durable_index:
+                self._send(one.peer, one.message)
+            else:
+                self._held.append(one)
+        self._begin_sync()
+
+    def _begin_sync(self) -> None:
+        if self._syncing_since_s is not None:
+            return
+        pending = self._journal.begin_sync()
+        if pending is not None:
+            self._syncing_since_s = self._clock()
+            self._run_sync(pending)
+
+    def _sync_at_once(self, pending: PendingSync) -> None:
+        pending.run()
+        self.synced(pending)
 
     @abstractmethod
     def _ask_for_votes(self, term: int) -> None:
@@ -177,11 +243,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
         """Apply what is committed, once each and in order; what apply raises stops the node."""
-        if self.commit_index <= self.applied_index:
+        ready = self.ready_index
+        if ready <= self.applied_index:
             return False
-        self._journal.sync()  # nothing is applied that is not durable here
         first = self.applied_index + 1
-        count = min(self.commit_index - self.applied_index, self._pace.apply_entries_max)
+        count = min(ready - self.applied_index, self._pace.apply_entries_max)
         entries = self._journal.entries(first, count, self._pace.apply_bytes_max)
         try:
             for index, (term, command) in enumerate(entries, first):
@@ -201,7 +267,8 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         return [(None, first, self._journal.term_at(first))]
 
     def _SyncObj__getCurrentLogIndex(self) -> int:  # noqa: N802
-        return self._journal.last.index
+        """The library counts a leader among those that have every entry up to here."""
+        return self._journal.durable_index
 
     def _SyncObj__getCurrentLogTerm(self) -> int:  # noqa: N802
         return self._journal.last.term
@@ -242,8 +309,9 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     def _postpone_election(self) -> None:
         self._SyncObj__raftElectionDeadline = self._clock() + self._SyncObj__generateRaftTimeout()
 
-    def _post(self, peer: str, message: Message) -> None:
-        self._outgoing.append((peer, message))
+    def _post(self, peer: str, message: Message, *, durable: int = 0) -> None:
+        """Send a message in the next `flush`; not before entry `durable` is durable here."""
+        self._outgoing.append((peer, message, durable))
 
     def _stop(self, why: str) -> NoReturn:
         raise ReplicaStopped(

@@ -32,6 +32,7 @@ from feeds.durable import make_directory, sync_directory
 from feeds.errors import LimitExceeded, LogDamaged, ReplicaStopped, StorageError
 from feeds.replication.segment import (
     HEADER_BYTES,
+    PendingSync,
     Record,
     SegmentHeader,
     SegmentReader,
@@ -73,6 +74,9 @@ class _Segment:
 class SegmentLog:
     """An append-only log of commands with gapless indexes. One writer; compaction from any thread.
 
+    What was appended is durable after `sync`; or after `begin_sync`, its `run` on whatever thread
+    may wait for the disk, and `end_sync`. Appending goes on meanwhile.
+
     An error while writing takes the write back, so that the log is as before; where that fails, or
     a sync fails, the log is `broken`, and refuses every further write: what the disk has is then
     known only after a restart.
@@ -90,8 +94,11 @@ class SegmentLog:
         self._synced_bytes = 0
         self._terms: list[tuple[int, int]] = []  # (index, term) where a record's term is new
         self._closed = False
+        self._epoch = 0
         self.last_index = 0
         """Index of the last record; the index before the first where there is none."""
+        self.durable_index = 0
+        """Index up to which every record survives a loss of power."""
         self.term = 0
         """Term of the last record, 0 where there is none."""
         self.broken: str | None = None
@@ -213,7 +220,8 @@ class SegmentLog:
         except OSError as error:
             self.broken = f"{self.directory} could not be truncated: {error}"
             raise
-        self.last_index = index - 1
+        self._epoch += 1  # a sync that runs speaks of records that are gone
+        self.last_index = self.durable_index = index - 1
         del self._terms[bisect_right(self._terms, (index - 1, _TERM_MAX)) :]
         self.term = self._terms[-1][1] if self._terms else 0
 
@@ -243,7 +251,7 @@ class SegmentLog:
     def begin_behind(self, index: int) -> None:
         """Forget every record; the next one has the index behind this one. Raises OSError."""
         self.truncate_from(self.first_index)
-        self.last_index = index
+        self.last_index = self.durable_index = index
 
     def _note_term(self, index: int, term: int) -> None:
         if not self._terms or self._terms[-1][1] != term:
@@ -256,18 +264,34 @@ class SegmentLog:
         After a failed sync the kernel may hold pages as clean that are not on disk: the records
         since the last sync are taken out of the file, so that a restart does not trust them.
         """
+        pending = self.begin_sync()
+        if pending is not None:
+            pending.run()
+            self.end_sync(pending)
+
+    def begin_sync(self) -> PendingSync | None:
+        """A sync of what was appended until now; None where everything is durable."""
         self._check_writable()
-        if self._file is None:
-            return
+        if self._file is None or self.durable_index == self.last_index:
+            return None
         segment = self._segments[-1]
-        try:
-            os.fdatasync(self._file)
-        except OSError as error:
-            self.broken = f"{segment.path} could not be synced: {error}"
-            with suppress(OSError):
-                os.ftruncate(self._file, self._synced_bytes)
-            raise
-        self._synced_bytes = segment.bytes
+        return PendingSync(
+            os.dup(self._file), segment.path, segment.bytes, self.last_index, self._epoch
+        )
+
+    def end_sync(self, pending: PendingSync) -> None:
+        """A sync has run: what it covered is durable. Raises and is `broken` as `sync`."""
+        in_tail = bool(self._segments) and self._segments[-1].path == pending.path
+        if pending.error is not None:
+            self.broken = f"{pending.path} could not be synced: {pending.error}"
+            if in_tail and self._file is not None:
+                with suppress(OSError):
+                    os.ftruncate(self._file, self._synced_bytes)
+            raise pending.error
+        if pending.epoch == self._epoch:
+            self.durable_index = max(self.durable_index, pending.index)
+            if in_tail:
+                self._synced_bytes = max(self._synced_bytes, pending.bytes)
 
     def records(self, after_index: int) -> Iterator[Record]:
         """The records behind an index, in order, read from the files as they are asked for.
@@ -388,6 +412,7 @@ class SegmentLog:
             os.fdatasync(self._file)
             self._synced_bytes = self._segments[-1].bytes
             sync_directory(self.directory)
+        self.durable_index = self.last_index
 
     def _active(self) -> tuple[_Segment, int]:
         if self._file is not None:

@@ -31,8 +31,10 @@ from feeds.replication.base import (
 )
 from feeds.replication.consensus import Consensus, ConsensusConfig, is_full
 from feeds.replication.journal import Journal
+from feeds.replication.library import RunSync
 from feeds.replication.messages import Forward, ForwardReply, JoinAsk, JoinTold, Message
 from feeds.replication.outcomes import forward_reply, forwarded, no_leader, unknown
+from feeds.replication.segment import PendingSync
 
 __all__ = ["Done", "Member", "MemberConfig"]
 
@@ -95,7 +97,8 @@ class _Waiter:
 class Member:
     """A node of the cluster, as far as the log is concerned.
 
-    `tick` makes everything go on: call it after whatever arrived, and every 20 ms. What it and
+    `tick` makes everything go on: call it after whatever arrived, and every 20 ms. `run_sync` lets
+    the disk be waited for elsewhere; without it, whoever calls waits. What `tick`, `synced` and
     `receive` raise (OSError, `StorageError`) means that this node must stop: call `stop`.
     """
 
@@ -113,6 +116,7 @@ class Member:
         config: MemberConfig | None = None,
         joining: bool = False,
         on_joined: Callable[[], None] = lambda: None,
+        run_sync: RunSync | None = None,
     ) -> None:
         self._node = node
         self._peers = tuple(peers)
@@ -130,6 +134,7 @@ class Member:
             clock=clock,
             random=random,
             config=self._config.consensus,
+            run_sync=run_sync,
         )
         self._send = send
         self._queue: deque[tuple[bytes, _Waiter]] = deque()
@@ -159,7 +164,7 @@ class Member:
     @property
     def busy(self) -> bool:
         """Whether a tick would find something to do at once."""
-        return bool(self._queue) or self._consensus.commit_index > self._consensus.applied_index
+        return bool(self._queue) or self._consensus.ready_index > self._consensus.applied_index
 
     @property
     def waiting(self) -> int:
@@ -246,6 +251,11 @@ class Member:
         self._consensus.flush()
         self._expire()
         self._give_up_silent()
+
+    def synced(self, pending: PendingSync) -> None:
+        """A sync that was handed to `run_sync` has run; `tick` goes on with it. Raises OSError."""
+        if self._stopped is None:
+            self._consensus.synced(pending)
 
     def transfer(self) -> None:
         """Before this node stops: let another one lead at once."""

@@ -26,6 +26,7 @@ __all__ = [
     "FORMAT_VERSION",
     "HEADER_BYTES",
     "RECORD_BYTES",
+    "PendingSync",
     "Record",
     "SegmentHeader",
     "SegmentReader",
@@ -64,6 +65,33 @@ class Record:
     index: int
     term: int
     command: bytes
+
+
+@dataclass(slots=True)
+class PendingSync:
+    """A sync of what was appended to a segment before it; `run` it on any thread, once."""
+
+    file: int
+    """A descriptor of its own, which `run` closes: the log may close the segment meanwhile."""
+    path: Path
+    """The segment."""
+    bytes: int
+    """Bytes of the segment that it makes durable."""
+    index: int
+    """Index of the last record that it makes durable."""
+    epoch: int
+    """How often the log had been truncated when it began."""
+    error: OSError | None = None
+    """Why it failed, once it has run."""
+
+    def run(self) -> None:
+        """Wait for the disk; never raises: what went wrong is in `error`."""
+        try:
+            os.fdatasync(self.file)
+        except OSError as error:
+            self.error = error
+        finally:
+            os.close(self.file)
 
 
 class SegmentHeader(NamedTuple):

@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Final
+from typing import Annotated, BinaryIO, Final, Protocol
 
 import google_crc32c
 import msgspec
@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "SnapshotFile",
     "SnapshotReceiver",
+    "SnapshotSource",
     "begin_install",
     "chunks",
     "describe",
@@ -122,6 +123,22 @@ def verify_files(directory: Path, manifest: Manifest) -> Iterator[SnapshotFile]:
         if _checksum(path) != file.crc32c:
             raise SnapshotDamaged(f"the checksum of {path} is wrong: its content was altered")
         yield file
+
+
+class SnapshotSource(Protocol):
+    """The store's side of snapshots; called on the replica's thread, between two commands."""
+
+    def checkpoint(self, path: Path) -> LogPosition:
+        """Keep the store as it is at `path`, which does not exist; up to where it has applied."""
+        ...
+
+    def close_store(self) -> None:
+        """Let go of the store: it is going to be replaced."""
+        ...
+
+    def open_store(self) -> LogPosition:
+        """Open what lies there now; up to where it has applied."""
+        ...
 
 
 class SnapshotReceiver:

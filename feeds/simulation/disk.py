@@ -5,6 +5,7 @@ instead of waiting for a device. `lose_power` then makes a directory what it may
 what was synced, and of what was not, a part that was under way.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Final
+
+from typing_extensions import Buffer
 
 __all__ = ["SimulatedDisk"]
 
@@ -32,6 +35,8 @@ class SimulatedDisk:
         self.root = root
         self.failing: set[Path] = set()
         """Directories whose next syncs fail."""
+        self.full: set[Path] = set()
+        """Directories in which nothing more can be written; a first half may be."""
         self.syncs = 0
         """Syncs so far."""
         self._prefix = str(root)
@@ -40,8 +45,8 @@ class SimulatedDisk:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Take the place of the kernel's syncs."""
-        kept = os.fsync, os.fdatasync
+        """Take the place of the kernel's syncs, and of its writes to what is full."""
+        kept = os.fsync, os.fdatasync, os.write
 
         def sync(file: int) -> None:
             path = os.readlink(f"/proc/self/fd/{file}")  # noqa: PTH115 - hot
@@ -50,11 +55,22 @@ class SimulatedDisk:
                 return
             self._sync(file, Path(path))
 
+        def write(file: int, data: Buffer, /) -> int:
+            if self.full:
+                path = Path(os.readlink(f"/proc/self/fd/{file}"))  # noqa: PTH115 - hot
+                if any(path.is_relative_to(place) for place in self.full):
+                    half = memoryview(data)[: memoryview(data).nbytes // 2]
+                    if half.nbytes < SECTOR_BYTES // 2:
+                        raise OSError(errno.ENOSPC, "the simulated disk is full", path.name)
+                    return kept[2](file, half)
+            return kept[2](file, data)
+
         os.fsync = os.fdatasync = sync  # type: ignore[assignment]
+        os.write = write
         try:
             yield
         finally:
-            os.fsync, os.fdatasync = kept
+            os.fsync, os.fdatasync, os.write = kept
 
     def lose_power(self, directory: Path, random: Random) -> None:
         """Leave in a directory what a loss of power may leave of it."""
@@ -79,13 +95,13 @@ class SimulatedDisk:
     def _sync(self, file: int, path: Path) -> None:
         self.syncs += 1
         if any(path.is_relative_to(place) for place in self.failing):
-            raise OSError(5, "the simulated disk is broken", str(path))
+            raise OSError(5, "the simulated disk is broken", path.name)
         if path.is_dir():
             entries = [entry for entry in os.scandir(path) if entry.is_file()]
             self._directories[path] = _Directory({one.name: one.inode() for one in entries})
             return
         status = os.fstat(file)
-        with path.open("rb") as stream:
+        with Path(f"/proc/self/fd/{file}").open("rb") as stream:  # it may have no name any more
             self._files[status.st_ino] = stream.read()
 
     def _survivor(self, inode: int, written: bytes | None, random: Random) -> bytes | None:

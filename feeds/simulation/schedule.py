@@ -109,6 +109,8 @@ def _heal(world: World) -> None:
     world.lost = world.doubled = 0.0
     world.delay_s = (0.0005, 0.004)
     world.disk.failing.clear()
+    world.disk.full.clear()
+    world.slow.clear()
     for name in world.names:
         world.start(name)
         if world.member(name) is None:
@@ -163,10 +165,7 @@ def _partition(world: World) -> None:
 def _cut_leader(world: World) -> None:
     leader = world.leader()
     if leader is not None:
-        for name in world.names:
-            if name != leader:
-                world.blocked |= {(leader, name), (name, leader)}
-        world.note(f"the leader {leader} is cut off")
+        _cut_off(world, leader)
 
 
 def _mend(world: World) -> None:
@@ -214,6 +213,46 @@ def _worsen(world: World) -> None:
     world.note(f"loss {world.lost}, doubling {world.doubled}, delay {world.delay_s[1]}")
 
 
+def _slow_disk(world: World) -> None:
+    name = _any(world)
+    world.slow ^= {name}
+    world.note(f"{name}'s disk is " + ("slow" if name in world.slow else "quick again"))
+
+
+def _full_disk(world: World) -> None:
+    """A node's disk is full, or there is room again; on the others there is."""
+    name, before = _any(world), list(world.disk.full)
+    world.disk.full.clear()
+    directory = world.directory(name)
+    if directory not in before:
+        world.disk.full.add(directory)
+    world.note(f"{name}'s disk is " + ("full" if world.disk.full else "empty again"))
+
+
+def _lose_leader_in_mid_sync(world: World) -> None:
+    """A leader forgets what its disk was still to write, while the one peer that has it is away."""
+    leader = world.leader()
+    if leader is None:
+        return
+    peers = [name for name in world.names if name != leader]
+    away = world.random.choice(peers)
+    world.slow.add(leader)
+    _cut_off(world, away)
+    world.run(0.1)
+    world.lose_power(leader)
+    world.slow.discard(leader)
+    world.blocked.clear()
+    _cut_off(world, world.random.choice([name for name in peers if name != away]))
+    world.start(leader)
+
+
+def _cut_off(world: World, lonely: str) -> None:
+    for name in world.names:
+        if name != lonely:
+            world.blocked |= {(lonely, name), (name, lonely)}
+    world.note(f"{lonely} is cut off")
+
+
 def _leap(world: World) -> None:
     """Every process is stopped for a while: time goes on, nothing else does."""
     world.now_s += world.random.choice((0.1, 0.5, 2.0))
@@ -245,4 +284,7 @@ _ACTIONS: Final[tuple[Callable[[World], None], ...]] = (
     _worsen,
     _leap,
     _replace,
+    _slow_disk,
+    _full_disk,
+    _lose_leader_in_mid_sync,
 )

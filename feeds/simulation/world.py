@@ -5,6 +5,7 @@ a schedule is its seed.
 """
 
 import heapq
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.member import Member, MemberConfig
 from feeds.replication.messages import decode_message, encode_message
+from feeds.replication.segment import PendingSync
 from feeds.simulation.disk import SimulatedDisk
 
 __all__ = ["LawBroken", "Machine", "NodeState", "SimulatedNode", "World"]
@@ -106,6 +108,10 @@ class World:
         """Share of messages that never arrive."""
         self.doubled = 0.0
         """Share of messages that arrive twice."""
+        self.sync_s = (0.0, 0.003)
+        """How long a sync of the log takes, at least and at most."""
+        self.slow: set[str] = set()
+        """Nodes whose disks take a hundred times as long."""
         self.blocked: set[tuple[str, str]] = set()
         """(from, to) pairs between which nothing passes."""
         self.trace: list[str] = []
@@ -252,6 +258,10 @@ class World:
         member = self._nodes[name].member
         return None if member is None else member.status().role
 
+    def directory(self, name: str) -> Path:
+        """Where a node's files are."""
+        return self._nodes[name].directory
+
     def machine(self, name: str) -> Machine:
         """A node's store."""
         return self._nodes[name].machine
@@ -296,6 +306,7 @@ class World:
             config=self._config,
             joining=node.joining,
             on_joined=lambda: self._joined(node),
+            run_sync=lambda pending: self._sync_later(node, pending),
         )
         node.journal = journal
         return member, journal.close
@@ -303,6 +314,25 @@ class World:
     def _timer(self, _: str) -> Random:
         """What a node draws its election timers from."""
         return Random(self.random.getrandbits(32))  # noqa: S311
+
+    def _sync_later(self, node: SimulatedNode, pending: PendingSync) -> None:
+        """Let a sync take its time; what was written meanwhile may be durable with it, or not."""
+        incarnation = node.incarnation + (node.member is None)  # it may begin while it is opened
+        delay_s = self.random.uniform(*self.sync_s) * (100 if node.name in self.slow else 1)
+        early = self.random.random() < 0.5  # noqa: PLR2004
+        if early:
+            pending.run()
+
+        def end() -> None:
+            if node.incarnation != incarnation:
+                if not early:
+                    os.close(pending.file)
+                return
+            if not early:
+                pending.run()
+            self._step(node, lambda member: member.synced(pending))
+
+        self.later(delay_s, end)
 
     def _connect(self, one: str, other: str) -> None:
         member = self._nodes[one].member

@@ -5,6 +5,7 @@
 
 import gc
 import logging
+import os
 import secrets
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ import structlog
 
 from feeds.replication.consensus import Consensus
 from feeds.replication.journal import Journal
+from feeds.replication.library import Library
+from feeds.replication.segment import PendingSync
 from feeds.simulation.schedule import Outcome, run_schedule
 from feeds.simulation.stock import StockWorld
 
@@ -64,8 +67,19 @@ def test_stock_library_breaks_the_laws() -> None:
 
 
 def test_without_the_gate_before_messages_a_write_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Journal, "sync", lambda _: None)
+    monkeypatch.setattr(PendingSync, "run", lambda pending: os.close(pending.file))
     assert _first_broken(range(60)) is not None
+
+
+def test_a_leader_that_counts_what_it_has_not_synced_breaks_a_law(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def last_index(consensus: Library) -> int:
+        return consensus._journal.last.index
+
+    monkeypatch.setattr(Library, "_SyncObj__getCurrentLogIndex", last_index)
+    monkeypatch.setattr(Library, "ready_index", property(lambda self: self.commit_index))
+    assert _first_broken(range(300)) is not None
 
 
 def test_without_durable_votes_a_law_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +87,7 @@ def test_without_durable_votes_a_law_is_broken(monkeypatch: pytest.MonkeyPatch) 
         journal._state = type(journal._state)(term, voted_for)
 
     monkeypatch.setattr(Journal, "save_vote", forget)
-    assert _first_broken(range(75, 85)) is not None
+    assert _first_broken(range(400)) is not None
 
 
 def test_commit_beyond_what_was_verified_breaks_a_law(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,6 +343,50 @@ def test_failed_creation_of_a_segment_leaves_the_log_as_it_was(
     assert [b"x" * 300, b"y"] == read(tmp_path)
 
 
+def test_sync_beside_the_writer_covers_what_was_appended_before_it(tmp_path: Path) -> None:
+    log = SegmentLog.open(tmp_path)
+    log.append(1, [b"a", b"b"])
+    pending = log.begin_sync()
+    assert pending is not None
+    log.append(1, [b"c"])
+    assert log.durable_index == 0
+    pending.run()
+    log.end_sync(pending)
+    assert (log.durable_index, log.last_index) == (2, 3)
+    log.sync()
+    assert log.durable_index == 3
+    assert log.begin_sync() is None
+    log.close()
+
+
+def test_sync_that_runs_while_the_log_is_truncated_says_nothing_of_what_comes_after(
+    tmp_path: Path,
+) -> None:
+    log = SegmentLog.open(tmp_path)
+    log.append(1, [b"a", b"b", b"c"])
+    pending = log.begin_sync()
+    assert pending is not None
+    log.truncate_from(2)
+    log.append(2, [b"B", b"C"])
+    pending.run()
+    log.end_sync(pending)
+    assert (log.durable_index, log.last_index) == (1, 3)
+    log.close()
+
+
+def test_sync_that_runs_while_a_segment_is_filled_still_ends(tmp_path: Path) -> None:
+    log = SegmentLog.open(tmp_path, 0, SMALL)
+    log.append(1, [b"a" * 190])
+    pending = log.begin_sync()
+    assert pending is not None
+    log.append(1, [b"b"])  # in the next segment: the one before was synced for it
+    assert log.durable_index == 1
+    pending.run()
+    log.end_sync(pending)
+    assert (log.durable_index, log.last_index) == (1, 2)
+    log.close()
+
+
 def test_failed_sync_is_never_pretended_to_have_worked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,156 @@
+"""What a member says while its disk has not answered yet."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pysyncobj.syncobj
+import pytest
+
+from feeds.replication.base import Applied, LogPosition
+from feeds.replication.consensus import ConsensusConfig
+from feeds.replication.journal import Journal
+from feeds.replication.member import Member, MemberConfig
+from feeds.replication.messages import (
+    AppendEntries,
+    AppendReply,
+    Message,
+    RequestVote,
+    VoteReply,
+)
+from feeds.replication.segment import PendingSync
+
+PEERS = ("n2", "n3")
+
+
+class Clock:
+    """Monotonic seconds that pass where a test says so."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Node:
+    """`n1` of three, whose disk answers when the test says so."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        self.clock = clock
+        self.sent: list[tuple[str, Message]] = []
+        self.syncs: list[PendingSync] = []
+        self.journal = Journal.open(directory, LogPosition(0, 0))
+        self.member = Member(
+            node="n1",
+            peers=PEERS,
+            journal=self.journal,
+            apply=lambda index, _, command: b"%d %b" % (index, command),
+            applied=LogPosition(0, 0),
+            send=lambda peer, message: self.sent.append((peer, message)),
+            clock=clock,
+            random=Random(1),
+            config=MemberConfig(consensus=ConsensusConfig()),
+            run_sync=self.syncs.append,
+        )
+        for peer in PEERS:
+            self.member.connected(peer)
+
+    def receive(self, peer: str, message: Message) -> None:
+        self.member.receive(peer, message)
+        self.member.tick()
+
+    def sync(self) -> None:
+        pending = self.syncs.pop(0)
+        pending.run()
+        self.member.synced(pending)
+        self.member.tick()
+
+    def said(self, kind: type[Message]) -> list[Message]:
+        return [message for _, message in self.sent if isinstance(message, kind)]
+
+    def lead(self) -> None:
+        """Win an election; the leader's first entry is durable here and nowhere else."""
+        self.clock.now_s += 2.0
+        self.member.tick()
+        term = self.journal.term + 1
+        self.receive("n2", VoteReply(term, granted=True, pre=True))
+        self.receive("n2", VoteReply(term, granted=True))
+        assert self.member.leads
+        while self.syncs:
+            self.sync()
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    clock = Clock()
+    monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", clock)
+    node = Node(tmp_path, clock)
+    yield node
+    for pending in node.syncs:
+        os.close(pending.file)
+    node.journal.close()
+
+
+def append(term: int, previous: int, *commands: bytes, sequence: int = 1) -> AppendEntries:
+    entries = [(term, command) for command in commands]
+    return AppendEntries(term, sequence, previous, term if previous else 0, 0, 0, entries)
+
+
+def test_follower_acknowledges_an_entry_once_it_is_durable(node: Node) -> None:
+    node.receive("n2", append(1, 0, b"a"))
+    assert node.said(AppendReply) == []
+    node.sync()
+    assert node.said(AppendReply) == [AppendReply(1, 1, True, 1, 1)]
+
+
+def test_follower_applies_nothing_that_is_not_durable_here(node: Node) -> None:
+    node.receive("n2", append(1, 0, b"a"))
+    node.receive("n2", AppendEntries(1, 2, 1, 1, 1, 0, []))
+    status = node.member.status()
+    assert (status.commit_index, status.applied_index) == (1, 0)
+    assert not node.member.busy, "there is nothing to do before the disk answers"
+    node.sync()
+    assert node.member.status().applied_index == 1
+
+
+def test_follower_does_not_acknowledge_in_a_term_that_is_over(node: Node) -> None:
+    """The old leader would count an entry that this node may cut off for the new one."""
+    node.receive("n2", append(1, 0, b"a"))
+    node.clock.now_s += 2.0
+    node.receive("n3", RequestVote(2, 5, 1))
+    assert node.said(VoteReply) == [VoteReply(2, granted=True)]
+    node.sync()
+    assert node.said(AppendReply) == []
+
+
+def test_leader_sends_before_its_own_disk_answers_and_decides_after(node: Node) -> None:
+    node.lead()
+    told: list[object] = []
+    node.member.submit(b"w", told.append)
+    node.member.tick()
+    index = node.journal.last.index
+    assert [
+        entry
+        for message in node.said(AppendEntries)
+        if isinstance(message, AppendEntries)
+        for entry in message.entries
+        if entry[1] == b"w"
+    ] == [(node.journal.term, b"w")] * 2
+    sent = max(m.sequence for m in node.said(AppendEntries) if isinstance(m, AppendEntries))
+    node.receive("n2", AppendReply(node.journal.term, sent, True, index, index))
+    assert told == [], "a majority has it, and this node may still lose it"
+    node.sync()
+    assert told == [Applied(index, b"%d w" % index)]
+
+
+def test_leader_whose_disk_hangs_leads_no_more(node: Node) -> None:
+    node.lead()
+    node.member.submit(b"w", lambda _: None)
+    node.member.tick()
+    for _ in range(30):  # both peers answer, so that nothing but the disk is amiss
+        node.clock.now_s += 0.05
+        for peer in PEERS:
+            node.member.receive(peer, AppendReply(node.journal.term, 0, True, 0, 0))
+        node.member.tick()
+    assert not node.member.leads
