@@ -290,22 +290,47 @@ def test_no_task_is_forgotten_however_few_are_held(happenings: list[int], before
         )
 
 
-def test_old_task_is_done_though_new_ones_never_cease() -> None:
+def later(number: int) -> PostActivity:
+    post = posted(0, inline_max=0)
+    activity = activity_id(NOW_US + 1 + number, b"")
+    return msgspec.structs.replace(
+        post, posted=msgspec.structs.replace(post.posted, activity_id=activity)
+    )
+
+
+@pytest.mark.parametrize("before", [0, 20])
+def test_old_task_is_done_though_new_ones_never_cease(before: int) -> None:
     """New ones of the same feed lie before it in the store: the newest first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox, "HELD_MAX", 3)
         patch.setattr(outbox, "IN_FLIGHT_MAX", 2)
-        node = Node(left_behind({"demo": 20}))
+        node = Node(left_behind({"demo": before}))
         node.write(followed("timeline:x"))
+        for number in range(20):  # more than are held
+            node.write(later(number))
         old = set(node.tasks())
-        for number in range(60):
-            later = posted(0, inline_max=0)
-            activity = activity_id(NOW_US + 1 + number, b"")
-            facts = msgspec.structs.replace(later.posted, activity_id=activity)
-            node.write(msgspec.structs.replace(later, posted=facts))
+        for number in range(20, 100):
+            node.write(later(number))
             node.decide()
         assert not old & set(node.tasks())
         assert node.tasks()
+
+
+def test_task_that_was_begun_is_finished_before_the_next_is_begun() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "IN_FLIGHT_MAX", 1)
+        node = Node()
+        for reader in READERS:
+            node.write(followed(reader))
+        for number in range(3):
+            node.write(posted(number, inline_max=0))
+        begun = []
+        while node.log.proposed:
+            command = node.decide()
+            assert isinstance(command, FanOut)
+            begun.append(command.position)
+        assert 3 * 3 == len(begun)
+        assert [begun[0]] * 3 + [begun[3]] * 3 + [begun[6]] * 3 == begun
 
 
 def test_who_leads_no_more_proposes_no_more() -> None:
