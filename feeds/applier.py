@@ -52,20 +52,19 @@ class Applier:
         if index <= self._applied_index:
             return b""
         self._flusher.check()
-        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
         if not data:
-            self._store.write([applied])
+            self._store.write(self._noted(index, term))
             self._applied_index = index
             return b""
         try:
             command = decode_command(data)
         except InvalidInput as error:
-            self._store.write([applied])
+            self._store.write(self._noted(index, term))
             self._applied_index = index
             return encode_result(Rejected("invalid", str(error)))
         outcome = machine.apply(command, index, self._store)
-        noted = self._journal.note(index, command.tenant) if outcome.events else ()
-        self._store.write([*outcome.writes, *noted, applied])
+        tenant = command.tenant if outcome.events else None
+        self._store.write([*outcome.writes, *self._noted(index, term, tenant)])
         self._applied_index = index
         self._left += [
             key for family, key, value in outcome.writes if family == "outbox" and value is not None
@@ -79,6 +78,11 @@ class Applier:
         """The keys of the outbox that were written since this was asked, in log order."""
         left, self._left = self._left, []
         return left
+
+    def _noted(self, index: int, term: int, tenant: str | None = None) -> list[Write]:
+        """What tells that a command was applied, and whose events it left."""
+        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
+        return [*self._journal.note(index, tenant), applied]
 
     def _flush_after(self, command_bytes: int) -> None:
         self._unflushed_bytes += command_bytes

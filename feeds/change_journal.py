@@ -44,14 +44,20 @@ class ChangeJournal:
         self._size = size
         self._begun = head is not None and read_number(head) == size
 
-    def note(self, index: int, tenant: str) -> Sequence[Write]:
-        """What to write with the effects of a command that leaves events; in log order."""
-        change = ChangeKey(index % self._size).encode()
-        noted = Write("meta", change, write_number(index) + tenant.encode())
-        if self._begun:
-            return (noted,)
-        self._begun = True
-        return (noted, Write("meta", CHANGES, write_number(self._size) + write_number(index)))
+    def note(self, index: int, tenant: str | None) -> Sequence[Write]:
+        """What to write with the effects of a command, of every one and in log order.
+
+        `tenant` is whose events it leaves; None if it leaves none.
+        """
+        writes = []
+        if not self._begun:
+            self._begun = True
+            head = write_number(self._size) + write_number(index)
+            writes.append(Write("meta", CHANGES, head))
+        if tenant is not None:
+            change = ChangeKey(index % self._size).encode()
+            writes.append(Write("meta", change, write_number(index) + tenant.encode()))
+        return writes
 
 
 class FollowedChanges:

@@ -112,13 +112,18 @@ class Services:
 
 
 def clock_from(
-    start_us: int | None, monotonic_ns: Callable[[], int] = time.monotonic_ns
+    start_us: int | None,
+    monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    started_ns: int | None = None,
 ) -> Callable[[], int]:
-    """The real clock, or one that starts at a time and runs on from there; microseconds."""
+    """The real clock, or one that starts at a time and runs on from there; microseconds.
+
+    It started when the monotonic clock was at `started_ns`: now, unless told.
+    """
     if start_us is None:
         return system_clock_us
-    started_ns = monotonic_ns()
-    return lambda: start_us + (monotonic_ns() - started_ns) // 1_000
+    began_ns = monotonic_ns() if started_ns is None else started_ns
+    return lambda: start_us + (monotonic_ns() - began_ns) // 1_000
 
 
 def compose(
@@ -145,7 +150,8 @@ def compose(
         capacity=settings.table_capacity,
         backlog_max=settings.table_backlog_max,
     )
-    slates = slates or SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
+    if slates is None:  # an empty one is false
+        slates = SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
     authenticator = Authenticator(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )

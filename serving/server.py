@@ -1,31 +1,25 @@
-"""`headwater serve`: one process that answers, and the loader beside it."""
+"""`headwater serve`: one process that answers, the loader beside it; or workers beside a node."""
 
 import asyncio
-import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import structlog
 import typer
 
+from serving.children import LoaderProcess, loader_arguments
 from serving.imports import refuse_training_imports
+from serving.logs import configure_logs
 from serving.settings import Settings, load_settings
 
-__all__ = ["LoaderProcess", "command", "loader_arguments"]
+__all__ = ["command"]
 
 _log = structlog.get_logger(__name__)
-
-LOADER_STOP_S: Final = 5.0
-"""Seconds that the loader is given to end."""
-RESTART_FIRST_S: Final = 1.0
-RESTART_MAX_S: Final = 60.0
-"""Seconds before a loader that ended is started again: doubled each time, up to this."""
 
 
 def command(
@@ -38,6 +32,16 @@ def command(
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Directory of log and store.", show_default=".headwater/data"),
+    ] = None,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Socket of an engine node to serve beside, instead of having the data directory."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that answer, beside an engine node.", show_default="1"),
     ] = None,
     registry: Annotated[
         str | None,
@@ -61,46 +65,48 @@ def command(
         Path | None, typer.Option(help="File that gets the address once it listens.")
     ] = None,
 ) -> None:
-    """Serve feeds: the API, the engine and the live models of every tenant."""
+    """Serve feeds: the API, the engine and the live models of every tenant.
+
+    With --engine, the log and store are an engine node's (`headwater cluster`), and --workers
+    processes answer beside it; models and registry stay in the data directory.
+    """
     given = {
         "host": host,
         "port": port,
         "data_dir": data_dir,
+        "engine": engine,
+        "workers": workers,
         "registry": registry,
         "clock_start": clock_start,
         "log_level": log_level,
         "loader": loader,
     }
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    configure_logs(settings.log_level)
     refuse_training_imports()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads are slower
-    _serve(settings, address_file)
+    if settings.engine is None:
+        _serve(settings, address_file)
+    else:
+        _serve_beside(settings, address_file)
+
+
+def _serve_beside(settings: Settings, address_file: Path | None) -> None:
+    from serving.workers import serve_workers  # noqa: PLC0415 - where it is needed
+
+    with closing(_bind(settings)) as listener:
+        serve_workers(settings, listener, lambda: _announce(listener, address_file))
 
 
 def _serve(settings: Settings, address_file: Path | None) -> None:
-    import uvicorn  # noqa: PLC0415 - the command line starts without it
-
-    from serving.app import create_app  # noqa: PLC0415 - and without FastAPI
+    from serving.app import create_app  # noqa: PLC0415 - the command line starts without FastAPI
+    from serving.asgi_server import ToldServer  # noqa: PLC0415 - and without uvicorn
     from serving.compose import compose  # noqa: PLC0415
     from serving.http_protocol import uvicorn_config  # noqa: PLC0415
-    from serving.telemetry import configure_logs  # noqa: PLC0415
 
-    configure_logs(settings.log_level)
     listener = _bind(settings)
-    services = compose(settings)
-
-    class AnnouncingServer(uvicorn.Server):
-        """Tells where it listens once it does, and runs the loader meanwhile."""
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                # What was loaded so far stays: a collection in a request need not look at it.
-                gc.collect()
-                gc.freeze()
-                _announce(listener, address_file)
-
-    config = uvicorn_config(create_app(services), settings)
+    config = uvicorn_config(create_app(compose(settings)), settings)
+    server = ToldServer(config, lambda: _announce(listener, address_file))
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it is down; then there is nothing left to do.
         signal.signal(number, lambda *_: None)
@@ -108,7 +114,7 @@ def _serve(settings: Settings, address_file: Path | None) -> None:
     if settings.loader:
         loader = LoaderProcess(loader_arguments(settings))
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_run(AnnouncingServer(config), listener, loader))
+        runner.run(_run(server, listener, loader))
 
 
 async def _run(server: Any, listener: socket.socket, loader: "LoaderProcess | None") -> None:
@@ -149,50 +155,3 @@ def _announce(listener: socket.socket, address_file: Path | None) -> None:
     if address_file is not None:
         address_file.write_text(address + "\n")
     _log.info("serving", address=address)
-
-
-def loader_arguments(settings: Settings) -> list[str]:
-    """The command line of the loader process; it follows every tenant of the registry."""
-    return [
-        *(sys.executable, "-m", "serving.loader"),
-        *("--registry", settings.registry_uri),
-        *("--out", str(settings.models_path)),
-        *("--poll-s", str(settings.loader_poll_s)),
-    ]
-
-
-class LoaderProcess:
-    """The loader beside the service: started again where it ends, ended with the service.
-
-    Its standard input is a pipe whose other end only this process holds: where this process is
-    killed, the pipe ends, and so does the loader.
-    """
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        self._arguments = list(arguments)
-
-    async def watch(self) -> None:
-        """Run the loader until cancelled, then end it."""
-        pause_s = RESTART_FIRST_S
-        while True:
-            process = await asyncio.create_subprocess_exec(
-                *self._arguments, stdin=asyncio.subprocess.PIPE
-            )
-            try:
-                status = await process.wait()
-            except asyncio.CancelledError:
-                await _end(process)
-                raise
-            _log.error("loader_ended", status=status, restart_s=pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RESTART_MAX_S)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ask a process to end, then make it."""
-    for stop in (process.terminate, process.kill):
-        with suppress(ProcessLookupError):
-            stop()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), LOADER_STOP_S)
-            return

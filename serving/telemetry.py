@@ -4,20 +4,20 @@ Neither holds what users wrote, nor keys, nor tenants' or users' ids as labels: 
 template, a status its class of three digits.
 """
 
-import logging
 import os
-import sys
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import INTERNAL, error_response
+from serving.worker import METRICS_DIRECTORY
 
-__all__ = ["Metrics", "TelemetryMiddleware", "configure_logs"]
+__all__ = ["Metrics", "TelemetryMiddleware"]
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +35,10 @@ UNMATCHED: Final = "unmatched"
 
 
 class Metrics:
-    """The service's metrics, in a registry of their own: two services in one process do not mix."""
+    """The service's metrics, in a registry of their own: two services in one process do not mix.
+
+    Workers of one service write theirs into files that they share.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -78,15 +81,21 @@ class Metrics:
             registry=self.registry,
         )
         self.tables = Gauge(
-            "headwater_tables", "Activity tables in memory.", registry=self.registry
+            "headwater_tables",
+            "Activity tables in memory.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.slates = Gauge(
-            "headwater_slates", "Slates held for their next pages.", registry=self.registry
+            "headwater_slates",
+            "Slates held for their next pages.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
         )
 
         self.store_lag = Gauge(
             "headwater_store_lag_seconds",
-            "Seconds since all that the cluster committed was known to be seen here, by worker.",
+            "Seconds since a worker (`pid` is its number) was known to see all that was committed.",
             registry=self.registry,
             multiprocess_mode="liveall",
         )
@@ -104,8 +113,12 @@ class Metrics:
             self.stage_seconds.labels(stage).observe(time_us / 1e6)
 
     def render(self) -> bytes:
-        """All metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """All metrics in Prometheus's text format; where there are several workers, of all."""
+        if METRICS_DIRECTORY not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
 
 
 class TelemetryMiddleware:
@@ -185,19 +198,3 @@ def _log_failure(error: Exception, scope: Scope, request_id: str) -> None:
         error=type(error).__name__,
         frames=frames[-12:],
     )
-
-
-def configure_logs(level: str) -> None:
-    """One JSON object a line on stderr, from `level` on; other libraries from warnings on."""
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr, format="%(message)s")

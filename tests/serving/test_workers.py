@@ -1,0 +1,240 @@
+"""Workers beside an engine node, as they are run: processes, signals, kills."""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from feeds.cli_cluster import init_cluster, start_cluster, stop_cluster
+from feeds.model import ActivityDraft, FeedId, TenantId
+from feeds.remote import open_remote
+from feeds.testing_ports import free_ports
+from serving.testing import COMMAND, ServiceProcess, add_tenant, wait_until
+
+ACME = TenantId("acme")
+PERSONALIZED = "/v2/users/bob/feeds/personalized"
+POSTS = "/v2/feeds/user/ann/activities"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Path]:
+    """A cluster of one that runs."""
+    with tempfile.TemporaryDirectory(prefix="hw") as directory:  # a socket's path is short
+        init_cluster(Path(directory), "test", free_ports(1), nodes=1, plain=True)
+        start_cluster(Path(directory))
+        try:
+            yield Path(directory)
+        finally:
+            stop_cluster(Path(directory))
+
+
+@pytest.fixture
+def key(cluster: Path) -> str:
+    """The API key of a tenant with a followed feed of 30 activities."""
+    with open_remote(cluster / "n1.sock") as engine:
+        made = add_tenant(engine, ACME)
+        engine.follow(ACME, FeedId("timeline", "bob"), FeedId("user", "ann")).result()
+        for number in range(30):
+            draft = ActivityDraft(actor=f"user:u{number}", verb="post", object=f"o{number}")
+            engine.post(ACME, FeedId("user", "ann"), draft).result()
+    return made
+
+
+@pytest.fixture
+def start(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ServiceProcess]]:
+    """Starts a service beside the node, which ends with the test."""
+    monkeypatch.setenv("HEADWATER_WRITE_RETRY_S", "0.3")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with ExitStack() as stack:
+
+        def started(*options: str) -> ServiceProcess:
+            beside = ("--engine", str(cluster / "n1.sock"), "--no-loader")
+            return stack.enter_context(ServiceProcess(tmp_path, *beside, *options))
+
+        yield started
+
+
+Start = Callable[..., ServiceProcess]
+
+
+def workers(service: ServiceProcess) -> list[psutil.Process]:
+    """Those that run."""
+    found = psutil.Process(service.process.pid).children()
+    return [one for one in found if one.is_running() and "serving.worker" in one.cmdline()]
+
+
+@contextmanager
+def standing_still(process: psutil.Process) -> Iterator[None]:
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def ask(service: ServiceProcess, key: str, path: str, **asked: str | int) -> httpx.Response:
+    """A read over a connection of its own, so that any worker may take it."""
+    with service.client(key) as client:
+        return client.get(path, params=asked)
+
+
+def post(service: ServiceProcess, key: str, name: str) -> httpx.Response:
+    body = {"actor": "user:ann", "verb": "post", "object": name}
+    with service.client(key) as client:
+        return client.post(POSTS, json=body, headers={"Idempotency-Key": name})
+
+
+def answered(request: Callable[[], httpx.Response]) -> int:
+    """The status; 0 where the worker that had taken the connection was killed."""
+    try:
+        return request().status_code
+    except httpx.TransportError:
+        return 0
+
+
+def ids(reply: httpx.Response) -> list[str]:
+    assert reply.status_code == 200, reply.text
+    return [entry["id"] for entry in reply.json()["results"]]
+
+
+def logged(service: ServiceProcess, event: str) -> int:
+    """How many times the service has logged it."""
+    return service.log.read_text().count(f'"event": "{event}"')
+
+
+def lags(service: ServiceProcess, key: str) -> list[str]:
+    """The workers whose lag the metrics tell."""
+    lines = ask(service, key, "/metrics").text.splitlines()
+    found = [line for line in lines if line.startswith("headwater_store_lag_seconds{")]
+    return sorted(line.split('"')[1] for line in found)
+
+
+def test_workers_serve_one_feed_whoever_dies(
+    cluster: Path, key: str, start: Start, tmp_path: Path
+) -> None:
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    wait_until(lambda: lags(service, key) == ["1", "2"], "both workers to tell their lag")
+
+    # Each worker sees what the other wrote, and turns the pages that the other began.
+    for number, (stopped, other) in enumerate([(first, second), (second, first)]):
+        with standing_still(stopped):
+            posted = post(service, key, f"new{number}").json()
+        with standing_still(other):
+            page = ask(service, key, PERSONALIZED, limit=10, min_index=posted["index"])
+            assert posted["activity"]["id"] in ids(page)
+        found = ids(page)
+        for turn in range(2):
+            with standing_still((stopped, other)[turn]):
+                page = ask(service, key, PERSONALIZED, limit=10, cursor=page.json()["next"])
+                found += ids(page)
+        assert 30 == len(found) == len(set(found))
+
+    # Neither holds what training needs.
+    for worker in (first, second):
+        mapped = "\n".join(region.path for region in worker.memory_maps())
+        assert not [name for name in ("pandas", "sklearn", "pyarrow") if f"/{name}" in mapped]
+
+    # One that is killed is replaced, and requests are answered meanwhile.
+    first.kill()
+    statuses = []
+
+    def replaced() -> bool:
+        statuses.append(answered(lambda: ask(service, key, PERSONALIZED)))
+        return logged(service, "worker_ready") == 3
+
+    wait_until(replaced, "another worker")
+    assert set(statuses) <= {0, 200}
+    assert 200 in statuses
+    assert first.pid not in [one.pid for one in workers(service)]
+    assert 2 == len(workers(service))
+    wait_until(lambda: lags(service, key) == ["1", "2"], "both workers to tell their lag")
+    with standing_still(second):
+        assert 32 == len(ids(ask(service, key, "/v2/feeds/user/ann", limit=100)))
+
+    # While the node is gone nothing is taken, and what may be old is not shown.
+    os.kill(int((cluster / "n1.pid").read_text()), signal.SIGKILL)
+    refused = post(service, key, "late")
+    assert refused.status_code == 503
+    assert refused.json()["exception"] in {"NoLeaderException", "OutcomeUnknownException"}
+    assert refused.headers["retry-after"] == "1"
+    wait_until(
+        lambda: ask(service, key, PERSONALIZED).status_code == 503, "old reads to be refused"
+    )
+    stale = ask(service, key, PERSONALIZED)
+    assert (stale.json()["exception"], stale.headers["retry-after"]) == ("StaleReadException", "1")
+    start_cluster(cluster)
+    wait_until(lambda: post(service, key, "late").status_code == 201, "writes to be taken again")
+    for other in workers(service):
+        with standing_still(other):
+            wait_until(lambda: ask(service, key, PERSONALIZED).status_code == 200, "reads")
+            shown = ask(service, key, "/v2/feeds/user/ann", limit=100, consistency="linearizable")
+            assert 33 == len(ids(shown))
+
+    running = workers(service)
+    assert service.end() == 0
+    assert not any(one.is_running() for one in running)
+    assert list(tmp_path.glob("headwater-*")) == []
+
+
+def test_workers_end_where_who_started_them_is_killed(key: str, start: Start) -> None:
+    service = start("--workers", "2")
+    service.address()
+    running = workers(service)
+    service.end(signal.SIGKILL)
+    wait_until(lambda: not any(is_alive(one) for one in running), "the workers to end")
+    assert key
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def test_workers_need_a_node(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [str(COMMAND), "serve", "--workers", "2", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode == 1
+    assert "make a cluster with `headwater cluster init`" in told.stderr
+    assert "--engine SOCKET" in told.stderr
+
+
+def test_a_node_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [
+            *(str(COMMAND), "serve", "--port", "0", "--data-dir", str(tmp_path)),
+            *("--engine", str(tmp_path / "none.sock")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert told.returncode == 1
+    assert "no engine answers" in told.stderr
+
+
+def test_a_worker_that_cannot_start_ends_the_service(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sqlite3.py").write_text("raise SystemExit('no slates here')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    service = start("--workers", "2")
+    assert service.process.wait(60) == 1
+    log = service.log.read_text()
+    assert "no slates here" in log
+    assert "ended with status 1 before it was ready" in log
