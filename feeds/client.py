@@ -5,6 +5,7 @@ the connection is lost; what was sent and not answered then is `OutcomeUnknown`.
 """
 
 import contextlib
+import select
 import socket
 import time
 from collections import deque
@@ -235,8 +236,11 @@ class EngineClient:
                 self._unsent.clear()
                 connection = self._socket
             if connection is not None:
-                with contextlib.suppress(OSError):  # the reader finds out, and tells who waits
-                    connection.sendall(data)
+                try:
+                    connection.sendall(data)  # for as long as a request may take, and no longer
+                except OSError:  # nothing may follow half a frame; the reader tells who waits
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)
 
     def _refusal(self) -> FeedsError | None:
         if self._closing:
@@ -285,14 +289,13 @@ class EngineClient:
 
     def _read(self, connection: socket.socket) -> None:
         frames = FrameReader(REQUEST_BYTES_MAX + HEADER_BYTES)
-        connection.settimeout(_POLL_S)
+        connection.settimeout(self._timeout_s)  # of who sends: here `readable` waits
+        readable = select.poll()
+        readable.register(connection, select.POLLIN)
         expire_s = time.monotonic() + _POLL_S
         while True:
-            try:
+            if readable.poll(_POLL_S * 1_000):
                 data = connection.recv(_READ_BYTES)
-            except TimeoutError:
-                data = None
-            if data is not None:
                 if not data:
                     raise ConnectionError("the engine hung up")
                 for content in frames.feed(data):

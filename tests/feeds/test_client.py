@@ -237,6 +237,30 @@ def test_write_that_is_not_answered_in_time_is_unknown(node: Node) -> None:
             client.propose(b"a").result(WAIT_S)
 
 
+def test_node_that_reads_nothing_for_a_while_is_sent_every_request_whole(
+    node: Node, client: EngineClient
+) -> None:
+    stall = threading.Event()
+    node.replica.loop.call_soon_threadsafe(stall.wait, 0.5)  # longer than the client looks away
+    futures = [client.propose(b"%d" % number + bytes(10_000)) for number in range(100)]
+    assert [*range(1, 101)] == [future.result(WAIT_S).index for future in futures]
+
+
+def test_node_that_reads_nothing_any_more_is_left_and_every_outcome_is_unknown(path: Path) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as deaf:
+        deaf.bind(str(path))
+        deaf.listen()
+        with closing(EngineClient(path, timeout_s=0.2)) as client:
+            peer, _ = deaf.accept()
+            with closing(peer):
+                peer.sendall(frame(encode(Welcome(PROTOCOL_VERSION, "n1", "test", ""))))
+                assert client.wait_connected(WAIT_S)
+                futures = [client.propose(bytes(100_000)) for _ in range(20)]
+                kinds = {type(future.exception(WAIT_S)) for future in futures}
+    assert OutcomeUnknown in kinds
+    assert kinds <= {OutcomeUnknown, NoLeader}, "once it is left, nothing is sent"
+
+
 def test_requests_of_one_connection_are_bounded(path: Path) -> None:
     with (
         closing(Node(path, config=SocketConfig(requests_max=3))) as node,
