@@ -138,6 +138,7 @@ def test_tables_loaded_amid_writes_end_up_as_the_store(config: NodeConfig) -> No
     with EngineNode.running(config), ExitStack() as stack:
         writer, reader = opened(stack, config), opened(stack, config)
         writer.create_tenant(ACME).result(WAIT_S)
+        wait_until(lambda: reader.tenants() == [ACME], "the reader to see the tenant")
         followed: list[ActivityTables] = []
 
         async def load_again_and_again() -> None:
@@ -163,6 +164,7 @@ def test_tables_and_follows_outlive_restarts_of_the_node(config: NodeConfig) -> 
         running.enter_context(EngineNode.running(config))
         writer, reader = opened(stack, config), opened(stack, config)
         writer.create_tenant(ACME).result(WAIT_S)
+        wait_until(lambda: reader.tenants() == [ACME], "the reader to see the tenant")
         tables, follows = tables_on(reader), HeldFollows(reader, 1_000)
         users = [FeedId("timeline", f"u{number}") for number in range(7)]
 
