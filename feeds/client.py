@@ -88,6 +88,8 @@ class EngineClient:
         self._changed = Condition()
         self._closing = False
         self._closed = False
+        self.misunderstood = ""
+        """Why the node was not understood, the last time that it was not."""
         self._watchers: tuple[Moved, ...] = ()
         self._thread = Thread(target=self._run, name="engine-client", daemon=True)
         self._thread.start()
@@ -98,6 +100,8 @@ class EngineClient:
         client = cls(path)
         if not client.wait_connected(wait_s):
             client.close()
+            if client.misunderstood:
+                raise StorageError(f"{path}: {client.misunderstood}")
             raise StorageError(
                 f"no engine answers on {path}: start one with `headwater node --config FILE`, or "
                 "three with `headwater cluster start`"
@@ -269,6 +273,7 @@ class EngineClient:
             except OSError:
                 pass  # it is not there: who proposes is told so
             except InvalidInput as error:
+                self.misunderstood = str(error)
                 _log.warning("engine_not_understood", why=str(error))
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, pause_s)

@@ -76,7 +76,7 @@ class Metrics:
         )
         self.table_loads = Counter(
             "headwater_table_loads",
-            "Activity tables loaded from the store: first, or backlog (too much waited).",
+            "Activity tables loaded: first, or backlog (too much waited, or was missed).",
             ("cause",),
             registry=self.registry,
         )

@@ -5,6 +5,7 @@ output once it listens. Where the input ends, whoever started it is gone, and it
 """
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -73,6 +74,7 @@ def _name_metrics(number: int) -> None:
 def _say_ready() -> None:
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on
 
 
 def _serve(plan: WorkerPlan, settings: Settings) -> None:

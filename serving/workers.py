@@ -163,9 +163,10 @@ class WorkerProcess:
         with suppress(ConnectionError):  # it has ended already: the status says so
             process.stdin.write(self._plan.line())
             await process.stdin.drain()
-        if await process.stdout.readline() == READY:
-            self.ready.set()
-            _log.info("worker_ready", worker=self._plan.number, pid=process.pid)
+        async for line in process.stdout:
+            if line == READY:
+                self.ready.set()
+                _log.info("worker_ready", worker=self._plan.number, pid=process.pid)
         return await process.wait()
 
     def _forget_gauges(self) -> None:

@@ -348,3 +348,19 @@ def _wait_for(condition: Callable[[], bool]) -> None:
             return
         done.wait(0.01)
     raise AssertionError("waited for 30 s")
+
+
+def test_a_node_of_another_release_is_told_as_one(path: Path) -> None:
+    with closing(socket.create_server(str(path), family=socket.AF_UNIX)) as listener:
+        answering = threading.Thread(target=_answer_as, args=(listener, PROTOCOL_VERSION + 1))
+        answering.start()
+        with pytest.raises(StorageError, match=r"speaks version \d+, and this process"):
+            EngineClient.connect(path, 0.5)
+        answering.join(WAIT_S)
+
+
+def _answer_as(listener: socket.socket, version: int) -> None:
+    connection, _ = listener.accept()
+    with closing(connection):
+        connection.sendall(frame(encode(Welcome(version, "n1", "test", "/nowhere"))))
+        connection.recv(1)  # until it hangs up
