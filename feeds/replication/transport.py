@@ -7,8 +7,9 @@ cluster and the members, and answers. Nothing else is read before that, and that
 
 import asyncio
 import ipaddress
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -29,6 +30,9 @@ _log = structlog.get_logger(__name__)
 
 HELLO_BYTES_MAX: Final = 4_096
 """Bytes of what a stranger says first."""
+
+KEEP_ALIVE_S: Final = 3
+"""Seconds of silence before a connection is tried, between tries, and how many tries there are."""
 
 _CLOSING_TURNS: Final = 5
 """Turns of the loop in which aborted connections are taken down."""
@@ -172,6 +176,8 @@ class Transport:
         self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
         self._accepted = 0
         self._incarnations: dict[str, str] = {}
+        self._mismatches: dict[str, str] = {}
+        self._in: dict[asyncio.StreamWriter, tuple[str, str]] = {}  # (node, incarnation)
         self._server_tls, self._client_tls = _contexts(config.tls)
         self.refused = 0
         """Connections that were turned away so far."""
@@ -220,13 +226,15 @@ class Transport:
         while True:
             try:
                 connection, welcome = await self._dial(peer, "consensus")
-            except (OSError, ssl.SSLError, TimeoutError, InvalidInput) as error:
+            except (ssl.SSLError, ClusterMismatch) as error:
+                self._tell_mismatch(peer, error)
+            except (OSError, TimeoutError, InvalidInput) as error:
                 _log.debug("peer_unreachable", peer=peer, why=str(error))
-            except ClusterMismatch as error:
-                _log.error("peer_refuses", peer=peer, why=str(error))
             else:
                 pause_s = first_s
+                self._mismatches.pop(peer, None)
                 self._out[peer] = connection.writer
+                self._hang_up_on_twins(peer, welcome.incarnation)
                 known = self._incarnations.get(peer, welcome.incarnation)
                 self._incarnations[peer] = welcome.incarnation
                 self._listener.connected(peer, welcome.joining or known != welcome.incarnation)
@@ -240,6 +248,26 @@ class Transport:
                     self._listener.disconnected(peer)
             await asyncio.sleep(pause_s * self._random.uniform(0.8, 1.2))
             pause_s = min(2 * pause_s, most_s)
+
+    def _hang_up_on_twins(self, peer: str, incarnation: str) -> None:
+        """Whoever said before that it is this peer, and is not: it is told when it dials again."""
+        for writer, said in self._in.items():
+            if said[0] == peer and said[1] != incarnation:
+                writer.transport.abort()
+
+    def _tell_mismatch(self, peer: str, error: ssl.SSLError | ClusterMismatch) -> None:
+        """Say why a peer and this node do not fit: once, until it is another reason."""
+        why = str(error)
+        if isinstance(error, ssl.SSLError):
+            address = self._config.nodes[peer]
+            why = (
+                f"no TLS with {peer} at {address.host}:{address.port}: {error}. One of the two has "
+                "a certificate of another cluster or node, or it has expired: give each the ca.pem "
+                "of this cluster, and its own certificate and key (`headwater certs`)"
+            )
+        if self._mismatches.get(peer) != why:
+            self._mismatches[peer] = why
+            _log.error("peer_mismatch", peer=peer, why=why)
 
     async def _dial(
         self, peer: str, kind: Literal["consensus", "snapshot"]
@@ -257,6 +285,7 @@ class Transport:
             connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
             try:
                 _refuse_itself(writer)
+                _keep_alive(writer)
                 hello = _Hello(
                     MESSAGE_VERSION,
                     config.cluster_id,
@@ -301,7 +330,7 @@ class Transport:
         if first is None:
             return
         hello = _decode(first, _Hello)
-        refused = self._problem(hello, connection.writer)
+        refused = next(self._problems(hello, connection.writer), None)
         config = self._config
         welcome = _Welcome(refused, config.incarnation, config.joining)
         await connection.write(msgspec.msgpack.encode(welcome))
@@ -312,7 +341,11 @@ class Transport:
         if hello.kind == "snapshot":
             await self._listener.snapshot(hello.node, connection)
             return
-        await self._listen(hello.node, connection)
+        self._in[connection.writer] = (hello.node, hello.incarnation)
+        try:
+            await self._listen(hello.node, connection)
+        finally:
+            del self._in[connection.writer]
 
     async def _listen(self, peer: str, connection: Peer) -> None:
         """Hand on what a peer says, all that arrived at once."""
@@ -322,25 +355,42 @@ class Transport:
             if contents:
                 self._listener.received(peer, [decode_message(content) for content in contents])
 
-    def _problem(self, hello: _Hello, writer: asyncio.StreamWriter) -> str | None:
-        """Why a stranger is no peer; None if it is one."""
-        config = self._config
+    def _problems(self, hello: _Hello, writer: asyncio.StreamWriter) -> Iterator[str]:
+        """Why a stranger is no peer, and what to do about it; nothing if it is one."""
+        config, node = self._config, hello.node
         if hello.version != MESSAGE_VERSION:
-            return f"it speaks version {hello.version}, and this node {MESSAGE_VERSION}"
+            yield (
+                f"it speaks version {hello.version}, and this node {MESSAGE_VERSION}: run one "
+                "release on all nodes"
+            )
         if hello.cluster_id != config.cluster_id:
-            return f"it belongs to cluster {hello.cluster_id!r}, and this node to another"
-        if hello.node == config.node:
-            return f"it says that it is {hello.node}, which is this node: two nodes have one id"
-        if hello.node not in config.nodes:
-            return f"{hello.node!r} is no node of this cluster"
+            yield (
+                f"it belongs to cluster {hello.cluster_id!r}, and this node to another: correct "
+                "cluster_id, or the addresses under [nodes]"
+            )
+        if node == config.node:
+            yield (
+                f"it says that it is {node}, which is this node: two nodes have one id. Stop one "
+                "of them, and correct its node and data_dir"
+            )
+        if node not in config.nodes:
+            yield f"{node!r} is no node of this cluster: [nodes] must be the same in every config"
         if self._server_tls is not None:
             certificate = writer.get_extra_info("peercert") or {}
             names = [
                 value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"
             ]
-            if node_name(hello.node, config.cluster_id) not in names:
-                return f"its certificate names {names}, and it says that it is {hello.node!r}"
-        return None
+            if node_name(node, config.cluster_id) not in names:
+                yield (
+                    f"its certificate names {names}, and it says that it is {node!r}: give it its "
+                    "own certificate and key, or correct node"
+                )
+        if node in self._out and self._incarnations[node] != hello.incarnation:
+            address = config.nodes[node]
+            yield (
+                f"it says that it is {node}, and another one with that id answers at "
+                f"{address.host}:{address.port}: two nodes have one id. Stop one of them"
+            )
 
     def _turn_away(self, why: str) -> None:
         self.refused += 1
@@ -357,6 +407,15 @@ def _refuse_itself(writer: asyncio.StreamWriter) -> None:
     """Dialing a port that nobody listens on can connect it to itself, which would keep it taken."""
     if writer.get_extra_info("sockname") == writer.get_extra_info("peername"):
         raise ConnectionError("the connection is with itself: nobody listens there")
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Find out within seconds that a machine is gone, also where nothing is said to it."""
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
+        if hasattr(socket, option):  # Linux has them
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEP_ALIVE_S)
 
 
 def _welcomed(peer: str, answer: bytes | None) -> _Welcome:
