@@ -1,4 +1,7 @@
-"""From the log to the store: each command's effects and the applied index are one write batch."""
+"""From the log to the store: a command's effects and the applied index are in one write batch.
+
+Several commands may share a batch: all of each, or nothing.
+"""
 
 from collections.abc import Sequence
 
@@ -14,6 +17,7 @@ from feeds.keys import APPLIED, write_number
 from feeds.model import TenantId
 from feeds.results import Rejected, encode_result
 from feeds.store.base import Store, Write
+from feeds.store.held import HeldWrites
 
 __all__ = ["Applier", "Listener"]
 
@@ -29,7 +33,7 @@ class Applier:
     def __init__(
         self, store: Store, applied_index: int, flush_every_bytes: int, flusher: Flusher
     ) -> None:
-        self._store = store
+        self._held = HeldWrites(store)
         self._applied_index = applied_index
         self._flush_every_bytes = flush_every_bytes
         self._unflushed_bytes = 0
@@ -37,6 +41,7 @@ class Applier:
         self._journal = ChangeJournal(store)
         self._left: list[bytes] = []
         self._listeners: tuple[Listener, ...] = ()
+        self._untold: list[tuple[TenantId, int, Sequence[Event]]] = []
 
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` after every command that leaves events, from now on."""
@@ -49,46 +54,59 @@ class Applier:
         Raises `StorageError` where the disk fails, and `FormatUnsupported` for a command of another
         version: nothing of it is written then.
         """
+        answer = self.hold(index, term, data)
+        self.commit()
+        return answer
+
+    def hold(self, index: int, term: int, data: bytes) -> bytes:
+        """As `apply`, but what it does is in the store only after `commit`.
+
+        Commands behind it see it; nobody may be told of it before.
+        """
         if index <= self._applied_index:
             return b""
         self._flusher.check()
+        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
+        answer = b""
         if not data:
-            self._store.write(self._noted(index, term))
-            self._applied_index = index
-            return b""
-        try:
-            command = decode_command(data)
-        except InvalidInput as error:
-            self._store.write(self._noted(index, term))
-            self._applied_index = index
-            return encode_result(Rejected("invalid", str(error)))
-        outcome = machine.apply(command, index, self._store)
-        tenant = command.tenant if outcome.events else None
-        self._store.write([*outcome.writes, *self._noted(index, term, tenant)])
+            self._held.hold(self._journal.note(index, None), applied)
+        else:
+            answer = self._decide(index, data, applied)
         self._applied_index = index
-        self._left += [
-            key for family, key, value in outcome.writes if family == "outbox" and value is not None
-        ]
-        self._flush_after(len(data))
-        if outcome.events:
-            self._tell(TenantId(command.tenant), index, outcome.events)
-        return encode_result(outcome.result)
+        self._unflushed_bytes += len(data)
+        return answer
+
+    def commit(self) -> None:
+        """Write what is held, and tell the listeners. Raises `StorageError`."""
+        self._held.write_out()
+        if self._unflushed_bytes >= self._flush_every_bytes and self._flusher.request(
+            self._applied_index
+        ):
+            self._unflushed_bytes = 0
+        untold, self._untold = self._untold, []
+        for tenant, index, events in untold:
+            self._tell(tenant, index, events)
 
     def take_left(self) -> list[bytes]:
         """The keys of the outbox that were written since this was asked, in log order."""
         left, self._left = self._left, []
         return left
 
-    def _noted(self, index: int, term: int, tenant: str | None = None) -> list[Write]:
-        """What tells that a command was applied, and whose events it left."""
-        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
-        return [*self._journal.note(index, tenant), applied]
-
-    def _flush_after(self, command_bytes: int) -> None:
-        self._unflushed_bytes += command_bytes
-        due = self._unflushed_bytes >= self._flush_every_bytes
-        if due and self._flusher.request(self._applied_index):
-            self._unflushed_bytes = 0
+    def _decide(self, index: int, data: bytes, applied: Write) -> bytes:
+        try:
+            command = decode_command(data)
+        except InvalidInput as error:
+            self._held.hold(self._journal.note(index, None), applied)
+            return encode_result(Rejected("invalid", str(error)))
+        outcome = machine.apply(command, index, self._held)
+        noted = self._journal.note(index, command.tenant if outcome.events else None)
+        self._held.hold([*outcome.writes, *noted], applied)
+        self._left += [
+            key for family, key, value in outcome.writes if family == "outbox" and value is not None
+        ]
+        if outcome.events and self._listeners:
+            self._untold.append((TenantId(command.tenant), index, outcome.events))
+        return encode_result(outcome.result)
 
     def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         for listener in self._listeners:

@@ -24,9 +24,8 @@ from feeds.identity import Identity
 from feeds.node_config import NodeConfig
 from feeds.replication.base import LogPosition, ReplicaStatus
 from feeds.replication.cluster import ClusterConfig, ClusterReplica
-from feeds.replication.consensus import ConsensusConfig
+from feeds.replication.config import ConsensusConfig, MemberConfig
 from feeds.replication.log import LogConfig
-from feeds.replication.member import MemberConfig
 from feeds.replication.snapshots import recover_install
 from feeds.replication.transport import TransportConfig
 from feeds.socket_protocol import PROTOCOL_VERSION, Welcome
@@ -160,11 +159,12 @@ class EngineNode:
         try:
             replica = ClusterReplica.open(
                 self._config.data_dir,
-                self._machine.apply,
+                self._machine.hold,
                 self._machine.applied(),
                 self._cluster_config(),
                 self,
                 self._joined,
+                self._machine.commit,
             )
         except OSError as error:
             address = self._config.nodes[self._config.node]

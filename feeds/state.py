@@ -76,6 +76,14 @@ class StateMachine:
         """The encoded answer of a command; raises as `Applier.apply`."""
         return self._applier.apply(index, term, command)
 
+    def hold(self, index: int, term: int, command: bytes) -> bytes:
+        """As `apply`; what it does is in the store after `commit`."""
+        return self._applier.hold(index, term, command)
+
+    def commit(self) -> None:
+        """Write what was held; raises as `Applier.commit`."""
+        self._applier.commit()
+
     def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` after every command that leaves events, in log order, from now on.
 

@@ -29,9 +29,10 @@ from feeds.errors import (
     SnapshotDamaged,
 )
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
+from feeds.replication.config import MemberConfig
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
-from feeds.replication.member import Done, Member, MemberConfig
+from feeds.replication.member import Done, Member
 from feeds.replication.messages import Message
 from feeds.replication.segment import PendingSync
 from feeds.replication.snapshots import (
@@ -94,6 +95,7 @@ class ClusterReplica:
         config: ClusterConfig,
         source: SnapshotSource | None,
         on_joined: Callable[[], None],
+        commit: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         # Use `ClusterReplica.open`.
@@ -117,6 +119,7 @@ class ClusterReplica:
             config=config.member,
             joining=transport.joining,
             on_joined=on_joined,
+            commit=commit,
             run_sync=self._syncs.run,
         )
         listener = Listener(
@@ -143,8 +146,11 @@ class ClusterReplica:
         config: ClusterConfig,
         source: SnapshotSource | None = None,
         on_joined: Callable[[], None] = lambda: None,
+        commit: Callable[[], None] = lambda: None,
     ) -> Self:
         """Open the log in `data` behind a store that has applied up to `applied`, and take part.
+
+        `commit` follows `apply` after some commands; then their proposers are told.
 
         Raises `LogDamaged`, `ClusterMismatch` or another `StorageError`, and OSError where the
         node's address cannot be listened on.
@@ -152,7 +158,7 @@ class ClusterReplica:
         journal = Journal.open(data / "log", applied, config.log)
         loop = _event_loop()
         try:
-            replica = cls(data, journal, apply, applied, config, source, on_joined, loop)
+            replica = cls(data, journal, apply, applied, config, source, on_joined, commit, loop)
             started: Future[None] = Future()
             replica._thread.start()
             asyncio.run_coroutine_threadsafe(replica._start(), loop).add_done_callback(

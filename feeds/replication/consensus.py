@@ -20,7 +20,7 @@ from feeds.errors import ClusterMismatch
 from feeds.replication.base import LogPosition
 from feeds.replication.elections import Elections
 from feeds.replication.journal import Entry
-from feeds.replication.library import FOLLOWER, LEADER, ConsensusConfig, is_full
+from feeds.replication.library import FOLLOWER, LEADER, is_full
 from feeds.replication.messages import (
     AppendEntries,
     AppendReply,
@@ -32,7 +32,7 @@ from feeds.replication.messages import (
 )
 from feeds.replication.progress import Progress
 
-__all__ = ["Consensus", "ConsensusConfig", "is_full"]
+__all__ = ["Consensus", "is_full"]
 
 _log = structlog.get_logger(__name__)
 

@@ -19,6 +19,7 @@ from pysyncobj.version import VERSION
 
 from feeds.errors import ReplicaStopped
 from feeds.replication.base import ApplyCommand, LogPosition
+from feeds.replication.config import ConsensusConfig
 from feeds.replication.journal import Entry, Journal
 from feeds.replication.messages import Message
 from feeds.replication.segment import PendingSync
@@ -27,7 +28,6 @@ __all__ = [
     "CANDIDATE",
     "FOLLOWER",
     "LEADER",
-    "ConsensusConfig",
     "Library",
     "RunSync",
     "is_full",
@@ -63,44 +63,6 @@ class _Held:
     message: Message
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsensusConfig:
-    """The pace of a cluster, and what it sends at once."""
-
-    heartbeat_s: float = 0.05
-    """Seconds between two appends of an idle leader to each peer."""
-
-    election_timeout_s_min: float = 0.4
-    """Seconds without a leader after which a node may stand; no peer agrees before that."""
-
-    election_timeout_s_max: float = 0.8
-    """Seconds without a leader after which it stands at the latest; drawn anew each time."""
-
-    leader_fallback_s: float = 1.0
-    """Seconds without a majority's answers after which a leader believes in itself no more.
-
-    So it does where its own disk has not answered for as long.
-    """
-
-    append_entries_max: int = 1_024
-    """Entries of one append at most."""
-
-    append_bytes_max: int = 1024 * 1024
-    """Bytes of the commands of one append, after the first, at most."""
-
-    pipeline_max: int = 8
-    """Appends with entries that may be unanswered by one peer."""
-
-    resend_s: float = 0.3
-    """Seconds without an answer after which a peer is sent again what it has not acknowledged."""
-
-    apply_entries_max: int = 1_024
-    """Entries that one tick applies at most, so that heartbeats go on."""
-
-    apply_bytes_max: int = 8 * 1024 * 1024
-    """Bytes of the commands, after the first, that one tick applies at most."""
-
-
 class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     """pysyncobj's role, term, vote, timer and commit index, over a journal of ours.
 
@@ -128,6 +90,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         journal: Journal,
         applied: LogPosition,
         apply: ApplyCommand,
+        commit: Callable[[], None],
         send: Callable[[str, Message], None],
         clock: Callable[[], float],
         random: Random,
@@ -139,6 +102,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         self._syncing_since_s: float | None = None
         self._held: deque[_Held] = deque(maxlen=HELD_MAX)
         self._apply = apply
+        self._commit = commit
         self._send = send
         self._clock = clock
         self._random = random
@@ -249,10 +213,15 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         first = self.applied_index + 1
         count = min(ready - self.applied_index, self._pace.apply_entries_max)
         entries = self._journal.entries(first, count, self._pace.apply_bytes_max)
+        index = first
         try:
-            for index, (term, command) in enumerate(entries, first):
-                self._apply(index, term, command)
-                self._SyncObj__raftLastApplied = index
+            try:
+                for index, (term, command) in enumerate(entries, first):
+                    self._apply(index, term, command)
+                index += 1
+            finally:  # what was applied before one that could not be is done
+                self._commit()
+                self._SyncObj__raftLastApplied = index - 1
         except OSError as error:  # not to be taken for a full log, and not to be tried again
             raise ReplicaStopped(f"entry {index} could not be applied: {error}") from error
         return False

@@ -10,7 +10,7 @@ have been (`OutcomeUnknown`, `ReplicaStopped`). Exactly once, and within `propos
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import structlog
@@ -29,57 +29,20 @@ from feeds.replication.base import (
     PeerStatus,
     ReplicaStatus,
 )
-from feeds.replication.consensus import Consensus, ConsensusConfig, is_full
+from feeds.replication.config import MemberConfig
+from feeds.replication.consensus import Consensus, is_full
 from feeds.replication.journal import Journal
 from feeds.replication.library import RunSync
 from feeds.replication.messages import Forward, ForwardReply, JoinAsk, JoinTold, Message
 from feeds.replication.outcomes import forward_reply, forwarded, no_leader, unknown
 from feeds.replication.segment import PendingSync
 
-__all__ = ["Done", "Member", "MemberConfig"]
+__all__ = ["Done", "Member"]
 
 _log = structlog.get_logger(__name__)
 
 Done = Callable[[Applied | FeedsError], None]
 """Told once what became of a command."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberConfig:
-    """The limits of one node's part in a cluster."""
-
-    consensus: ConsensusConfig = field(default_factory=ConsensusConfig)
-    """Its pace."""
-
-    propose_timeout_s: float = 5.0
-    """Seconds after which a proposer that was told nothing is told that the outcome is unknown."""
-
-    proposals_max: int = 10_000
-    """Commands that may wait, or be on their way; another one is refused as overloaded."""
-
-    proposals_bytes_max: int = 64 * 1024 * 1024
-    """Bytes of the commands that may wait to be written."""
-
-    group_commit_ops_max: int = 1_024
-    """Commands that one tick writes at most; they share an fdatasync."""
-
-    group_commit_bytes_max: int = 4 * 1024 * 1024
-    """Bytes of the commands that one tick writes, after the first, at most."""
-
-    record_bytes_max: int = 4 * 1024 * 1024
-    """Bytes of one command at most."""
-
-    log_keep_bytes_max: int = 256 * 1024 * 1024
-    """Bytes of log that are kept for a peer that is behind; beyond, it gets a snapshot."""
-
-    log_keep_s_max: float = 600.0
-    """Seconds for which the log is kept for a peer that is silent."""
-
-    snapshot_retry_s: float = 2.0
-    """Seconds before a snapshot that failed is sent again."""
-
-    join_ask_s: float = 0.2
-    """Seconds between a joining node's questions."""
 
 
 @dataclass(slots=True)
@@ -97,7 +60,8 @@ class _Waiter:
 class Member:
     """A node of the cluster, as far as the log is concerned.
 
-    `tick` makes everything go on: call it after whatever arrived, and every 20 ms. `run_sync` lets
+    `tick` makes everything go on: call it after whatever arrived, and every 20 ms. `commit` follows
+    `apply` after some commands; then their proposers are told. `run_sync` lets
     the disk be waited for elsewhere; without it, whoever calls waits. What `tick`, `synced` and
     `receive` raise (OSError, `StorageError`) means that this node must stop: call `stop`.
     """
@@ -116,12 +80,15 @@ class Member:
         config: MemberConfig | None = None,
         joining: bool = False,
         on_joined: Callable[[], None] = lambda: None,
+        commit: Callable[[], None] = lambda: None,
         run_sync: RunSync | None = None,
     ) -> None:
         self._node = node
         self._peers = tuple(peers)
         self._journal = journal
         self._machine = apply
+        self._commit = commit
+        self._untold: list[tuple[int, int, bytes]] = []
         self._clock = clock
         self._config = config or MemberConfig()
         self._consensus = Consensus(
@@ -130,6 +97,7 @@ class Member:
             journal=journal,
             applied=applied,
             apply=self._apply,
+            commit=self._commit_applied,
             send=send,
             clock=clock,
             random=random,
@@ -412,14 +380,21 @@ class Member:
 
     def _apply(self, index: int, term: int, command: bytes) -> bytes:
         result = self._machine(index, term, command)
-        waiters = self._by_index.pop(index, None)
-        for waiter in waiters or ():
-            if waiter.term == term:
-                self._settle(waiter, Applied(index, result))
-            else:
-                lost = f"entry {index} of term {waiter.term} was replaced by another leader's"
-                self._settle(waiter, NoLeader(f"{lost}: it was not written, retry"))
+        if index in self._by_index:
+            self._untold.append((index, term, result))
         return result
+
+    def _commit_applied(self) -> None:
+        """What was applied is in the store now: tell those who proposed it."""
+        self._commit()
+        untold, self._untold = self._untold, []
+        for index, term, result in untold:
+            for waiter in self._by_index.pop(index):
+                if waiter.term == term:
+                    self._settle(waiter, Applied(index, result))
+                else:
+                    lost = f"entry {index} of term {waiter.term} was replaced by another leader's"
+                    self._settle(waiter, NoLeader(f"{lost}: it was not written, retry"))
 
     def _settle(self, waiter: _Waiter, outcome: Applied | FeedsError) -> None:
         done, waiter.done = waiter.done, None

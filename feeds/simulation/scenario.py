@@ -15,8 +15,8 @@ from typing import Final
 
 from feeds.errors import FeedsError, InvalidInput
 from feeds.replication.base import Applied, LogPosition
-from feeds.replication.consensus import ConsensusConfig
-from feeds.replication.member import Member, MemberConfig
+from feeds.replication.config import ConsensusConfig, MemberConfig
+from feeds.replication.member import Member
 from feeds.replication.segment import SegmentReader, encode_record
 from feeds.simulation.scripted import MESSAGE_S, Letter, ScriptedWorld
 from feeds.simulation.telling import tell_message, tell_status
@@ -219,6 +219,14 @@ class Scenario:
         with path.open("ab") as file:
             file.write(record[: len(record) // 2])
 
+    def do_slow_disk(self, *names: str) -> None:
+        """`slow-disk n1`: the syncs of these nodes, and of no others, take 50 ms."""
+        self._world.slow = set(names)
+
+    def do_full_disk(self, *names: str) -> None:
+        """`full-disk n1`: nothing can be written by these nodes, and by all others."""
+        self._world.disk.full = {self._world.directory(name) for name in names}
+
     def do_break_disk(self, name: str) -> None:
         """`break-disk n1`: its next sync fails."""
         self._world.disk.failing.add(self._world.directory(name))
@@ -304,6 +312,7 @@ class Scenario:
 
         for place, command in enumerate(commands):
             self._world.propose(name, command, hear(place))
+        self._world.turn(name)
         self._world.run_until(lambda: not waiting, wait_s)
         if waiting:
             words = " ".join(waiting.values())

@@ -9,8 +9,7 @@ from random import Random
 from typing import Final
 
 from feeds.errors import OutcomeUnknown
-from feeds.replication.consensus import ConsensusConfig
-from feeds.replication.member import MemberConfig
+from feeds.replication.config import ConsensusConfig, MemberConfig
 from feeds.simulation.world import LawBroken, World
 
 __all__ = ["Outcome", "run_schedule"]

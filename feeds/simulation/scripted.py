@@ -8,9 +8,10 @@ from random import Random
 from typing import Any, Final
 
 from feeds.errors import InvalidInput
+from feeds.replication.config import MemberConfig
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
-from feeds.replication.member import Member, MemberConfig
+from feeds.replication.member import Member
 from feeds.replication.messages import Message
 from feeds.simulation.world import Machine, World
 
@@ -18,6 +19,9 @@ __all__ = ["MESSAGE_S", "Letter", "ScriptedWorld"]
 
 MESSAGE_S: Final = 0.001
 """Seconds that every message takes."""
+
+SYNC_S: Final = 0.0005
+"""Seconds that a sync of the log takes; a slow disk a hundred times that."""
 
 SEGMENT_BYTES: Final = 150
 """After so many bytes a segment of the log is full: three or four short commands."""
@@ -75,6 +79,7 @@ class ScriptedWorld(World):
         self.settled = Settled()
         self.random = self.settled
         self.delay_s = (MESSAGE_S, MESSAGE_S)
+        self.sync_s = (SYNC_S, SYNC_S)
         self.order = list(self.names)
         self.told: list[str] = []
         """What has happened since it was last taken."""
@@ -89,6 +94,10 @@ class ScriptedWorld(World):
         super().note(what)
         self.told.append(what)
 
+    def turn(self, name: str) -> None:
+        """Let a node act on what it was given, and not only when its clock ticks."""
+        self._step(self._nodes[name], lambda _: None)
+
     def deliver(self, letter: Letter) -> None:
         """Let a message arrive at once."""
         self._arrive(letter.source, letter.target, self.encode(letter.message))
@@ -99,10 +108,6 @@ class ScriptedWorld(World):
         if journal is None:
             raise InvalidInput(f"{name} is down: start it first")
         return journal
-
-    def directory(self, name: str) -> Path:
-        """Where a node's files lie."""
-        return self._nodes[name].directory
 
     def decided(self) -> dict[int, bytes]:
         """The commands that any node has applied, by index."""

@@ -19,7 +19,7 @@ from pysyncobj.transport import Transport
 
 from feeds.errors import FeedsError, NoLeader, OutcomeUnknown, StorageError
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
-from feeds.replication.member import MemberConfig
+from feeds.replication.config import MemberConfig
 from feeds.simulation.world import Machine, NodeState, SimulatedNode, World
 
 __all__ = ["StockMember", "StockWorld"]

@@ -19,9 +19,10 @@ import pysyncobj.syncobj
 
 from feeds.errors import ClusterMismatch, FeedsError, NoLeader, StorageError
 from feeds.replication.base import Applied, LogPosition
+from feeds.replication.config import MemberConfig
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
-from feeds.replication.member import Member, MemberConfig
+from feeds.replication.member import Member
 from feeds.replication.messages import decode_message, encode_message
 from feeds.replication.segment import PendingSync
 from feeds.simulation.disk import SimulatedDisk

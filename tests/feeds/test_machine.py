@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeds import machine
+from feeds.applier import Applier
 from feeds.commands import (
     OPERATION,
     ClearRows,
@@ -15,11 +16,13 @@ from feeds.commands import (
     RecordEvents,
     RemoveActivity,
     UnfollowFeed,
+    encode_command,
 )
 from feeds.config import FeedsConfig
 from feeds.counters import HOUR_US
 from feeds.engine import FeedEngine
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
+from feeds.flushing import InlineFlusher
 from feeds.keys import FeedRowKey, after
 from feeds.model import (
     ActivityDraft,
@@ -293,6 +296,24 @@ commands = st.lists(
     ),
     max_size=12,
 )
+
+
+@given(commands, st.integers(1, 9))
+def test_commands_that_share_a_batch_do_what_each_does_alone(log: list[Command], size: int) -> None:
+    alone, together = MemoryStore(), MemoryStore()
+    one = Applier(alone, 0, 1 << 20, InlineFlusher(alone))
+    many = Applier(together, 0, 1 << 20, InlineFlusher(together))
+    encoded = [encode_command(command) for command in log]
+    expected = [one.apply(index, 1, data) for index, data in enumerate(encoded, 1)]
+    found = []
+    for index, data in enumerate(encoded, 1):
+        found.append(many.hold(index, 1, data))
+        if index % size == 0:
+            many.commit()
+    many.commit()
+    assert found == expected
+    assert _state(together) == _state(alone)
+    assert many.take_left() == one.take_left()
 
 
 @given(commands)

@@ -9,9 +9,9 @@ import pysyncobj.syncobj
 import pytest
 
 from feeds.replication.base import Applied, LogPosition
-from feeds.replication.consensus import ConsensusConfig
+from feeds.replication.config import ConsensusConfig, MemberConfig
 from feeds.replication.journal import Journal
-from feeds.replication.member import Member, MemberConfig
+from feeds.replication.member import Member
 from feeds.replication.messages import (
     AppendEntries,
     AppendReply,

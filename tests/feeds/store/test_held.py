@@ -1,0 +1,53 @@
+"""What is held over a store reads as if it were written."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feeds.store.base import Write
+from feeds.store.held import HELD_MAX, HeldWrites
+from feeds.store.memory import MemoryStore
+
+KEYS = st.binary(min_size=1, max_size=2)
+WRITES = st.lists(
+    st.builds(Write, st.sampled_from(("feeds", "meta")), KEYS, st.none() | st.binary(max_size=2)),
+    max_size=6,
+)
+STAMP = Write("config", b"stamp", b"")
+
+
+@given(st.lists(st.tuples(WRITES, KEYS, KEYS, st.none() | st.integers(0, 3)), max_size=8))
+def test_held_writes_read_as_if_they_were_written(
+    steps: list[tuple[list[Write], bytes, bytes, int | None]],
+) -> None:
+    below, written = MemoryStore(), MemoryStore()
+    held = HeldWrites(below)
+    for writes, start, stop, limit in steps:
+        held.hold(writes, STAMP)
+        written.write(writes)
+        for family in ("feeds", "meta"):
+            keys = [start, stop]
+            assert held.get(family, start) == written.get(family, start)
+            assert held.get_many(family, keys) == written.get_many(family, keys)
+            expected = list(written.scan(family, start, stop, limit))
+            assert list(held.scan(family, start, stop, limit)) == expected
+    held.write_out()
+    for family in ("feeds", "meta"):
+        everything = list(written.scan(family, b"", b"\xff" * 9))
+        assert list(below.scan(family, b"", b"\xff" * 9)) == everything
+
+
+def test_nothing_is_written_without_its_stamp() -> None:
+    store = MemoryStore()
+    held = HeldWrites(store)
+    held.hold([Write("feeds", b"a", b"1")], Write("meta", b"stamp", b"1"))
+    held.hold([Write("feeds", b"b", b"2")], Write("meta", b"stamp", b"2"))
+    assert store.get("feeds", b"a") is None
+    assert [key for key, _ in held.scan("feeds", b"a", b"z")] == [b"a", b"b"]
+    assert store.get("meta", b"stamp") == b"2"
+
+
+def test_a_command_with_many_writes_does_not_wait() -> None:
+    store = MemoryStore()
+    held = HeldWrites(store)
+    held.hold([Write("feeds", b"%d" % n, b"") for n in range(HELD_MAX)], STAMP)
+    assert store.get("feeds", b"7") == b""
