@@ -1,9 +1,9 @@
 """Which commands left events: a bounded journal in the store, and who reads it beside a node.
 
-The applier notes the tenant of each such command in a ring, in one batch with its effects. Whoever
-follows the store looks up the log indexes between two catch-ups there, and reads those commands'
-events; so it hears of every change in log order and scans nothing. Where it was away for longer
-than a round of the ring, it is told so instead.
+The applier notes each command, and the tenant whose events it left, in a ring, in one batch with
+its effects. Whoever follows the store looks up the log indexes between two catch-ups there, and
+reads those commands' events; so it hears of every change in log order and scans nothing. Where it
+was away for longer than a round of the ring, it is told so instead.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,32 +39,28 @@ class ChangeJournal:
     """The writing side, of whoever applies the log."""
 
     def __init__(self, view: View, size: int = CHANGES_MAX) -> None:
-        """Go on with the journal in `view`; one of another size, or none, begins anew."""
-        head = view.get("meta", CHANGES)
+        """Go on with the journal in `view`, or begin one."""
         self._size = size
-        self._begun = head is not None and read_number(head) == size
+        self._begun = view.get("meta", CHANGES) == write_number(size)
 
     def note(self, index: int, tenant: str | None) -> Sequence[Write]:
-        """What to write with the effects of a command, of every one and in log order.
+        """What to write with the effects of a command; of every one, so that none can be missed.
 
         `tenant` is whose events it leaves; None if it leaves none.
         """
-        writes = []
-        if not self._begun:
-            self._begun = True
-            head = write_number(self._size) + write_number(index)
-            writes.append(Write("meta", CHANGES, head))
-        if tenant is not None:
-            change = ChangeKey(index % self._size).encode()
-            writes.append(Write("meta", change, write_number(index) + tenant.encode()))
-        return writes
+        slot = ChangeKey(index % self._size).encode()
+        noted = Write("meta", slot, write_number(index) + (tenant or "").encode())
+        if self._begun:
+            return (noted,)
+        self._begun = True
+        return (noted, Write("meta", CHANGES, write_number(self._size)))
 
 
 class FollowedChanges:
     """The reading side: what a followed store's commands did, told in log order on one thread.
 
-    Each listener hears of every command with events once; where some were missed, its gap is
-    called instead. When a listener is called the store may be further than the command.
+    Each listener hears of every command with events once; where the journal does not know of one,
+    its gap is called instead. When a listener is called the store may be further than the command.
     """
 
     def __init__(self, view: View) -> None:
@@ -83,39 +79,39 @@ class FollowedChanges:
         Raises `StorageError` where the view cannot be read; the next call goes on from there.
         """
         applied = _applied(self._view)
-        if applied < self._index or not self._covers(applied):
-            _log.warning("changes_missed", seen=self._index, applied=applied)
-            self._index = applied
-            self._tell_gap()
-        while self._index < applied:
+        while self._index != applied:
             last = min(self._index + _CHUNK, applied)
-            for tenant, index, events in self._read(self._index + 1, last):
+            tenants = self._tenants(self._index + 1, applied, last)
+            if tenants is None:
+                _log.warning("changes_missed", seen=self._index, applied=applied)
+                self._index = applied
+                self._tell_gap()
+                return
+            for tenant, index, events in self._read(tenants):
                 self._tell(tenant, index, events)
             self._index = last
 
-    def _covers(self, applied: int) -> bool:
-        """Whether the journal knows of every command behind the last that was told."""
-        if applied == self._index:
-            return True
-        head = self._view.get("meta", CHANGES)
-        if head is None:
-            return False
-        size, since = read_number(head), read_number(head, 8)
-        return applied - self._index <= size and since <= self._index + 1
+    def _tenants(self, first: int, applied: int, last: int) -> dict[int, TenantId] | None:
+        """Whose events the commands from `first` to `last` left; None if the journal lacks one.
 
-    def _read(self, first: int, last: int) -> list[tuple[TenantId, int, list[Event]]]:
-        """The commands from `first` to `last` that left events, and those."""
+        So it does if the store went back, if the ring came round, and where another release, which
+        keeps no journal, applied it.
+        """
         head = self._view.get("meta", CHANGES)
-        assert head is not None
-        size = read_number(head)
+        if head is None or not 0 <= applied - first < read_number(head):
+            return None
         indexes = range(first, last + 1)
-        slots = [ChangeKey(index % size).encode() for index in indexes]
-        noted = zip(indexes, self._view.get_many("meta", slots), strict=True)
-        tenants = {
-            index: TenantId(data[8:].decode())
-            for index, data in noted
-            if data is not None and read_number(data) == index
-        }
+        slots = [ChangeKey(index % read_number(head)).encode() for index in indexes]
+        tenants: dict[int, TenantId] = {}
+        for index, data in zip(indexes, self._view.get_many("meta", slots), strict=True):
+            if data is None or read_number(data) != index:
+                return None
+            if tenant := data[8:].decode():
+                tenants[index] = TenantId(tenant)
+        return tenants
+
+    def _read(self, tenants: dict[int, TenantId]) -> list[tuple[TenantId, int, list[Event]]]:
+        """The events of commands, by index; a tenant's are one scan."""
         events: dict[int, list[Event]] = {index: [] for index in tenants}
         for tenant in dict.fromkeys(tenants.values()):
             of_tenant = [index for index, other in tenants.items() if other == tenant]

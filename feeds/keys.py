@@ -6,8 +6,8 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 
 | family | key | value |
 |---|---|---|
-| meta | `c`, index modulo the journal's size 8 | log index 8 of a command with events, tenant |
-| meta | `changes` | size of that journal 8, first log index in it 8 |
+| meta | `c`, index modulo the journal's size 8 | log index 8 of a command, tenant of its events |
+| meta | `changes` | size of that journal 8 |
 | meta | `applied` | log index 8, term 8 |
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
 | config | `t` tenant | `TenantRecord` |
@@ -66,7 +66,7 @@ APPLIED: Final = b"applied"
 """Where `meta` holds the index and term of the last applied command."""
 
 CHANGES: Final = b"changes"
-"""Where `meta` holds the size of the change journal, and the first log index that it knows of."""
+"""Where `meta` holds the size of the change journal."""
 
 POSITION_BYTES: Final = 16
 """Bytes of a position."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from feeds.change_journal import ChangeJournal, FollowedChanges
 from feeds.engine import FeedEngine
 from feeds.events import Event
-from feeds.keys import APPLIED, CHANGES, write_number
+from feeds.keys import APPLIED, write_number
 from feeds.model import ActivityDraft, FeedId, TenantId
 from feeds.store.base import Write
 from feeds.store.memory import MemoryStore
@@ -113,20 +113,25 @@ def test_a_store_that_went_back_is_a_gap() -> None:
     assert (1, []) == (followed.gaps, followed.told)
 
 
-def test_a_journal_of_another_size_begins_anew() -> None:
+def test_a_journal_of_another_size_goes_on_with_what_it_notes() -> None:
     store, followed = MemoryStore(), Heard()
     engine = memory_engine(store=store)
     changes = FollowedChanges(store)
     changes.subscribe(followed, followed.gap)
-    post(engine, TENANTS[0], 0)
+    for number in range(5):
+        post(engine, TENANTS[0], number)
     index = engine.applied_index()
-    store.write([*ChangeJournal(store, 3).note(index + 1, "demo"), applied(index + 1)])
-    assert write_number(3) + write_number(index + 1) == store.get("meta", CHANGES)
+    other = ChangeJournal(store, 3)
+    store.write([*other.note(index + 1, "demo"), applied(index + 1)])
+    changes.advance()
+    assert (1, []) == (followed.gaps, followed.told)
+    store.write([*other.note(index + 2, "demo"), applied(index + 2)])
     changes.advance()
     assert 1 == followed.gaps
+    assert [index + 2] == [index for _, index, _ in followed.told]
 
 
-def test_a_store_from_before_the_journal_is_a_gap_once() -> None:
+def test_commands_that_a_release_without_a_journal_applied_are_a_gap() -> None:
     store, followed = MemoryStore(), Heard()
     store.write([applied(5)])
     changes = FollowedChanges(store)
@@ -134,10 +139,13 @@ def test_a_store_from_before_the_journal_is_a_gap_once() -> None:
     store.write([applied(7)])
     changes.advance()
     assert 1 == followed.gaps
-    journal = ChangeJournal(store)
-    store.write([*journal.note(8, "demo"), applied(8)])
+    store.write([*ChangeJournal(store).note(8, "demo"), applied(8)])
     changes.advance()
     assert 1 == followed.gaps
+    store.write([applied(9)])
+    store.write([*ChangeJournal(store).note(10, "demo"), applied(10)])
+    changes.advance()
+    assert 2 == followed.gaps
     assert [8] == [index for _, index, _ in followed.told]
 
 
