@@ -125,6 +125,14 @@ class JournalEqualsList(RuleBasedStateMachine):
         self.journal.end_sync(pending)
         self.durable = max(self.durable, covered)
 
+    @precondition(lambda self: self.pending is None and self.durable < self.last)
+    @rule(commands=st.lists(st.binary(max_size=10), min_size=1, max_size=2), choices=st.data())
+    def append_beside_a_sync(self, commands: list[bytes], choices: st.DataObject) -> None:
+        """The disk was done before these came, and is heard of afterwards."""
+        self.begin_sync(early=True)
+        self.append(commands, choices)
+        self.end_sync()
+
     @precondition(lambda self: self.last > max(self.applied.index, self.journal.base.index))
     @rule(choices=st.data())
     def truncate(self, choices: st.DataObject) -> None:

@@ -23,9 +23,10 @@ from feeds.errors import (
     StorageFull,
 )
 from feeds.replication.base import Applied, LogPosition
+from feeds.replication.config import MemberConfig
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
-from feeds.replication.member import Member, MemberConfig
+from feeds.replication.member import Member
 from feeds.replication.messages import (
     AppendEntries,
     AppendReply,
@@ -524,8 +525,12 @@ def test_more_log_than_may_be_kept_is_dropped_and_the_peer_gets_a_snapshot(node:
         node.answer("n2")
     assert node.journal.size_bytes > CONFIG.log_keep_bytes_max
     last = node.journal.last.index
-    node.member.compact(last)
+    node.propose()
+    node.member.tick()  # written, and not decided
+    node.member.compact(10**6)
     assert first_kept(node) == last
+    node.answer("n2")
+    last += 1
     node.member.connected("n3")  # what was on its way is sent again
     node.member.tick()
     assert node.member.snapshot_wanted() == ["n3"]
