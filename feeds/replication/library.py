@@ -90,11 +90,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         journal: Journal,
         applied: LogPosition,
         apply: ApplyCommand,
-        commit: Callable[[], None],
         send: Callable[[str, Message], None],
         clock: Callable[[], float],
         random: Random,
         config: ConsensusConfig,
+        commit: Callable[[], None] = lambda: None,
         run_sync: RunSync | None = None,
     ) -> None:
         self._journal = journal
