@@ -212,9 +212,11 @@ class SegmentLog:
 
         Raises OSError, and is then `broken`.
         """
+        if index <= self.last_index:
+            self._remove_from(index)
+
+    def _remove_from(self, index: int) -> None:
         self._check_writable()
-        if index > self.last_index:
-            return
         try:
             self._truncate_from(index)
         except OSError as error:
@@ -250,7 +252,7 @@ class SegmentLog:
 
     def begin_behind(self, index: int) -> None:
         """Forget every record; the next one has the index behind this one. Raises OSError."""
-        self.truncate_from(self.first_index)
+        self._remove_from(self.first_index)  # also a segment that has no record yet
         self.last_index = self.durable_index = index
 
     def _note_term(self, index: int, term: int) -> None:

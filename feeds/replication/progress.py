@@ -30,8 +30,13 @@ class Progress:
     """A snapshot is on its way."""
     given_up: bool = False
     """It is silent for so long that the log is no longer kept for it."""
+    begun: int = 0
+    """`next` at first: behind the leader's log when the leadership began."""
     _under_way: deque[int] = field(default_factory=deque)
     _refused_until: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun = self.next
 
     @property
     def pending(self) -> int:
@@ -65,8 +70,12 @@ class Progress:
         self._under_way.clear()
 
     def rewind(self, now_s: float | None = None) -> None:
-        """What was on its way may be lost: send it again."""
-        self.next = self.match + 1
+        """What was on its way may be lost: send it again.
+
+        Where it has acknowledged nothing yet, it is asked again behind what the leader began with:
+        to begin with the first entry would mean a snapshot wherever the log was ever dropped.
+        """
+        self.next = self.match + 1 if self.match else min(self.next, self.begun)
         self._under_way.clear()
         self._refused_until = self.sent
         if now_s is not None:
@@ -74,4 +83,4 @@ class Progress:
 
     def forget(self) -> None:
         """It begins with nothing."""
-        self.match, self.next, self.lacking, self.snapshot = 0, 1, False, False
+        self.match, self.next, self.begun, self.lacking, self.snapshot = 0, 1, 1, False, False
