@@ -56,6 +56,9 @@ class SocketConfig:
     unread_bytes_max: int = 64 * 1024 * 1024
     """Bytes of replies that may wait for a process that does not read; then it is hung up on."""
 
+    frame_s_max: float = 3.0
+    """Seconds in which a request that has begun must be here as a whole; then it is hung up on."""
+
     heartbeat_s: float = 0.1
     """Seconds after which everyone is told how far the store is, moved or not."""
 
@@ -163,8 +166,11 @@ class SocketServer:
         self._connections.add(connection)
         try:
             await self._serve(reader, connection)
-        except (OSError, InvalidInput) as error:
-            _log.warning("socket_connection_failed", why=str(error)[:300])
+        except (OSError, InvalidInput, TimeoutError) as error:
+            _log.warning(
+                "socket_connection_failed",
+                why=str(error)[:300] or "half a request, and then silence",
+            )
         except asyncio.CancelledError:
             pass
         finally:
@@ -175,9 +181,15 @@ class SocketServer:
         self._reply(connection, self._welcome)
         self._reply(connection, self._where(self._replica.status()))
         frames = FrameReader(REQUEST_BYTES_MAX)
-        while data := await reader.read(_READ_BYTES):
-            for content in frames.feed(data):
+        deadline_s: float | None = None
+        while data := await _read(reader, deadline_s):
+            contents = frames.feed(data)
+            for content in contents:
                 self._take(connection, decode_request(content))
+            if not frames.waiting:
+                deadline_s = None
+            elif contents or deadline_s is None:
+                deadline_s = self._replica.loop.time() + self._config.frame_s_max
 
     def _take(self, connection: _Connection, request: Request) -> None:
         if connection.open >= self._config.requests_max:
@@ -253,6 +265,14 @@ class SocketServer:
                     transport.abort()
                 elif not transport.is_closing():
                     connection.writer.write(data)
+
+
+async def _read(reader: asyncio.StreamReader, deadline_s: float | None) -> bytes:
+    """What comes next; empty at the end. Raises `TimeoutError` after a time of the loop's clock."""
+    if deadline_s is None:
+        return await reader.read(_READ_BYTES)
+    async with asyncio.timeout_at(deadline_s):
+        return await reader.read(_READ_BYTES)
 
 
 def silence_s(status: ReplicaStatus) -> float | None:

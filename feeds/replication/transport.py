@@ -3,6 +3,7 @@
 A node dials every peer, and sends on the connections that it dialed; on those that it accepted it
 listens. The dialer says who it is (`Hello`), the other checks it against the certificate, the
 cluster and the members, and answers. Nothing else is read before that, and that little of it.
+Strangers have little time and few places: see `accepting`.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import msgspec
 import structlog
 
 from feeds.errors import ClusterMismatch, InvalidInput
+from feeds.replication.accepting import Acceptor, notice_silence
 from feeds.replication.certificates import NodeFiles, node_name
 from feeds.replication.frames import FrameReader, frame
 from feeds.replication.messages import MESSAGE_VERSION, Message, decode_message, encode_message
@@ -31,11 +33,11 @@ _log = structlog.get_logger(__name__)
 HELLO_BYTES_MAX: Final = 4_096
 """Bytes of what a stranger says first."""
 
-KEEP_ALIVE_S: Final = 3
-"""Seconds of silence before a connection is tried, between tries, and how many tries there are."""
-
 _CLOSING_TURNS: Final = 5
 """Turns of the loop in which aborted connections are taken down."""
+
+_PARTING_S_MAX: Final = 1.0
+"""Seconds in which the other end must take what was said last."""
 
 READ_BYTES: Final = 256 * 1024
 """Bytes that are read at once."""
@@ -78,10 +80,14 @@ class TransportConfig:
     again by consensus."""
 
     connections_max: int = 64
-    """Connections that may be accepted at once."""
+    """Connections that peers may have at once, and as many that strangers may."""
 
     hello_s_max: float = 3.0
-    """Seconds in which a stranger must say who it is."""
+    """Seconds in which a stranger must say who it is, and a peer that is dialed must answer."""
+
+    silence_s_max: float = 5.0
+    """Seconds in which a peer's machine must acknowledge what it was sent, or a probe; then the
+    connection is given up, and dialed anew. Without that TCP waits for a quarter of an hour."""
 
     redial_s: tuple[float, float] = (0.05, 1.0)
     """Seconds before a peer is dialed again: at first, and at most."""
@@ -170,11 +176,11 @@ class Transport:
         self._config = config
         self._listener = listener
         self._random = random
-        self._server: asyncio.Server | None = None
+        self._acceptor = Acceptor(config.connections_max, self._accept, self._turn_away)
         self._out: dict[str, asyncio.StreamWriter] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
-        self._accepted = 0
+        self._known = 0
         self._incarnations: dict[str, str] = {}
         self._mismatches: dict[str, str] = {}
         self._in: dict[asyncio.StreamWriter, tuple[str, str]] = {}  # (node, incarnation)
@@ -185,24 +191,19 @@ class Transport:
     async def start(self) -> None:
         """Listen, and dial every peer. Raises OSError where the address cannot be used."""
         own = self._config.nodes[self._config.node]
-        self._server = await asyncio.start_server(
-            self._accept, own.host, own.port, ssl=self._server_tls, limit=READ_BYTES
-        )
+        await self._acceptor.start(own.host, own.port)
         for peer in self._config.nodes:
             if peer != self._config.node:
                 self._spawn(self._keep_dialing(peer))
 
     async def stop(self) -> None:
         """Hang up everywhere."""
-        if self._server is not None:
-            self._server.close()
+        await self._acceptor.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in list(self._writers):
             writer.transport.abort()
-        if self._server is not None:
-            await self._server.wait_closed()
         for _ in range(_CLOSING_TURNS):
             await asyncio.sleep(0)
 
@@ -285,7 +286,8 @@ class Transport:
             connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
             try:
                 _refuse_itself(writer)
-                _keep_alive(writer)
+                # What receives a snapshot may be busy for long, and that stream has its own limit.
+                notice_silence(writer, config.silence_s_max, unread=kind == "consensus")
                 hello = _Hello(
                     MESSAGE_VERSION,
                     config.cluster_id,
@@ -301,34 +303,42 @@ class Transport:
                 raise
         return connection, welcome
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        self._writers.add(writer)
-        connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
+    async def _accept(self, accepted: socket.socket) -> None:
+        """The life of a connection that another one dialed."""
+        connection: Peer | None = None
         try:
-            if self._accepted >= self._config.connections_max:
-                self.refused += 1
-                return
-            self._accepted += 1
-            try:
-                await self._serve(connection)
-            finally:
-                self._accepted -= 1
+            async with asyncio.timeout(self._config.hello_s_max):
+                connection = await self._open(accepted)
+                hello = await self._greet(connection)
+            if hello is not None:
+                await self._serve(hello, connection)
         except (OSError, ssl.SSLError, InvalidInput, TimeoutError) as error:
-            self._turn_away(str(error))
+            self._turn_away(str(error) or type(error).__name__)
         except asyncio.CancelledError:
-            pass
-        finally:
-            writer.close()
+            if connection is not None:
+                connection.writer.transport.abort()
+            raise
+        if connection is not None:
+            await _part(connection)
 
-    async def _serve(self, connection: Peer) -> None:
-        async with asyncio.timeout(self._config.hello_s_max):
-            first = await connection.read()
+    async def _open(self, accepted: socket.socket) -> Peer:
+        """Speak TLS, if there are certificates. Raises OSError, ssl.SSLError."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(READ_BYTES, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, accepted, ssl=self._server_tls
+        )
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self._writers.add(writer)
+        notice_silence(writer, self._config.silence_s_max, unread=False)
+        return Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
+
+    async def _greet(self, connection: Peer) -> _Hello | None:
+        """Who dialed; None where it hung up, or is no peer."""
+        first = await connection.read()
         if first is None:
-            return
+            return None
         hello = _decode(first, _Hello)
         refused = next(self._problems(hello, connection.writer), None)
         config = self._config
@@ -336,16 +346,27 @@ class Transport:
         await connection.write(msgspec.msgpack.encode(welcome))
         if refused is not None:
             self._turn_away(refused)
+            return None
+        return hello
+
+    async def _serve(self, hello: _Hello, connection: Peer) -> None:
+        self._acceptor.known()
+        if self._known >= self._config.connections_max:
+            self._turn_away(f"the peers have {self._known} connections")
             return
-        connection.frames.bytes_max = config.message_bytes_max
-        if hello.kind == "snapshot":
-            await self._listener.snapshot(hello.node, connection)
-            return
-        self._in[connection.writer] = (hello.node, hello.incarnation)
+        self._known += 1
+        connection.frames.bytes_max = self._config.message_bytes_max
         try:
-            await self._listen(hello.node, connection)
+            if hello.kind == "snapshot":
+                await self._listener.snapshot(hello.node, connection)
+                return
+            self._in[connection.writer] = (hello.node, hello.incarnation)
+            try:
+                await self._listen(hello.node, connection)
+            finally:
+                del self._in[connection.writer]
         finally:
-            del self._in[connection.writer]
+            self._known -= 1
 
     async def _listen(self, peer: str, connection: Peer) -> None:
         """Hand on what a peer says, all that arrived at once."""
@@ -409,13 +430,13 @@ def _refuse_itself(writer: asyncio.StreamWriter) -> None:
         raise ConnectionError("the connection is with itself: nobody listens there")
 
 
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
-    """Find out within seconds that a machine is gone, also where nothing is said to it."""
-    connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
-        if hasattr(socket, option):  # Linux has them
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), KEEP_ALIVE_S)
+async def _part(connection: Peer) -> None:
+    """Hang up; what was said last still leaves, if the other end takes it at once."""
+    try:
+        async with asyncio.timeout(_PARTING_S_MAX):
+            await connection.close()
+    except TimeoutError:
+        connection.writer.transport.abort()
 
 
 def _welcomed(peer: str, answer: bytes | None) -> _Welcome:
