@@ -312,6 +312,13 @@ class ProcessCluster:
         found = {self.applied(node) for node in NODES}
         return len(found) == 1 and -1 not in found
 
+    def agrees(self) -> bool:
+        """Whether all nodes answer, one leads, and the others follow it."""
+        found = [status for node in NODES if (status := self.status(node))]
+        roles = sorted(status.role for status in found)
+        leaders = {status.leader for status in found}
+        return roles == ["follower", "follower", "leader"] and len(leaders) == 1
+
     def log(self, node: str) -> str:
         """What a node has said."""
         return (self.directory / f"{node}.log").read_text(errors="replace")

@@ -365,6 +365,8 @@ class Transport:
                 await self._listen(hello.node, connection)
             finally:
                 del self._in[connection.writer]
+        except (OSError, ssl.SSLError) as error:
+            _log.debug("peer_lost", peer=hello.node, why=str(error))
         finally:
             self._known -= 1
 
