@@ -99,10 +99,18 @@ def _draw(name: str, points: list[Point], out: Path) -> None:
         found = [(point[x], point[key]) for point in points if point.get(key) is not None]
         if not found:
             continue  # etcd is not installed everywhere
-        axes.plot([place for place, _ in found], [value for _, value in found], "o-", label=label)
+        (drawn,) = axes.plot(*zip(*found, strict=True), "o-", label=label)
+        offset, align = LABELS[line]
         for place in found:
-            text, below = f"{place[1]:,.0f}", -14 if line % 2 else 6
-            axes.annotate(text, place, (0, below), textcoords="offset points", ha="center", size=8)
+            axes.annotate(
+                f"{place[1]:,.0f}",
+                place,
+                offset,
+                textcoords="offset points",
+                ha=align,
+                size=8,
+                color=drawn.get_color(),
+            )
     axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3, which="both")
     axes.margins(x=0.1, y=0.3)
@@ -122,6 +130,9 @@ MEASUREMENTS: dict[str, tuple[Callable[[Path, float, int], Point], tuple[int, ..
     "page": (page, (100, 1_000, 10_000, 100_000, 1_000_000)),
     "memory": (memory, (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)),
 }
+
+LABELS = (((6, 4), "left"), ((0, -14), "center"), ((-6, -3), "right"))
+"""Where a line's numbers stand beside its points: the first, second and third line's."""
 
 QUANTILES = [("p50_us", "median"), ("p99_us", "99th percentile")]
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ from serving.cli import build
 from serving.measure import Figure, Stopwatch, SyncedFile, Times, rounds
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """A directory with a short name: the path of a unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="hw") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +68,9 @@ def logs() -> Iterator[None]:
     ],
 )
 def test_bench_tells_its_figure_and_its_reference_as_json(
-    bench: str, what: str, detail: str, tmp_path: Path
+    bench: str, what: str, detail: str, work: Path
 ) -> None:
-    figure, *others = _figures(tmp_path, bench)
+    figure, *others = _figures(work, bench)
     assert all(other["ratio"] > 0 for other in others)
     assert (figure["bench"], figure["what"]) == (bench, what)
     assert figure["ratio"] > 0
@@ -70,19 +78,19 @@ def test_bench_tells_its_figure_and_its_reference_as_json(
     assert figure["details"][detail] > 0
 
 
-def test_a_node_that_starts_again_has_the_entries_that_were_asked_for(tmp_path: Path) -> None:
-    with_store, without = _figures(tmp_path, "restart", "--entries", "500")
+def test_a_node_that_starts_again_has_the_entries_that_were_asked_for(work: Path) -> None:
+    with_store, without = _figures(work, "restart", "--entries", "500")
     assert with_store["details"]["entries"] >= 500
     assert with_store["details"] == without["details"]
     assert without["what"].endswith("the store is lost: all are applied again")
 
 
 def test_pages_stand_beside_db_bench_with_rows_as_ours_and_with_its_defaults(
-    tmp_path: Path,
+    work: Path,
 ) -> None:
     if shutil.which("db_bench") is None:
         pytest.skip("db_bench is not installed (Debian: rocksdb-tools)")
-    _, like_ours, stock = _figures(tmp_path, "page", "--rows", "10000")
+    _, like_ours, stock = _figures(work, "page", "--rows", "10000")
     assert like_ours["reference"] == (
         "db_bench: seek + 100, among 10,000 rows, rows and options as ours"
     )
@@ -90,8 +98,8 @@ def test_pages_stand_beside_db_bench_with_rows_as_ours_and_with_its_defaults(
     assert like_ours["measured"] == stock["measured"]
 
 
-def test_a_fan_out_is_over_when_the_last_follower_has_every_row(tmp_path: Path) -> None:
-    assert fan_out_rate(tmp_path / "nodes", followers=1_200, seconds=0.1) > 0
+def test_a_fan_out_is_over_when_the_last_follower_has_every_row(work: Path) -> None:
+    assert fan_out_rate(work / "nodes", followers=1_200, seconds=0.1) > 0
 
 
 @given(number=st.integers(0, 10**9 - 1), size=st.integers(0, 300))
@@ -101,10 +109,10 @@ def test_a_put_is_a_command_with_its_number_and_so_many_bytes(number: int, size:
 
 
 @pytest.mark.parametrize("value_bytes", [300, 100_000])
-def test_etcd_holds_every_key_that_was_put(value_bytes: int, tmp_path: Path) -> None:
+def test_etcd_holds_every_key_that_was_put(value_bytes: int, work: Path) -> None:
     if not EtcdCluster.installed():
         pytest.skip("etcd is not installed (Debian: etcd-server)")
-    with EtcdCluster(tmp_path) as cluster:
+    with EtcdCluster(work) as cluster:
         leader = cluster.leader()
         client = EtcdClient(leader)
         client.send([(b"key %d" % n, b"x" * value_bytes) for n in range(50)])
@@ -115,11 +123,11 @@ def test_etcd_holds_every_key_that_was_put(value_bytes: int, tmp_path: Path) -> 
         assert (ended, cluster.keys(leader)) == (50, 50)
 
 
-def test_growth_writes_its_numbers_and_its_plot(tmp_path: Path) -> None:
+def test_growth_writes_its_numbers_and_its_plot(work: Path) -> None:
     subprocess.run(
         [
             *(sys.executable, str(ROOT / "benchmarks" / "growth.py"), "fanout", "--short"),
-            *("--seconds", "0.1", "--work", str(tmp_path / "work"), "--out", str(tmp_path)),
+            *("--seconds", "0.1", "--work", str(work / "work"), "--out", str(work)),
         ],
         check=True,
         cwd=ROOT,
@@ -127,14 +135,14 @@ def test_growth_writes_its_numbers_and_its_plot(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    report = json.loads((tmp_path / "fanout.json").read_text())
+    report = json.loads((work / "fanout.json").read_text())
     assert [point["followers"] for point in report["points"]] == [10, 100]
-    assert (tmp_path / "fanout.png").read_bytes().startswith(b"\x89PNG")
-    assert list((tmp_path / "work").iterdir()) == []
+    assert (work / "fanout.png").read_bytes().startswith(b"\x89PNG")
+    assert list((work / "work").iterdir()) == []
 
 
-def test_bench_prints_a_table_with_the_reference_below(tmp_path: Path) -> None:
-    options = ["bench", "replay", "--short", "--dir", str(tmp_path)]
+def test_bench_prints_a_table_with_the_reference_below(work: Path) -> None:
+    options = ["bench", "replay", "--short", "--dir", str(work)]
     ran = CliRunner().invoke(build({"bench"}), options)
     assert ran.exit_code == 0, ran.output
     assert "ratio" in ran.stdout
@@ -178,11 +186,11 @@ def test_stopwatch_times_each_block() -> None:
     assert watch.times().repeats == 20
 
 
-def test_synced_file_holds_what_was_appended(tmp_path: Path) -> None:
-    with SyncedFile(tmp_path / "file") as file:
+def test_synced_file_holds_what_was_appended(work: Path) -> None:
+    with SyncedFile(work / "file") as file:
         file.append(b"ab")
         file.append(b"cd")
-    assert (tmp_path / "file").read_bytes() == b"abcd"
+    assert (work / "file").read_bytes() == b"abcd"
 
 
 def test_ratio_is_of_medians_or_of_rates() -> None:
@@ -191,5 +199,5 @@ def test_ratio_is_of_medians_or_of_rates() -> None:
     assert Figure.of_rates("b", "w", 50.0, "r", 100.0).ratio == 0.5
 
 
-def test_machine_names_the_file_system(tmp_path: Path) -> None:
-    assert machine(tmp_path)["file_system"] not in ("", "unknown")
+def test_machine_names_the_file_system(work: Path) -> None:
+    assert machine(work)["file_system"] not in ("", "unknown")
