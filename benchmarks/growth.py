@@ -131,7 +131,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[Path, float, int], Point], tuple[int, ..
     "memory": (memory, (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)),
 }
 
-LABELS = (((6, 4), "left"), ((0, -14), "center"), ((-6, -3), "right"))
+LABELS = (((5, -12), "left"), ((3, 6), "left"), ((-6, -12), "right"))
 """Where a line's numbers stand beside its points: the first, second and third line's."""
 
 QUANTILES = [("p50_us", "median"), ("p99_us", "99th percentile")]
