@@ -274,9 +274,18 @@ class ProcessCluster:
                 text = text.replace(here, (addresses or {}).get(node, here))
             path.write_text(text)
         prepare(self.directory)
-        self.start()
+        try:
+            self.start()
+            self._create_tenant()
+        except BaseException:
+            stop_cluster(self.directory)
+            raise
+
+    def _create_tenant(self) -> None:
         client = EngineClient.connect(self.directory / "n1.sock")
-        with RocksStore.open_secondary(self.directory / "n1" / "store", directory / "s") as store:
+        with RocksStore.open_secondary(
+            self.directory / "n1" / "store", self._scratch / "s"
+        ) as store:
             FeedEngine(store, client).create_tenant(TENANT).result(WAIT_S)
         client.close()
 
