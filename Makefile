@@ -84,7 +84,7 @@ simulate: $(READY) ## Simulated schedules of a cluster over all cores (SCHEDULES
 	@$(BIN)/python scripts/simulate.py $(if $(SEED),--seed $(SEED),--schedules $(SCHEDULES)) $(ARGS)
 
 .PHONY: faults
-faults: $(READY) ## Real processes killed hundreds of times, and whatever else of tests/faults is slow
+faults: $(READY) ## Real processes killed, cut off, out of disk or knocked at, hundreds of times (tests/faults, what is slow)
 	@$(BIN)/pytest tests/faults -m slow $(ARGS)
 
 .PHONY: check
