@@ -8,11 +8,12 @@ import pickle
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import pysyncobj.journal
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
@@ -129,6 +130,26 @@ class StockWorld(World):
     def __init__(self, root: Path, seed: int, nodes: int, config: MemberConfig) -> None:
         super().__init__(root, seed, nodes, config)
         self.encode = self.decode = bytes
+        self._files: list[Any] = []  # Any: the library's
+
+    @contextmanager
+    def running(self) -> Iterator[World]:
+        """As `World.running`; what the library opened and could not read is closed in the end."""
+        kept = pysyncobj.journal.ResizableFile
+
+        def opened(*place: Any, **options: Any) -> Any:  # Any: as the library's
+            self._files.append(kept(*place, **options))
+            return self._files[-1]
+
+        pysyncobj.journal.ResizableFile = opened
+        try:
+            with super().running():
+                yield self
+        finally:
+            pysyncobj.journal.ResizableFile = kept
+            for file in self._files:
+                with suppress(ValueError):  # it is closed already
+                    file._destroy()  # noqa: SLF001 - the library has no other way
 
     def replace(self, name: str) -> None:
         """It has no nodes that join; nothing happens."""

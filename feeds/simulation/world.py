@@ -136,12 +136,14 @@ class World:
         pysyncobj.syncobj.monotonicTime = lambda: self.now_s
         try:
             with self.disk.installed():
-                for name in self.names:
-                    self._nodes[name].directory.mkdir(parents=True)
-                    self.start(name)
-                yield self
-                for name in self.names:
-                    self.kill(name)
+                try:
+                    for name in self.names:
+                        self._nodes[name].directory.mkdir(parents=True)
+                        self.start(name)
+                    yield self
+                finally:  # also where a law was broken: files must not stay open
+                    for name in self.names:
+                        self.kill(name)
         finally:
             pysyncobj.syncobj.monotonicTime = kept
 
