@@ -210,20 +210,19 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         ready = self.ready_index
         if ready <= self.applied_index:
             return False
-        first = self.applied_index + 1
-        count = min(ready - self.applied_index, self._pace.apply_entries_max)
-        entries = self._journal.entries(first, count, self._pace.apply_bytes_max)
-        index = first
+        applied = self.applied_index
+        count = min(ready - applied, self._pace.apply_entries_max)
+        entries = self._journal.entries(applied + 1, count, self._pace.apply_bytes_max)
         try:
             try:
-                for index, (term, command) in enumerate(entries, first):
-                    self._apply(index, term, command)
-                index += 1
+                for term, command in entries:
+                    self._apply(applied + 1, term, command)
+                    applied += 1
             finally:  # what was applied before one that could not be is done
                 self._commit()
-                self._SyncObj__raftLastApplied = index - 1
+                self._SyncObj__raftLastApplied = applied
         except OSError as error:  # not to be taken for a full log, and not to be tried again
-            raise ReplicaStopped(f"entry {index} could not be applied: {error}") from error
+            raise ReplicaStopped(f"entry {applied + 1} could not be applied: {error}") from error
         return False
 
     def _SyncObj__getEntries(  # noqa: N802
