@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import orjson
@@ -33,7 +34,15 @@ from feeds.store.rocks import RocksStore
 from feeds.testing_history import FeedRead, Operation, feed_problems, register_problems
 from feeds.testing_ports import free_ports
 
-__all__ = ["NODES", "TENANT", "History", "ProcessCluster", "wait_for"]
+__all__ = [
+    "NODES",
+    "TENANT",
+    "History",
+    "ProcessCluster",
+    "leader_of",
+    "three_nodes",
+    "wait_for",
+]
 
 TENANT: Final = TenantId("t")
 NODES: Final = ("n1", "n2", "n3")
@@ -55,6 +64,32 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited {WAIT_S:g} s for {what}"
         time.sleep(0.01)
+
+
+@contextmanager
+def three_nodes() -> Iterator[Path]:
+    """The directory of three nodes that run while the block lasts, without clients."""
+    with TemporaryDirectory(prefix="hw") as directory:  # a socket's path is short
+        path = Path(directory)
+        init_cluster(path, "test", free_ports())
+        try:
+            start_cluster(path)
+            yield path
+        finally:
+            stop_cluster(path)
+
+
+def leader_of(directory: Path) -> str:
+    """Wait for a node that says that it leads."""
+    found: list[str] = []
+
+    def led() -> bool:
+        statuses = {node: node_status(directory / f"{node}.sock") for node in NODES}
+        found[:] = [node for node, one in statuses.items() if one and one.role == "leader"]
+        return bool(found)
+
+    wait_for(led, "a leader")
+    return found[0]
 
 
 def _register(register: int, value: str) -> ActivityDraft:

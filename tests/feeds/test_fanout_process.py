@@ -2,24 +2,21 @@
 
 import os
 import signal
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from feeds.cli_cluster import init_cluster, node_status, start_cluster, stop_cluster
+from feeds.cli_cluster import start_cluster
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
 from feeds.keys import FeedRowKey, read_number
 from feeds.model import ActivityDraft, FeedId, TenantId, position_of
 from feeds.remote import open_remote
-from feeds.testing_ports import free_ports
+from feeds.testing_cluster import NODES, leader_of, three_nodes, wait_for
 
 WAIT_S = 60.0
-NODES = ("n1", "n2", "n3")
 DEMO = TenantId("demo")
 AUTHOR = FeedId("user", "ann")
 FOLLOWERS = 3_000
@@ -27,35 +24,10 @@ POSTS = 40
 CONFIG = FeedsConfig(retry_s=10.0, fanout_inline_max=10)
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {WAIT_S:g} s for {what}"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def cluster() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="hw") as directory:  # a socket's path is short
-        path = Path(directory)
-        init_cluster(path, "test", free_ports())
-        try:
-            start_cluster(path)
-            yield path
-        finally:
-            stop_cluster(path)
-
-
-def leader_of(directory: Path) -> str:
-    found: list[str] = []
-
-    def led() -> bool:
-        statuses = {node: node_status(directory / f"{node}.sock") for node in NODES}
-        found[:] = [node for node, one in statuses.items() if one and one.role == "leader"]
-        return bool(found)
-
-    wait_for(led, "a leader")
-    return found[0]
+    with three_nodes() as directory:
+        yield directory
 
 
 def tasks(engine: FeedEngine) -> int:
