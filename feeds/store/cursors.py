@@ -14,10 +14,11 @@ SCAN_CHUNK_ROWS: Final = 1024
 class Scan:
     """A long scan, read in chunks, which the store can end."""
 
-    def __init__(self, family: str, cursor: Any, limit: int | None) -> None:
+    def __init__(self, family: str, cursor: Any, limit: int | None, bound: object) -> None:
         # Any: rocksdict's types are not visible to the type checker.
         self._family = family
         self._cursor = cursor
+        self._bound = bound  # the cursor reads it, and does not keep it
         self._left = limit
         self._chunk: Iterator[tuple[bytes, bytes]] = iter(())
         self._more = True

@@ -8,6 +8,8 @@ What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 
   prefixes: there is none. `get(list)` of 500 keys: 0.45 ms, against 0.54 ms one by one.
 * `ReadOptions.set_iterate_lower_bound` sets the *upper* bound in this version: it is never called;
   the seek is the lower bound.
+* A cursor does not keep the bytes of its upper bound, and goes by whatever lies there once they are
+  freed: rows are missing, or are those of others. Who keeps a cursor keeps its bound.
 * A live iterator keeps the files and the lock after `close()`: short scans are drained at once,
   long ones are known to the store, which ends them when it closes.
 * `put`, `get` and `write` hold the GIL, `get(list)`, `flush` and `flush_wal` release it: writes are
@@ -183,7 +185,7 @@ class RocksStore:
             raise read_error(family, error) from error
         if limit is not None and limit <= SCAN_CHUNK_ROWS:
             return iter(drain(family, cursor, limit))
-        scan = Scan(family, cursor, limit)
+        scan = Scan(family, cursor, limit, (options, stop))
         self._scans.add(scan)
         return scan
 
@@ -249,12 +251,6 @@ class RocksStore:
         except KeyError:
             raise self._missing(name) from None
 
-    def _handle(self, name: str) -> Any:
-        try:
-            return self._handles[name]
-        except KeyError:
-            raise self._missing(name) from None
-
     def _missing(self, name: str) -> Exception:
         if self._db is None:
             return StorageError("the store is closed: open it again to read or write")
@@ -274,12 +270,15 @@ class RocksStore:
     def _batch(self, writes: Sequence[Write]) -> Any:
         # Any: rocksdict's types are not visible to the type checker.
         batch = WriteBatch(raw_mode=True)
-        handle = self._handle
-        for family, key, value in writes:
-            if value is None:
-                batch.delete(key, handle(family))
-            else:
-                batch.put(key, value, handle(family))
+        put, delete, handles = batch.put, batch.delete, self._handles
+        try:
+            for family, key, value in writes:
+                if value is None:
+                    delete(key, handles[family])
+                else:
+                    put(key, value, handles[family])
+        except KeyError as error:
+            raise self._missing(error.args[0]) from None
         return batch
 
     def _do(self, what: str, action: Callable[[], object]) -> None:

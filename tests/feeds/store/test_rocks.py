@@ -215,3 +215,13 @@ def test_closing_beside_readers_ends_them_with_an_error_that_says_so(tmp_path: P
         store.close()
         assert all("closed" in reader.result(30) for reader in readers)
     RocksStore.open(tmp_path).close()
+
+
+def test_long_scan_ends_at_its_bound_when_nobody_else_keeps_it(tmp_path: Path) -> None:
+    with RocksStore.open(tmp_path) as store:
+        store.write(MANY)
+        end = 2 * SCAN_CHUNK_ROWS + 7
+        scans = [store.scan("feeds", b"%08d" % 0, b"%08d" % end) for _ in range(20)]
+        taken = [b"%08d" % 1 for _ in range(1_000)]  # what lies where the bounds lay, if they went
+        assert [sum(1 for _ in scan) for scan in scans] == [end] * 20
+        del taken
