@@ -33,8 +33,9 @@ class Applier:
     def __init__(
         self, store: Store, applied_index: int, flush_every_bytes: int, flusher: Flusher
     ) -> None:
-        self._held = HeldWrites(store)
+        self._held = HeldWrites(store, self._stamp)
         self._applied_index = applied_index
+        self._applied_term = 0
         self._flush_every_bytes = flush_every_bytes
         self._unflushed_bytes = 0
         self._flusher = flusher
@@ -66,13 +67,9 @@ class Applier:
         if index <= self._applied_index:
             return b""
         self._flusher.check()
-        applied = Write("meta", APPLIED, write_number(index) + write_number(term))
-        answer = b""
-        if not data:
-            self._held.hold(self._journal.note(index, None), applied)
-        else:
-            answer = self._decide(index, data, applied)
-        self._applied_index = index
+        answer, tenant, writes = self._decide(index, data) if data else (b"", None, ())
+        self._applied_index, self._applied_term = index, term
+        self._held.hold([*writes, *self._journal.note(index, tenant)])
         self._unflushed_bytes += len(data)
         return answer
 
@@ -92,21 +89,24 @@ class Applier:
         left, self._left = self._left, []
         return left
 
-    def _decide(self, index: int, data: bytes, applied: Write) -> bytes:
+    def _stamp(self) -> Write:
+        applied = write_number(self._applied_index) + write_number(self._applied_term)
+        return Write("meta", APPLIED, applied)
+
+    def _decide(self, index: int, data: bytes) -> tuple[bytes, str | None, Sequence[Write]]:
+        """(the encoded answer, whose events are left, what to write) of a command."""
         try:
             command = decode_command(data)
         except InvalidInput as error:
-            self._held.hold(self._journal.note(index, None), applied)
-            return encode_result(Rejected("invalid", str(error)))
+            return encode_result(Rejected("invalid", str(error))), None, ()
         outcome = machine.apply(command, index, self._held)
-        noted = self._journal.note(index, command.tenant if outcome.events else None)
-        self._held.hold([*outcome.writes, *noted], applied)
+        writes, events = outcome.writes, outcome.events
         self._left += [
-            key for family, key, value in outcome.writes if family == "outbox" and value is not None
+            key for family, key, value in writes if family == "outbox" and value is not None
         ]
-        if outcome.events and self._listeners:
-            self._untold.append((TenantId(command.tenant), index, outcome.events))
-        return encode_result(outcome.result)
+        if events and self._listeners:
+            self._untold.append((TenantId(command.tenant), index, events))
+        return encode_result(outcome.result), command.tenant if events else None, writes
 
     def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         for listener in self._listeners:

@@ -48,8 +48,12 @@ class ChangeJournal:
 
         `tenant` is whose events it leaves; None if it leaves none.
         """
-        slot = ChangeKey(index % self._size).encode()
-        noted = Write("meta", slot, write_number(index) + (tenant or "").encode())
+        value = write_number(index)
+        noted = Write(
+            "meta",
+            ChangeKey.of(index % self._size),
+            value + tenant.encode() if tenant else value,
+        )
         if self._begun:
             return (noted,)
         self._begun = True
@@ -101,7 +105,7 @@ class FollowedChanges:
         if head is None or not 0 <= applied - first < read_number(head):
             return None
         indexes = range(first, last + 1)
-        slots = [ChangeKey(index % read_number(head)).encode() for index in indexes]
+        slots = [ChangeKey.of(index % read_number(head)) for index in indexes]
         tenants: dict[int, TenantId] = {}
         for index, data in zip(indexes, self._view.get_many("meta", slots), strict=True):
             if data is None or read_number(data) != index:

@@ -61,6 +61,9 @@ _PAUSE_S_MIN: Final = 0.02
 _PAUSE_S_MAX: Final = 1.0
 _OVERHEAD_BYTES: Final = 64
 
+_AT_ONCE_MAX: Final = 4
+"""Unanswered requests up to which whoever asks sends; beyond, one thread sends for all."""
+
 
 @dataclass(slots=True)
 class _Waiter:
@@ -86,6 +89,7 @@ class EngineClient:
         self._unsent: deque[bytes] = deque()
         self._sending = False
         self._changed = Condition()
+        self._wake_reader, self._woken = socket.socketpair()
         self._closing = False
         self._closed = False
         self.misunderstood = ""
@@ -214,7 +218,11 @@ class EngineClient:
     def _send(
         self, request: Callable[[int], Request], settle: Callable[[Done | FeedsError], None]
     ) -> None:
-        """Queue a request; whoever finds nobody sending sends for all."""
+        """Queue a request; whoever finds nobody sending sends for all, or has the reader do it.
+
+        The reader sends what many askers have left meanwhile in one piece: so one call of the
+        system, one turn of the engine's loop and one group of its log serve many.
+        """
         with self._changed:
             refused = self._refusal()
             if refused is None:
@@ -225,10 +233,14 @@ class EngineClient:
                 if self._sending:
                     return
                 self._sending = True
+                at_once = len(self._waiting) <= _AT_ONCE_MAX
         if refused is not None:
             settle(refused)
-            return
-        self._send_unsent()
+        elif at_once:
+            self._send_unsent()
+        else:
+            with contextlib.suppress(OSError):  # it has ended, and told everyone
+                self._wake_reader.send(b"w")
 
     def _send_unsent(self) -> None:
         while True:
@@ -279,6 +291,8 @@ class EngineClient:
                 self._changed.wait_for(lambda: self._closed, pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S_MAX)
         self._tell_all("the connection was closed")
+        self._wake_reader.close()
+        self._woken.close()
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -297,9 +311,14 @@ class EngineClient:
         connection.settimeout(self._timeout_s)  # of who sends: here `readable` waits
         readable = select.poll()
         readable.register(connection, select.POLLIN)
+        readable.register(self._woken, select.POLLIN)
         expire_s = time.monotonic() + _POLL_S
         while True:
-            if readable.poll(_POLL_S * 1_000):
+            for ready, _ in readable.poll(_POLL_S * 1_000):
+                if ready == self._woken.fileno():
+                    self._woken.recv(1)
+                    self._send_unsent()
+                    continue
                 data = connection.recv(_READ_BYTES)
                 if not data:
                     raise ConnectionError("the engine hung up")
@@ -332,16 +351,13 @@ class EngineClient:
                     self._changed.notify_all()
 
     def _settle(self, number: int, told: Done | FeedsError) -> None:
-        with self._changed:
-            waiter = self._waiting.get(number)
-        if waiter is None:
-            return
+        waiter = self._waiting.pop(number, None)
         try:
-            waiter.settle(told)
+            if waiter is not None:
+                waiter.settle(told)
         finally:
-            with self._changed:
-                self._waiting.pop(number, None)
-                if self._closing:
+            if self._closing:
+                with self._changed:
                     self._changed.notify_all()
 
     def _expire(self) -> None:

@@ -188,7 +188,6 @@ Unkeyed = CreateTenant | AddKey | ClearRows | FanOut
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Command)
 _VERSION = bytes((COMMAND_VERSION,))
-_READ = tuple(bytes((version,)) for version in range(1, COMMAND_VERSION + 1))
 
 
 def encode_command(command: Command) -> bytes:
@@ -202,7 +201,7 @@ def decode_command(data: bytes) -> Command:
     Raises `FormatUnsupported` for one of another version: what it means is known to another
     release, so this one must neither skip it nor guess.
     """
-    if data and data[:1] not in _READ:
+    if data and not 1 <= data[0] <= COMMAND_VERSION:
         raise FormatUnsupported(
             f"the log holds a command of version {data[0]}, and this release reads up to "
             f"{COMMAND_VERSION}: start the release that wrote it, or a newer one"

@@ -113,7 +113,12 @@ class ChangeKey:
 
     def encode(self) -> bytes:
         """The key's bytes."""
-        return b"c" + write_number(self.slot)
+        return self.of(self.slot)
+
+    @staticmethod
+    def of(slot: int) -> bytes:
+        """The bytes of a slot's key: every command writes one."""
+        return b"c" + _NUMBER.pack(slot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,22 @@
 """Benchmarks of three nodes on this machine, through a client process, beside etcd's three.
 
-etcd puts as many bytes under a key as a command of ours. Both sync their logs. Nodes of ours speak
-TLS unless it says plain; etcd speaks plain.
+etcd puts as many bytes under a key as a command of ours. Both sync their logs, and both have a
+client that costs as little as it can; what ours does through `EngineClient` stands beside it. Nodes
+of ours speak TLS unless it says plain; etcd speaks plain. In the end the keys are counted.
 """
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from feeds.cli_cluster import start_cluster
 from feeds.client import EngineClient
 from feeds.errors import FeedsError
+from feeds.keys import ApiKeyKey, after
 from serving.bench_etcd import EtcdClient, EtcdCluster
 from serving.bench_nodes import (
     IN_FLIGHT,
@@ -23,10 +25,11 @@ from serving.bench_nodes import (
     WAIT_S,
     Puts,
     leader_of,
-    one_by_one,
+    leader_store,
     pipelined,
     three_nodes,
 )
+from serving.bench_quick import QuickClient
 from serving.measure import Doing, Figure, Sizes, Stopwatch, SyncedFile, Times, rounds
 
 __all__ = ["commit", "etcd_rate", "failover", "nodes_rate"]
@@ -44,8 +47,9 @@ def commit(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Fi
     for name, plain, share in (("TLS", False, 0.3), ("plain", True, 0.65)):
         yield Doing(f"three nodes, {name}", share)
         with three_nodes(directory / f"commit-{name}", plain=plain) as leader:
-            one = one_by_one(leader, seconds)
-            rate = _puts(leader, VALUE_BYTES, seconds)
+            one, rate = _commits(directory / f"commit-{name}", VALUE_BYTES, seconds)
+            put = Puts()
+            threaded = pipelined(lambda number: leader.propose(put(700_000_000 + number)), seconds)  # noqa: B023
         goal = "1 ms, or 3 fdatasync + 0.5 ms"
         what = f"a durable commit on three nodes, {name}, one client"
         yield Figure.of_times(
@@ -59,6 +63,9 @@ def commit(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Fi
         yield Figure.of_rates(
             "commit", what, rate, reference, etcd_many or 1e6 / synced.p50_us,
             "20,000/s and 1.5 x etcd",
+        )  # fmt: skip
+        yield Figure.of_rates(
+            "commit", f"{what}, through EngineClient", threaded, "the client above", rate,
         )  # fmt: skip
 
 
@@ -93,8 +100,8 @@ def failover(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | 
 
 def nodes_rate(directory: Path, seconds: float, value_bytes: int, *, plain: bool) -> float:
     """Durable commits a second of so many bytes each, 64 in flight, on three new nodes."""
-    with three_nodes(directory, plain=plain) as leader:
-        return _puts(leader, value_bytes, seconds)
+    with three_nodes(directory, plain=plain):
+        return _commits(directory, value_bytes, seconds)[1]
 
 
 def etcd_rate(directory: Path, seconds: float, value_bytes: int) -> float | None:
@@ -102,14 +109,69 @@ def etcd_rate(directory: Path, seconds: float, value_bytes: int) -> float | None
     if not EtcdCluster.installed():
         return None
     with _etcd_client(directory) as (cluster, leader, client):
-        rate, count = _etcd_puts(client, 0, b"x" * value_bytes, seconds)
-        _check_keys(cluster, leader, count)
-    return rate
+        return _measure(
+            _Putting(client, b"x" * value_bytes), seconds, lambda: cluster.keys(leader)
+        )[1]
 
 
-def _puts(leader: EngineClient, value_bytes: int, seconds: float) -> float:
-    put = Puts(value_bytes)
-    return pipelined(lambda number: leader.propose(put(number)), seconds)
+class _Client(Protocol):
+    """A connection with any number of puts under way."""
+
+    def send(self, count: int) -> None:
+        """Begin so many."""
+
+    def receive(self) -> int:
+        """Wait; how many have ended."""
+
+
+class _Putting:
+    """etcd's client, which is told each key and value."""
+
+    def __init__(self, client: EtcdClient, value: bytes) -> None:
+        self._client, self._value, self._count = client, value, 0
+
+    def send(self, count: int) -> None:
+        first, self._count = self._count, self._count + count
+        self._client.send([(b"k%d" % number, self._value) for number in range(first, self._count)])
+
+    def receive(self) -> int:
+        return self._client.receive()
+
+
+def _measure(client: _Client, seconds: float, keys: Callable[[], int]) -> tuple[Times, float]:
+    """(how long each of one put after the other takes, puts a second with 64 under way)."""
+    watch, before = Stopwatch(), keys()
+    for _ in rounds(seconds / 2):
+        with watch:
+            client.send(1)
+            client.receive()
+    one = watch.times()
+    started, open_, count = time.perf_counter(), 0, 0
+    while time.perf_counter() - started < seconds:
+        client.send(IN_FLIGHT - open_)
+        count += IN_FLIGHT - open_
+        open_ = IN_FLIGHT - client.receive()
+    while open_ > 0:
+        open_ -= client.receive()
+    rate = count / (time.perf_counter() - started)
+    found = keys() - before
+    if found != one.repeats + count:
+        raise RuntimeError(f"{found} keys are there, and {one.repeats + count} were put")
+    return one, rate
+
+
+def _commits(nodes: Path, value_bytes: int, seconds: float) -> tuple[Times, float]:
+    """As `_measure`, of the leader of nodes."""
+    client = QuickClient(nodes / f"{leader_of(nodes)}.sock", value_bytes)
+    try:
+        return _measure(client, seconds, lambda: _keys(nodes))
+    finally:
+        client.close()
+
+
+def _keys(nodes: Path) -> int:
+    with leader_store(nodes) as store:
+        return sum(1 for _ in store.scan("config", ApiKeyKey.prefix(), after(ApiKeyKey.prefix())))
 
 
 def _until_written(client: EngineClient, number: int) -> None:
@@ -139,15 +201,8 @@ def _etcd(directory: Path, seconds: float) -> tuple[Times | None, float]:
     if not EtcdCluster.installed():
         return None, 0.0
     with _etcd_client(directory) as (cluster, leader, client):
-        value, watch, first = b"x" * VALUE_BYTES, Stopwatch(), 0
-        for _ in rounds(seconds):
-            with watch:
-                client.send([(b"k%d" % first, value)])
-                client.receive()
-            first += 1
-        rate, count = _etcd_puts(client, first, value, seconds)
-        _check_keys(cluster, leader, first + count)
-    return watch.times(), rate
+        putting = _Putting(client, b"x" * VALUE_BYTES)
+        return _measure(putting, seconds, lambda: cluster.keys(leader))
 
 
 @contextmanager
@@ -161,22 +216,3 @@ def _etcd_client(directory: Path) -> Iterator[tuple[EtcdCluster, int, EtcdClient
             yield cluster, leader, client
         finally:
             client.close()
-
-
-def _etcd_puts(client: EtcdClient, first: int, value: bytes, seconds: float) -> tuple[float, int]:
-    """Keep 64 puts under way: (puts a second, how many)."""
-    started, open_, count = time.perf_counter(), 0, 0
-    while time.perf_counter() - started < seconds:
-        free = IN_FLIGHT - open_
-        client.send([(b"k%d" % (first + count + n), value) for n in range(free)])
-        count += free
-        open_ = IN_FLIGHT - client.receive()
-    while open_ > 0:
-        open_ -= client.receive()
-    return count / (time.perf_counter() - started), count
-
-
-def _check_keys(cluster: EtcdCluster, leader: int, count: int) -> None:
-    found = cluster.keys(leader)
-    if found != count:
-        raise RuntimeError(f"etcd holds {found} keys, and {count} were put")

@@ -1,10 +1,8 @@
 """Benchmarks of fan-out: rows before followers, until the last of them has the last row."""
 
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +12,7 @@ from feeds.model import ActivityDraft, FeedId
 from feeds.results import PostResult
 from feeds.store.base import Write
 from feeds.store.rocks import RocksStore
-from serving.bench_nodes import TARGET, TENANT, follow, leader_of, pipelined, three_nodes
+from serving.bench_nodes import TARGET, TENANT, follow, leader_store, pipelined, three_nodes
 from serving.measure import Doing, Figure, Sizes, rounds
 
 __all__ = ["fan_out_rate", "fanout"]
@@ -61,7 +59,7 @@ def fan_out_rate(data: Path, followers: int, seconds: float) -> float:
             in_flight=FOLLOWS_IN_FLIGHT,
         )
         posts, elapsed_s = _post_rounds(leader, data, followers, seconds)
-        with _reader(data) as store:
+        with leader_store(data) as store:
             _check(FeedEngine(store, leader), store, followers, posts)
     return posts * (followers + 1) / elapsed_s
 
@@ -72,7 +70,7 @@ def _post_rounds(
     """Post in rounds until the time is over: (posts, seconds until their last row)."""
     round_posts = max(1, min(POSTS_A_ROUND_MAX, ROWS_A_ROUND // followers))
     posts = 0
-    with _reader(data) as store:
+    with leader_store(data) as store:
         engine = FeedEngine(store, leader)
         started = time.perf_counter()
         while time.perf_counter() - started < seconds:
@@ -106,17 +104,6 @@ def _check(engine: FeedEngine, store: RocksStore, followers: int, posts: int) ->
     found = len(engine.rows(TENANT, last, expected))
     if left or found != expected:
         raise RuntimeError(f"{last} has {found} rows of {expected}: the fan-out has not ended")
-
-
-@contextmanager
-def _reader(data: Path) -> Iterator[RocksStore]:
-    """The leader's store as it is now."""
-    store = data / leader_of(data) / "store"
-    with (
-        tempfile.TemporaryDirectory(dir=data, prefix="scratch-") as scratch,
-        RocksStore.open_secondary(store, Path(scratch)) as reader,
-    ):
-        yield reader
 
 
 def _rows_alone(store: RocksStore, seconds: float) -> float:

@@ -4,6 +4,7 @@ A command puts an API key with so many bytes of secret: it is decoded, checked, 
 and answered on the leader, as any write is.
 """
 
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from feeds.cli_cluster import init_cluster, node_status, start_cluster, stop_clu
 from feeds.client import EngineClient
 from feeds.commands import AddKey, CreateTenant, FollowFeed, encode_command
 from feeds.model import FeedId, TenantId
+from feeds.store.rocks import RocksStore
 from feeds.testing_ports import free_ports
-from serving.measure import Stopwatch, Times, rounds
 
 __all__ = [
     "IN_FLIGHT",
@@ -29,7 +30,7 @@ __all__ = [
     "Puts",
     "follow",
     "leader_of",
-    "one_by_one",
+    "leader_store",
     "pipelined",
     "three_nodes",
 ]
@@ -109,14 +110,15 @@ def leader_of(directory: Path) -> str:
     raise TimeoutError(f"no node leads after {WAIT_S:g} s")
 
 
-def one_by_one(client: EngineClient, seconds: float) -> Times:
-    """How long each of one client's writes takes until it is acknowledged."""
-    put, watch = Puts(), Stopwatch()
-    for number in rounds(seconds):
-        command = put(500_000_000 + number)
-        with watch:
-            client.propose(command).result(WAIT_S)
-    return watch.times()
+@contextmanager
+def leader_store(directory: Path) -> Iterator[RocksStore]:
+    """The leader's store as it is now."""
+    store = directory / leader_of(directory) / "store"
+    with (
+        tempfile.TemporaryDirectory(dir=directory, prefix="scratch-") as scratch,
+        RocksStore.open_secondary(store, Path(scratch)) as reader,
+    ):
+        yield reader
 
 
 def pipelined(

@@ -5,8 +5,7 @@ because of what a command holds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, NamedTuple, assert_never
 
 from feeds.commands import (
     AddKey,
@@ -19,7 +18,6 @@ from feeds.commands import (
     RecordEvents,
     RemoveActivity,
     UnfollowFeed,
-    Unkeyed,
 )
 from feeds.errors import InvalidInput, Overloaded
 from feeds.events import Event
@@ -35,9 +33,10 @@ from feeds.store.base import View, Write
 
 __all__ = ["Outcome", "apply"]
 
+_UNKEYED: Final = (CreateTenant, AddKey, ClearRows, FanOut)  # looked through more quickly
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+
+class Outcome(NamedTuple):
     """What a command does: writes for one batch, its result, and the facts it left."""
 
     writes: Sequence[Write]
@@ -61,7 +60,7 @@ def apply(command: Command, index: int, view: View) -> Outcome:
 
 def _decide_once(command: Command, changes: Changes, view: View) -> Result:
     """Under an idempotency key that was used, the answer of that time; nothing happens again."""
-    if isinstance(command, Unkeyed) or command.once is None:
+    if isinstance(command, _UNKEYED) or command.once is None:
         return _decide(command, changes, view)
     recalled = recall(command.once, changes, view)
     if recalled is not None:

@@ -3,9 +3,23 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, NamedTuple, Protocol
 
-__all__ = ["Applied", "ApplyCommand", "LogPosition", "PeerStatus", "Replica", "ReplicaStatus"]
+import msgspec
+
+__all__ = [
+    "Applied",
+    "ApplyCommand",
+    "Entry",
+    "LogPosition",
+    "Number",
+    "PeerStatus",
+    "Replica",
+    "ReplicaStatus",
+]
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""An index, a term or a count, as messages hold it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -14,6 +28,13 @@ class LogPosition:
 
     index: int
     term: int
+
+
+class Entry(NamedTuple):
+    """A command, and the term of the leader that wrote it; empty for the leader's own."""
+
+    term: Number
+    command: bytes
 
 
 @dataclass(frozen=True, slots=True)

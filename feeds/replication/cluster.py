@@ -128,6 +128,7 @@ class ClusterReplica:
         self._transport = Transport(transport, listener, Random())  # noqa: S311 - as above
         self._proposed: deque[tuple[bytes, Done]] = deque()
         self._turn_due = False
+        self._news_due = False
         self._waking = False
         self._closing = False
         self._ended: asyncio.Event | None = None
@@ -295,13 +296,21 @@ class ClusterReplica:
             self._tell_watchers()
         if member.busy:
             self._turn_soon()
+        elif member.owes_news and not self._news_due:
+            self._news_due = True
+            self.loop.call_later(self._config.member.consensus.commit_news_s, self._tell_news)
         if self._closing and not member.waiting:
             self._end()
 
+    def _tell_news(self) -> None:
+        self._news_due = False
+        self._turn_soon()
+
     def _tell_watchers(self) -> None:
+        status = self._member.status()
         for watcher in self._watchers:
             try:
-                watcher(self._member.status())
+                watcher(status)
             except Exception:  # noqa: BLE001 - a watcher must not stop the log
                 _log.exception("watcher_failed")
 

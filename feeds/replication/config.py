@@ -24,6 +24,9 @@ class ConsensusConfig:
     So it does where its own disk has not answered for as long.
     """
 
+    commit_news_s: float = 0.003
+    """Seconds for which the news of a commit may wait for the next append to take it along."""
+
     append_entries_max: int = 1_024
     """Entries of one append at most."""
 
@@ -58,6 +61,15 @@ class MemberConfig:
 
     proposals_bytes_max: int = 64 * 1024 * 1024
     """Bytes of the commands that may wait to be written."""
+
+    group_commit_ops_min: int = 32
+    """Commands that go as a group of their own while another one is not decided yet.
+
+    Fewer wait for it: so groups grow with the load, and what each costs is shared by more.
+    """
+
+    group_commit_bytes_min: int = 256 * 1024
+    """Bytes of commands that go so."""
 
     group_commit_ops_max: int = 1_024
     """Commands that one tick writes at most; they share an fdatasync."""

@@ -17,9 +17,8 @@ from typing import Any
 import structlog
 
 from feeds.errors import ClusterMismatch
-from feeds.replication.base import LogPosition
+from feeds.replication.base import Entry, LogPosition
 from feeds.replication.elections import Elections
-from feeds.replication.journal import Entry
 from feeds.replication.library import FOLLOWER, LEADER, is_full
 from feeds.replication.messages import (
     AppendEntries,
@@ -44,7 +43,6 @@ class Consensus(Elections):
     """
 
     _keep_index = 0
-    _told_commit = 0
 
     def __init__(self, **parts: Any) -> None:  # Any: as `Library` takes them
         self._progress: dict[str, Progress] = {}
@@ -63,7 +61,20 @@ class Consensus(Elections):
         """How far a peer is; None where this node does not lead."""
         return self._progress.get(peer) if self._SyncObj__raftState == LEADER else None
 
+    @property
+    def owes_news(self) -> bool:
+        """Whether a peer is to be told of a commit within `commit_news_s`."""
+        return self._SyncObj__raftState == LEADER and any(
+            progress.news_due_s is not None for progress in self._progress.values()
+        )
+
     # What others tell.
+
+    def hurry(self, peer: str) -> None:
+        """Tell a peer of commits in this tick: somebody there waits for one."""
+        progress = self._progress.get(peer)
+        if progress is not None:
+            progress.news_due_s = self._clock()
 
     def connected(self, peer: str, *, anew: bool = False) -> None:
         """A peer can be sent to; `anew` if it begins with nothing, whatever it acknowledged."""
@@ -81,8 +92,8 @@ class Consensus(Elections):
 
     def append(self, commands: Sequence[bytes]) -> int:
         """As leader, put commands behind the log; the index of the first. Raises OSError."""
-        first = self._journal.last.index + 1
-        self._journal.append([Entry(self.term, command) for command in commands])
+        first, term = self._journal.last_index + 1, self.term
+        self._journal.append([Entry(term, command) for command in commands])
         return first
 
     def tick(self) -> None:
@@ -182,7 +193,7 @@ class Consensus(Elections):
         self._reply(peer, append, success=True, index=match)
 
     def _reply(self, peer: str, append: AppendEntries, *, success: bool, index: int) -> None:
-        last = self._journal.last.index
+        last = self._journal.last_index
         reply = AppendReply(self.term, append.sequence, success, index, last)
         self._post(peer, reply, durable=index if success else 0)
 
@@ -226,7 +237,7 @@ class Consensus(Elections):
                 break
         else:
             return
-        journal.append([Entry(term, command) for term, command in append.entries[place:]])
+        journal.append(append.entries[place:] if place else append.entries)
 
     # Leading.
 
@@ -242,7 +253,7 @@ class Consensus(Elections):
         self._SyncObj__lastResponseTime[node] = now
         if reply.sequence > progress.sent:
             return
-        if reply.success and reply.index <= self._journal.last.index:
+        if reply.success and reply.index <= self._journal.last_index:
             progress.acknowledge(reply.sequence, reply.index, now)
             self._SyncObj__raftMatchIndex[node] = progress.match
         elif not reply.success:
@@ -252,22 +263,29 @@ class Consensus(Elections):
 
     def _send_appends(self, *, heartbeat: bool) -> None:
         """To each peer what it lacks, as far as may be under way; at least a heartbeat if asked."""
-        now = self._clock()
-        commit_news = self._told_commit != self.commit_index
-        self._told_commit = self.commit_index
+        now, last = self._clock(), self._journal.last_index
         for peer, node in self._nodes.items():
             if node not in self._SyncObj__connectedNodes:
                 continue
             progress = self._progress[peer]
             if progress.pending and now - progress.answered_s > self._pace.resend_s:
                 progress.rewind(now)
-            sent = self._send_entries(peer, progress)
-            if not sent and (heartbeat or commit_news):
+            sent = progress.next <= last and self._send_entries(peer, progress, last)
+            if not sent and (heartbeat or self._is_news_due(progress, now)):
                 self._post(peer, self._append_behind(progress, progress.next - 1, []))
 
-    def _send_entries(self, peer: str, progress: Progress) -> bool:
+    def _is_news_due(self, progress: Progress, now_s: float) -> bool:
+        """A commit is told with the next entries; alone, where none come soon."""
+        if progress.told_commit == self.commit_index:
+            progress.news_due_s = None
+            return False
+        if progress.news_due_s is None:
+            progress.news_due_s = now_s + self._pace.commit_news_s
+        return now_s >= progress.news_due_s
+
+    def _send_entries(self, peer: str, progress: Progress, last: int) -> bool:
         journal, pace = self._journal, self._pace
-        last, base = journal.last.index, journal.base.index
+        base = journal.base.index
         sent = False
         while (
             progress.next <= last and progress.pending < pace.pipeline_max and not progress.snapshot
@@ -283,20 +301,21 @@ class Consensus(Elections):
         return sent
 
     def _append_behind(
-        self, progress: Progress, previous: int, entries: Sequence[Entry]
+        self, progress: Progress, previous: int, entries: list[Entry]
     ) -> AppendEntries:
         term = self._journal.term_at(previous)
         if term is None:  # the peer lacks what the log no longer has: a heartbeat all the same
             previous, term = self._journal.last.index, self._journal.last.term
         progress.sent += 1
+        progress.told_commit, progress.news_due_s = self.commit_index, None
         return AppendEntries(
             self.term,
             progress.sent,
             previous,
             term,
-            self.commit_index,
+            progress.told_commit,
             self._slowest_match(),
-            [(entry.term, entry.command) for entry in entries],
+            entries,
         )
 
     def _slowest_match(self) -> int:

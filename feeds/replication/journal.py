@@ -4,29 +4,24 @@ The newest entries are kept in memory, up to `tail_bytes_max`; older ones are re
 """
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from feeds.errors import LogDamaged
-from feeds.replication.base import LogPosition
+from feeds.replication.base import Entry, LogPosition
 from feeds.replication.hard_state import HardState, load_hard_state, save_hard_state
 from feeds.replication.log import LogConfig, SegmentLog
 from feeds.replication.segment import PendingSync
 
-__all__ = ["Entry", "Journal"]
+__all__ = ["Journal"]
 
 TAIL_BYTES_MAX: Final = 16 * 1024 * 1024
 """Bytes of the newest commands that are kept in memory."""
 
 _ORIGIN: Final = LogPosition(0, 0)
-
-
-class Entry(NamedTuple):
-    """A command, and the term of the leader that wrote it; empty for the leader's own."""
-
-    term: int
-    command: bytes
+_TERM: Final = itemgetter(0)
 
 
 class Journal:
@@ -85,6 +80,11 @@ class Journal:
         return self.base if index < self._log.first_index else LogPosition(index, self._log.term)
 
     @property
+    def last_index(self) -> int:
+        """The index of `last`."""
+        return self._log.last_index
+
+    @property
     def durable_index(self) -> int:
         """Index up to which every entry survives a loss of power."""
         return self._log.durable_index
@@ -118,8 +118,8 @@ class Journal:
         """Write entries behind the last; they are not durable before `sync`."""
         start = self._log.last_index
         try:
-            for term, group in groupby(entries, key=lambda entry: entry.term):
-                self._log.append(term, [entry.command for entry in group])
+            for term, group in groupby(entries, key=_TERM):
+                self._log.append(term, [command for _, command in group])
         finally:
             written = self._log.last_index - start
             if written:
@@ -154,14 +154,10 @@ class Journal:
         if start < 0:
             records = self._log.read(first, count_max, bytes_max)
             return [Entry(record.term, record.command) for record in records]
-        found: list[Entry] = []
-        size = 0
-        for entry in self._tail[start : start + count_max]:
-            size += len(entry.command)
-            if found and size > bytes_max:
-                break
-            found.append(entry)
-        return found
+        found = self._tail[start : start + count_max]
+        sizes = accumulate(len(command) for _, command in found)
+        within = sum(1 for size in sizes if size <= bytes_max)
+        return found[: max(1, within)]
 
     def truncate_from(self, index: int) -> None:
         """Remove the entries from `index` on, durably."""
@@ -170,7 +166,7 @@ class Journal:
         removed = self._log.last_index - index + 1
         self._log.truncate_from(index)
         kept = max(0, len(self._tail) - removed)
-        self._tail_bytes -= sum(len(entry.command) for entry in self._tail[kept:])
+        self._tail_bytes -= sum(len(command) for _, command in self._tail[kept:])
         del self._tail[kept:]
 
     def save_vote(self, term: int, voted_for: str | None) -> None:
@@ -205,7 +201,7 @@ class Journal:
 
     def _remember(self, entries: Sequence[Entry]) -> None:
         self._tail.extend(entries)
-        self._tail_bytes += sum(len(entry.command) for entry in entries)
+        self._tail_bytes += sum(len(command) for _, command in entries)
         if (
             self._tail_bytes > self._tail_max
         ):  # rarely, and then half of it: deleting moves the rest

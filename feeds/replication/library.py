@@ -18,9 +18,9 @@ from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
 from feeds.errors import ReplicaStopped
-from feeds.replication.base import ApplyCommand, LogPosition
+from feeds.replication.base import ApplyCommand, Entry, LogPosition
 from feeds.replication.config import ConsensusConfig
-from feeds.replication.journal import Entry, Journal
+from feeds.replication.journal import Journal
 from feeds.replication.messages import Message
 from feeds.replication.segment import PendingSync
 
@@ -108,7 +108,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         self._random = random
         self._pace = config
         self._outgoing: list[tuple[str, Message, int]] = []
-        self._nodes = {peer: Node(peer) for peer in peers}
+        self._nodes = {peer: _Peer(peer) for peer in peers}
         settings = SyncObjConf(
             autoTick=False,
             appendEntriesUseBatch=True,  # nothing is sent by the library; this makes no pipe
@@ -291,6 +291,13 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
 def is_full(error: OSError, journal: Journal) -> bool:
     """Whether a write failed because the disk is full, and left the log as it was."""
     return error.errno in _NO_SPACE and journal.broken is None
+
+
+class _Peer(Node):  # type: ignore[misc]  # the library has no types
+    """A node that is itself alone: the library looks it up for each entry that it counts."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
 class _Outbound(Transport):  # type: ignore[misc]  # the library has no types

@@ -107,6 +107,7 @@ class Member:
         self._send = send
         self._queue: deque[tuple[bytes, _Waiter]] = deque()
         self._queue_bytes = 0
+        self._group = LogPosition(0, 0)
         self._open = 0
         self._by_index: dict[int, list[_Waiter]] = defaultdict(list)
         self._by_request: dict[int, _Waiter] = {}
@@ -132,7 +133,15 @@ class Member:
     @property
     def busy(self) -> bool:
         """Whether a tick would find something to do at once."""
-        return bool(self._queue) or self._consensus.ready_index > self._consensus.applied_index
+        consensus = self._consensus
+        return consensus.ready_index > consensus.applied_index or (
+            bool(self._queue) and (consensus.role != "leader" or self._may_append())
+        )
+
+    @property
+    def owes_news(self) -> bool:
+        """Whether a tick within `commit_news_s` has something to tell a peer."""
+        return self._stopped is None and self._consensus.owes_news
 
     @property
     def waiting(self) -> int:
@@ -333,7 +342,8 @@ class Member:
         if not self._queue:
             return
         if self._consensus.role == "leader":
-            self._append_group()
+            if self._may_append():
+                self._append_group()
             return
         leader = self._consensus.leader
         while self._queue:
@@ -348,6 +358,16 @@ class Member:
             self._by_request[self._request] = waiter
             self._send(leader, Forward(self._request, command))
 
+    def _may_append(self) -> bool:
+        """One group is on its way at a time, unless enough for another one has come."""
+        config, group = self._config, self._group
+        return (
+            group.index <= self._consensus.commit_index
+            or group.term != self._consensus.term
+            or len(self._queue) >= config.group_commit_ops_min
+            or self._queue_bytes >= config.group_commit_bytes_min
+        )
+
     def _append_group(self) -> None:
         config = self._config
         group: list[tuple[bytes, _Waiter]] = []
@@ -356,8 +376,9 @@ class Member:
             size += len(self._queue[0][0])
             if group and size > config.group_commit_bytes_max:
                 break
-            group.append(self._take())
-        group = [(command, waiter) for command, waiter in group if waiter.done is not None]
+            command, waiter = self._take()
+            if waiter.done is not None:
+                group.append((command, waiter))
         if not group:
             return
         try:
@@ -369,8 +390,10 @@ class Member:
             for _, waiter in group:
                 self._settle(waiter, StorageFull(full))
             return
+        term = self._consensus.term
+        self._group = LogPosition(first + len(group) - 1, term)
         for index, (_, waiter) in enumerate(group, first):
-            waiter.term = self._consensus.term
+            waiter.term = term
             self._by_index[index].append(waiter)
 
     def _take(self) -> tuple[bytes, _Waiter]:
@@ -423,6 +446,7 @@ class Member:
 
         def answer(outcome: Applied | FeedsError) -> None:
             self._send(peer, forward_reply(forward.request, outcome))
+            self._consensus.hurry(peer)
 
         self.submit(forward.command, answer)
 

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from feeds.errors import InvalidInput
+from feeds.replication.base import Entry, Number
 
 __all__ = [
     "AppendEntries",
@@ -29,8 +30,6 @@ __all__ = [
 MESSAGE_VERSION: Final = 1
 """The version of the messages below; nodes of different versions do not talk."""
 
-_NUMBER_MAX: Final = 2**63 - 1
-Number = Annotated[int, msgspec.Meta(ge=0, le=_NUMBER_MAX)]
 Outcome = Literal["ok", "no_leader", "overloaded", "full", "unknown", "limit", "stopped"]
 """What became of a forwarded command."""
 
@@ -48,7 +47,7 @@ class AppendEntries(msgspec.Struct, frozen=True, array_like=True, tag="append"):
     previous_term: Number
     commit_index: Number
     keep_index: Number
-    entries: list[tuple[Number, bytes]]
+    entries: list[Entry]
 
 
 class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag="appended"):

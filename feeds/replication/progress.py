@@ -30,6 +30,10 @@ class Progress:
     """A snapshot is on its way."""
     given_up: bool = False
     """It is silent for so long that the log is no longer kept for it."""
+    told_commit: int = 0
+    """The commit index that it was sent last."""
+    news_due_s: float | None = None
+    """When it must be told of a newer one at the latest; None where there is none."""
     begun: int = 0
     """`next` at first: behind the leader's log when the leadership began."""
     _under_way: deque[int] = field(default_factory=deque)

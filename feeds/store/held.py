@@ -1,10 +1,10 @@
 """A store, and above it writes that wait for others, so that many share one batch."""
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from feeds.store.base import Store, Write
+from feeds.store.base import COLUMN_FAMILIES, Store, Write
 
 __all__ = ["HELD_MAX", "HeldWrites"]
 
@@ -18,51 +18,54 @@ class HeldWrites:
     A write to RocksDB costs 4 us, however small; as one of 64 in a batch it costs 1 us.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, stamp: Callable[[], Write]) -> None:
+        """Each batch ends with `stamp`: how far it is, when it is written."""
         self._store = store
+        self._stamp = stamp
         self._writes: list[Write] = []
-        self._last: Write | None = None
-        self._values: dict[str, dict[bytes, bytes | None]] = {}
+        self._values: dict[str, dict[bytes, bytes | None]] = {
+            family: {} for family in COLUMN_FAMILIES
+        }
         self._sorted: dict[str, list[bytes]] = {}
 
-    def hold(self, writes: Sequence[Write], last: Write) -> None:
-        """Keep writes for the next batch; of several `last` ones only the last is written.
+    def hold(self, writes: Sequence[Write]) -> None:
+        """Keep writes for the next batch; those of one call are in one, with a stamp behind them.
 
-        So those that belong together are written together, whenever it comes to that.
+        So what `stamp` says must hold for them when this is called.
         """
-        for write in writes:
-            family, key, value = write
-            values = self._values.setdefault(family, {})
+        of_family = self._values
+        for family, key, value in writes:
+            values = of_family[family]
             if family in self._sorted and key not in values:
                 insort(self._sorted[family], key)
             values[key] = value
         self._writes += writes
-        self._last = last
         if len(self._writes) >= HELD_MAX:
             self.write_out()
 
     def write_out(self) -> None:
         """Write what is held, in one batch. Raises `StorageError`."""
-        if self._last is None:
+        if not self._writes:
             return
-        self._store.write([*self._writes, self._last])
+        self._writes.append(self._stamp())
+        self._store.write(self._writes)
         self._writes.clear()
-        self._values.clear()
         self._sorted.clear()
-        self._last = None
+        for values in self._values.values():
+            values.clear()
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """As `View.get`."""
-        values = self._values.get(family)
-        if values is not None and key in values:
+        values = self._values[family]
+        if key in values:
             return values[key]
         return self._store.get(family, key)
 
     def get_many(self, family: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """As `View.get_many`."""
         found = self._store.get_many(family, keys)
-        values = self._values.get(family)
-        if values is not None:
+        values = self._values[family]
+        if values:
             for place, key in enumerate(keys):
                 if key in values:
                     found[place] = values[key]
@@ -78,7 +81,7 @@ class HeldWrites:
 
     def _holds(self, family: str, start: bytes, stop: bytes) -> bool:
         """Whether a key of the range is held."""
-        if family not in self._values:
+        if not self._values[family]:
             return False
         if family not in self._sorted:
             self._sorted[family] = sorted(self._values[family])

@@ -21,10 +21,10 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from feeds.errors import InvalidInput, LogDamaged, ReplicaStopped
-from feeds.replication.base import LogPosition
+from feeds.replication.base import Entry, LogPosition
 from feeds.replication.config import ConsensusConfig
 from feeds.replication.consensus import Consensus
-from feeds.replication.journal import Entry, Journal
+from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.messages import (
     AppendEntries,

@@ -21,7 +21,8 @@ from serving.bench import machine
 from serving.bench_etcd import EtcdClient, EtcdCluster
 from serving.bench_fanout import fan_out_rate
 from serving.bench_lag import lags
-from serving.bench_nodes import Puts
+from serving.bench_nodes import Puts, leader_of, leader_store, three_nodes
+from serving.bench_quick import QuickClient
 from serving.cli import build
 from serving.measure import Figure, Stopwatch, SyncedFile, Times, rounds
 
@@ -106,6 +107,22 @@ def test_a_fan_out_is_over_when_the_last_follower_has_every_row(work: Path) -> N
 def test_a_put_is_a_command_with_its_number_and_so_many_bytes(number: int, size: int) -> None:
     expected = AddKey(tenant="bench", key_id=f"k{number:09d}", secret_sha256=b"x" * size, scopes=())
     assert decode_command(Puts(size)(number)) == expected
+
+
+@pytest.mark.parametrize("value_bytes", [0, 300, 100_000])
+def test_quick_client_puts_as_many_keys_as_it_says(value_bytes: int, work: Path) -> None:
+    with three_nodes(work / "nodes", plain=True):
+        node = leader_of(work / "nodes")
+        client = QuickClient(work / "nodes" / f"{node}.sock", value_bytes)
+        client.send(30)
+        client.send(20)
+        ended = 0
+        while ended < 50:
+            ended += client.receive()
+        client.close()
+        with leader_store(work / "nodes") as store:
+            keys = [key for key, _ in store.scan("config", b"k", b"l")]
+    assert keys == [b"kk%09d" % number for number in range(50)]
 
 
 @pytest.mark.parametrize("value_bytes", [300, 100_000])

@@ -15,6 +15,8 @@ from feeds.replication.member import Member
 from feeds.replication.messages import (
     AppendEntries,
     AppendReply,
+    Forward,
+    ForwardReply,
     Message,
     RequestVote,
     VoteReply,
@@ -92,6 +94,27 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     node.journal.close()
 
 
+def commands_sent(node: Node) -> list[list[bytes]]:
+    """The commands of each append that was sent to n2, but for heartbeats."""
+    appends = [
+        message
+        for peer, message in node.sent
+        if peer == "n2" and isinstance(message, AppendEntries) and message.entries
+    ]
+    return [[command for _, command in message.entries] for message in appends]
+
+
+def acknowledge(node: Node, peer: str = "n2") -> None:
+    """A peer has everything."""
+    sequence = max(
+        message.sequence
+        for to, message in node.sent
+        if to == peer and isinstance(message, AppendEntries)
+    )
+    last = node.journal.last.index
+    node.receive(peer, AppendReply(node.journal.term, sequence, True, last, last))
+
+
 def append(term: int, previous: int, *commands: bytes, sequence: int = 1) -> AppendEntries:
     entries = [(term, command) for command in commands]
     return AppendEntries(term, sequence, previous, term if previous else 0, 0, 0, entries)
@@ -154,3 +177,81 @@ def test_leader_whose_disk_hangs_leads_no_more(node: Node) -> None:
             node.member.receive(peer, AppendReply(node.journal.term, 0, True, 0, 0))
         node.member.tick()
     assert not node.member.leads
+
+
+def test_what_comes_while_a_group_is_not_decided_goes_together_after_it(node: Node) -> None:
+    node.lead()
+    acknowledge(node)
+    for command in (b"a", b"b", b"c"):
+        node.member.submit(command, lambda _: None)
+        node.member.tick()
+    assert commands_sent(node)[1:] == [[b"a"]]
+    node.sync()
+    acknowledge(node)
+    node.member.tick()
+    assert commands_sent(node)[1:] == [[b"a"], [b"b", b"c"]]
+
+
+def test_enough_commands_for_a_group_do_not_wait(node: Node) -> None:
+    node.lead()
+    acknowledge(node)
+    many = MemberConfig().group_commit_ops_min
+    node.member.submit(b"a", lambda _: None)
+    node.member.tick()
+    for _ in range(many):
+        node.member.submit(b"b", lambda _: None)
+    assert node.member.busy
+    node.member.tick()
+    assert commands_sent(node)[1:] == [[b"a"], [b"b"] * many]
+
+
+def test_group_of_a_lost_leadership_keeps_nobody_waiting(node: Node) -> None:
+    node.lead()
+    acknowledge(node)
+    node.member.submit(b"a", lambda _: None)
+    node.member.tick()
+    node.sync()
+    node.receive("n3", AppendEntries(node.journal.term + 1, 1, 1, 1, 1, 0, []))
+    assert not node.member.leads
+    node.lead()
+    node.member.submit(b"b", lambda _: None)
+    node.member.tick()
+    assert commands_sent(node)[-1] == [b"b"]
+
+
+def commits_told(node: Node, peer: str) -> list[int]:
+    """The commit indexes that a peer was told, each once."""
+    told = [
+        message.commit_index
+        for to, message in node.sent
+        if to == peer and isinstance(message, AppendEntries)
+    ]
+    return list(dict.fromkeys(told))
+
+
+def test_commit_is_told_with_the_next_entries_or_alone_a_little_later(node: Node) -> None:
+    node.lead()
+    acknowledge(node)
+    assert commits_told(node, "n2") == [0]
+    assert node.member.owes_news
+    node.member.submit(b"a", lambda _: None)
+    node.member.tick()
+    assert commits_told(node, "n2") == [0, 1], "the next entries take it along"
+    assert not node.member.owes_news
+    node.sync()
+    acknowledge(node)
+    node.clock.now_s += ConsensusConfig().commit_news_s
+    node.member.tick()
+    assert commits_told(node, "n2") == [0, 1, 2]
+    assert not node.member.owes_news
+
+
+def test_peer_that_sent_a_command_on_hears_of_the_commit_at_once(node: Node) -> None:
+    node.lead()
+    acknowledge(node)
+    node.receive("n3", Forward(7, b"a"))
+    node.sync()
+    acknowledge(node)
+    assert node.said(ForwardReply) != []
+    assert commits_told(node, "n3")[-1] == 2
+    assert commits_told(node, "n2")[-1] == 1

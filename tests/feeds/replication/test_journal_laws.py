@@ -21,8 +21,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from feeds.replication.base import LogPosition
-from feeds.replication.journal import Entry, Journal
+from feeds.replication.base import Entry, LogPosition
+from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.segment import HEADER_BYTES, PendingSync
 from feeds.simulation.disk import SimulatedDisk

@@ -210,7 +210,8 @@ def test_more_than_may_wait_are_refused_at_once_and_taken_again_later(node: Node
     assert kinds(node.propose()) == [Overloaded]
     node.member.tick()
     assert kinds(node.propose()) == [Overloaded], "what is written and not decided waits, too"
-    node.member.tick()  # four in groups of three at most
+    node.answer("n2")
+    node.member.tick()  # four in groups of three at most, one after the other
     node.answer("n2")
     assert [kinds(told) for told in waiting] == [[Applied]] * 4
     assert node.propose() == []
