@@ -35,7 +35,8 @@ class _Directory:
 class SimulatedDisk:
     """The directories below a root, one for each node.
 
-    `blocks` are the sizes in bytes of what is written, or lost, as one.
+    `blocks` are the sizes in bytes of what is written, or lost, as one. Without any, nothing but
+    the end of what was written is lost.
     """
 
     def __init__(self, root: Path, blocks: Sequence[int] = (SECTOR_BYTES, PAGE_BYTES)) -> None:
@@ -109,7 +110,8 @@ class SimulatedDisk:
                 inode = (directory / name).stat().st_ino
                 self._files[inode] = content
                 former = self._former.pop(names[name], b"")
-                self._former[inode] = _over(written[name] or b"", former)
+                if self._blocks:
+                    self._former[inode] = _over(written[name] or b"", former)
         self._directories[directory] = _Directory(
             {entry.name: entry.inode() for entry in os.scandir(directory)}
         )
@@ -138,8 +140,8 @@ class SimulatedDisk:
         end = random.choice((random.randint(len(durable), len(written)), len(written)))
         kept = bytearray(written[:end])
         never = self._never_written(inode, len(kept), random)
-        block = random.choice(self._blocks)
-        lost = random.choice((0.0, 0.0, 0.2, 0.5, 0.8))
+        block = random.choice(self._blocks or (SECTOR_BYTES,))
+        lost = random.choice((0.0, 0.0, 0.2, 0.5, 0.8)) if self._blocks else 0.0
         for start in range(len(durable) // block * block, len(kept), block):
             if random.random() < lost:
                 place = slice(max(start, len(durable)), min(start + block, len(kept)))
