@@ -14,7 +14,7 @@ FeedsError
 ├── StaleRead               this node is too far behind to answer; ask another, or retry
 └── StorageError            this node cannot go on
 ├── DataDirectoryLocked another process owns the data directory
-├── LogDamaged          a record that is not at the log's tail fails its checksum
+├── LogDamaged          a record of the log that was durable fails its checksum
 ├── FormatUnsupported   the data directory is of another format version
 ├── ClusterMismatch     a directory, certificate or peer that belongs to another cluster or node
 ├── SnapshotDamaged     a snapshot or backup that is incomplete or fails its checksums
@@ -108,7 +108,7 @@ class DataDirectoryLocked(StorageError):
 
 
 class LogDamaged(StorageError):
-    """A log record that is not at the tail fails its checksum: file and offset are named."""
+    """A log record that was durable fails its checksum: file and offset are named."""
 
 
 class FormatUnsupported(StorageError):

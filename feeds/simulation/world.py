@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pysyncobj.syncobj
 
-from feeds.errors import ClusterMismatch, FeedsError, NoLeader, StorageError
+from feeds.errors import ClusterMismatch, FeedsError, LogDamaged, NoLeader, StorageError
 from feeds.replication.base import Applied, LogPosition
 from feeds.replication.config import MemberConfig
 from feeds.replication.journal import Journal
@@ -33,6 +33,9 @@ TICK_S: Final = 0.02
 """Seconds between two ticks of a node in which nothing arrives."""
 
 SEGMENT_BYTES: Final = 2_000
+BLOCKS: Final = (64, 512)
+"""Bytes that a disk writes or loses as one: small, as the commands are."""
+
 TAIL_BYTES: Final = 500
 TRACE_MAX: Final = 400
 _NOWHERE: Final = LogPosition(0, 0)
@@ -113,11 +116,13 @@ class World:
         """How long a sync of the log takes, at least and at most."""
         self.slow: set[str] = set()
         """Nodes whose disks take a hundred times as long."""
+        self.whole = True
+        """Nothing that was synced is ever damaged: no log may be refused."""
         self.blocked: set[tuple[str, str]] = set()
         """(from, to) pairs between which nothing passes."""
         self.trace: list[str] = []
         self.acknowledged: dict[int, _Acknowledged] = {}
-        self.disk = SimulatedDisk(root)
+        self.disk = SimulatedDisk(root, BLOCKS)
         self.encode: Callable[[Any], bytes] = encode_message
         self.decode: Callable[[bytes], Any] = decode_message  # Any: the stock library's are dicts
         self._config = config or MemberConfig()
@@ -177,6 +182,8 @@ class World:
         except StorageError as error:
             self.note(f"{name} refuses to start: {error}")
             node.refused = str(error)
+            if isinstance(error, LogDamaged) and self.whole:
+                self._broken(f"{name} takes what a loss of power left for damage: {error}")
             return
         node.incarnation += 1
         status = node.member.status()
@@ -216,6 +223,7 @@ class World:
         node = self._nodes[name]
         shutil.rmtree(node.directory)
         node.directory.mkdir()
+        self.disk.forget(node.directory)
         node.machine, node.joining, node.refused = Machine(), True, None
         self.note(f"{name} is replaced")
         self.start(name)

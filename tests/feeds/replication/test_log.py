@@ -33,7 +33,7 @@ def filled(
     log = SegmentLog.open(directory, applied, config, fixed_salt)
     for command in commands:
         log.append(1, [command])
-    log.sync()
+        log.sync()
     log.close()
     return sorted(directory.iterdir())
 
@@ -222,13 +222,13 @@ def test_record_out_of_place_is_refused(tmp_path: Path) -> None:
     seed = log._segments[0].header.seed
     log.close()
     with path.open("ab") as file:
-        file.write(encode_record(seed, 2, 1, b"again"))
+        file.write(encode_record(seed, 2, 1, 1, b"again"))
     with pytest.raises(LogDamaged, match="index 2, where 3 belongs"):
         read(tmp_path)
 
 
 def test_command_that_holds_a_record_of_another_log_does_not_stop_the_cut(tmp_path: Path) -> None:
-    foreign = encode_record(12345, 3, 1, b"forged")
+    foreign = encode_record(12345, 3, 1, 2, b"forged")
     (path,) = filled(tmp_path, [b"a", foreign * 3])
     os.truncate(path, path.stat().st_size - 1)
     assert [b"a"] == read(tmp_path)
@@ -286,9 +286,9 @@ def test_segment_of_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(segment, "FORMAT_VERSION", 2)
+        later.setattr(segment, "FORMAT_VERSION", 3)
         filled(tmp_path, COMMANDS)
-    with pytest.raises(FormatUnsupported, match="format 2; this release reads format 1"):
+    with pytest.raises(FormatUnsupported, match="format 3; this release reads formats 1 to 2"):
         read(tmp_path)
 
 
