@@ -283,7 +283,11 @@ class SegmentLog:
             return None
         segment = self._segments[-1]
         return PendingSync(
-            os.dup(self._file), segment.path, segment.bytes, self.last_index, self._epoch
+            os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC),
+            segment.path,
+            segment.bytes,
+            self.last_index,
+            self._epoch,
         )
 
     def end_sync(self, pending: PendingSync) -> None:

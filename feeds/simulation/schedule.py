@@ -19,6 +19,7 @@ SCRATCH: Final = Path("/dev/shm")  # noqa: S108 - memory is enough where syncs a
 CONFIG: Final = MemberConfig(
     consensus=ConsensusConfig(append_entries_max=8, append_bytes_max=400, apply_entries_max=16),
     propose_timeout_s=2.0,
+    group_commit_ops_min=2,
     group_commit_ops_max=8,
     log_keep_bytes_max=8_000,
     log_keep_s_max=1.5,
