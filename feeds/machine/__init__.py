@@ -5,8 +5,9 @@ because of what a command holds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import assert_never
+
+import msgspec
 
 from feeds.commands import (
     AddKey,
@@ -36,8 +37,7 @@ from feeds.store.base import View, Write
 __all__ = ["Outcome", "apply"]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What a command does: writes for one batch, its result, and the facts it left."""
 
     writes: Sequence[Write]

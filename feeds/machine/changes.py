@@ -16,7 +16,7 @@ class Changes:
         self.index = index
         self.writes: list[Write] = []
         self.events: list[Event] = []
-        self._event_prefix = EventKey.prefix(tenant) + write_number(index)
+        self._event_prefix = b""
 
     def put(self, family: str, key: bytes, value: bytes | None) -> None:
         """Set a key; None deletes it."""
@@ -28,6 +28,8 @@ class Changes:
 
     def tell(self, event: Event) -> None:
         """Leave a fact in the event log, behind those told before."""
+        if not self.events:  # most commands leave none
+            self._event_prefix = EventKey.prefix(self.tenant) + write_number(self.index)
         key = self._event_prefix + len(self.events).to_bytes(4)
         self.writes.append(Write("events", key, encode(event)))
         self.events.append(event)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Self
 
 import google_crc32c
+import msgspec
 import numpy as np
 
 from feeds.errors import FormatUnsupported
@@ -63,8 +64,7 @@ PIECE_BYTES: Final = 256 * 1024
 """Bytes of a segment whose records are checked at once, where they are not longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A command in its place of the log."""
 
     index: int

@@ -1,6 +1,7 @@
 """A store, and above it writes that wait for others, so that many share one batch."""
 
 from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -22,7 +23,7 @@ class HeldWrites:
         self._store = store
         self._writes: list[Write] = []
         self._last: Write | None = None
-        self._values: dict[str, dict[bytes, bytes | None]] = {}
+        self._values: defaultdict[str, dict[bytes, bytes | None]] = defaultdict(dict)
         self._sorted: dict[str, list[bytes]] = {}
 
     def hold(self, writes: Sequence[Write], last: Write) -> None:
@@ -30,9 +31,8 @@ class HeldWrites:
 
         So those that belong together are written together, whenever it comes to that.
         """
-        for write in writes:
-            family, key, value = write
-            values = self._values.setdefault(family, {})
+        for family, key, value in writes:
+            values = self._values[family]
             if family in self._sorted and key not in values:
                 insort(self._sorted[family], key)
             values[key] = value

@@ -249,12 +249,6 @@ class RocksStore:
         except KeyError:
             raise self._missing(name) from None
 
-    def _handle(self, name: str) -> Any:
-        try:
-            return self._handles[name]
-        except KeyError:
-            raise self._missing(name) from None
-
     def _missing(self, name: str) -> Exception:
         if self._db is None:
             return StorageError("the store is closed: open it again to read or write")
@@ -274,12 +268,15 @@ class RocksStore:
     def _batch(self, writes: Sequence[Write]) -> Any:
         # Any: rocksdict's types are not visible to the type checker.
         batch = WriteBatch(raw_mode=True)
-        handle = self._handle
-        for family, key, value in writes:
-            if value is None:
-                batch.delete(key, handle(family))
-            else:
-                batch.put(key, value, handle(family))
+        handles = self._handles
+        try:
+            for family, key, value in writes:
+                if value is None:
+                    batch.delete(key, handles[family])
+                else:
+                    batch.put(key, value, handles[family])
+        except KeyError as error:
+            raise self._missing(error.args[0]) from None
         return batch
 
     def _do(self, what: str, action: Callable[[], object]) -> None:
