@@ -5,7 +5,7 @@ A `StoreReader` needs a view alone, so a worker that follows another process's s
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from operator import itemgetter
+from operator import eq, itemgetter
 from typing import Literal
 
 from feeds.config import FeedsConfig
@@ -147,7 +147,9 @@ class StoreReader:
         while True:
             keys = self._view.keys("feeds", start, stop, limit)
             found += map(position, keys)
-            if len(set(found)) < len(found):
+            if any(
+                map(eq, found, islice(found, 1, None))
+            ):  # in order, so the same are side by side
                 found = list(dict.fromkeys(found))
             if len(found) >= limit or len(keys) < limit:
                 return found[:limit]
