@@ -30,8 +30,10 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final, Literal, Self
+
+import msgspec
 
 from feeds.model import Position
 
@@ -84,9 +86,8 @@ def after(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
-def write_number(number: int) -> bytes:
-    """An unsigned number as 8 bytes that sort like it."""
-    return _NUMBER.pack(number)
+write_number: Final[Callable[[int], bytes]] = _NUMBER.pack
+"""An unsigned number as 8 bytes that sort like it."""
 
 
 def read_number(data: bytes, offset: int = 0) -> int:
@@ -105,8 +106,7 @@ def _split(key: bytes, count: int) -> tuple[list[str], bytes]:
     return [text.decode() for text in texts], rest
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeKey:
+class ChangeKey(msgspec.Struct, frozen=True):
     """In `meta`: a slot of the change journal, which the next round of it writes again."""
 
     slot: int
@@ -121,8 +121,7 @@ class ChangeKey:
         return b"c" + _NUMBER.pack(slot)
 
 
-@dataclass(frozen=True, slots=True)
-class TenantKey:
+class TenantKey(msgspec.Struct, frozen=True):
     """In `config`: a tenant."""
 
     tenant: str
@@ -142,8 +141,7 @@ class TenantKey:
         return b"t"
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKeyKey:
+class ApiKeyKey(msgspec.Struct, frozen=True):
     """In `config`: an API key, by its public id."""
 
     key_id: str
@@ -158,8 +156,7 @@ class ApiKeyKey:
         return b"k"
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityKey:
+class ActivityKey(msgspec.Struct, frozen=True):
     """In `activities`: an activity; a tenant's newest comes first."""
 
     tenant: str
@@ -181,8 +178,7 @@ class ActivityKey:
         return _join(tenant)
 
 
-@dataclass(frozen=True, slots=True)
-class FeedRowKey:
+class FeedRowKey(msgspec.Struct, frozen=True):
     """In `feeds`: a row; a feed's newest comes first. `origin` is empty at home."""
 
     tenant: str
@@ -212,8 +208,7 @@ class FeedRowKey:
         return _join(tenant), b"\0" + position + origin.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class FollowKey:
+class FollowKey(msgspec.Struct, frozen=True):
     """In `follows`: an edge, by who follows."""
 
     tenant: str
@@ -230,8 +225,7 @@ class FollowKey:
         return _join(tenant) + b"e" + _join(follower)
 
 
-@dataclass(frozen=True, slots=True)
-class FollowerKey:
+class FollowerKey(msgspec.Struct, frozen=True):
     """In `follows`: an edge, by who is followed."""
 
     tenant: str
@@ -248,8 +242,7 @@ class FollowerKey:
         return _join(tenant) + b"r" + _join(target)
 
 
-@dataclass(frozen=True, slots=True)
-class DegreesKey:
+class DegreesKey(msgspec.Struct, frozen=True):
     """In `follows`: how many edges a feed has, each way."""
 
     tenant: str
@@ -260,8 +253,7 @@ class DegreesKey:
         return _join(self.tenant) + b"d" + self.feed.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class PulledKey:
+class PulledKey(msgspec.Struct, frozen=True):
     """In `follows`: an edge whose target is merged when the follower's feed is read."""
 
     tenant: str
@@ -278,8 +270,7 @@ class PulledKey:
         return _join(tenant) + b"p" + _join(follower)
 
 
-@dataclass(frozen=True, slots=True)
-class EventKey:
+class EventKey(msgspec.Struct, frozen=True):
     """In `events`: a fact, by log index and its place within that command."""
 
     tenant: str
@@ -302,8 +293,7 @@ class EventKey:
         return _join(tenant)
 
 
-@dataclass(frozen=True, slots=True)
-class CounterKey:
+class CounterKey(msgspec.Struct, frozen=True):
     """In `counters`: a record; `name` is a position (activity) or a text in UTF-8."""
 
     tenant: str
@@ -320,8 +310,7 @@ class CounterKey:
         return _join(tenant) + _ENTITIES[entity]
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxKey:
+class OutboxKey(msgspec.Struct, frozen=True):
     """In `outbox`: rows of an ended follow that are still to be removed."""
 
     tenant: str
@@ -339,8 +328,7 @@ class OutboxKey:
         return cls(tenant, follower, target.decode())
 
 
-@dataclass(frozen=True, slots=True)
-class FanOutKey:
+class FanOutKey(msgspec.Struct, frozen=True):
     """In `outbox`: rows of an activity before the followers of a place, still to be written.
 
     The byte 1 keeps them apart from ended follows: no feed's text begins with it.
@@ -371,8 +359,7 @@ class FanOutKey:
         return key[key.index(b"\0") + 1] == 1
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCountKey:
+class TaskCountKey(msgspec.Struct, frozen=True):
     """In `meta`: how many of a tenant's tasks are in `outbox`."""
 
     tenant: str
@@ -382,8 +369,7 @@ class TaskCountKey:
         return b"tasks\0" + self.tenant.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class DedupKey:
+class DedupKey(msgspec.Struct, frozen=True):
     """In `dedup`: an idempotency key that was used."""
 
     tenant: str
@@ -394,8 +380,7 @@ class DedupKey:
         return _join(self.tenant) + b"k" + self.key.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class DedupCountKey:
+class DedupCountKey(msgspec.Struct, frozen=True):
     """In `dedup`: how many of a tenant's keys are remembered."""
 
     tenant: str
@@ -405,8 +390,7 @@ class DedupCountKey:
         return _join(self.tenant) + b"n"
 
 
-@dataclass(frozen=True, slots=True)
-class ExpiryKey:
+class ExpiryKey(msgspec.Struct, frozen=True):
     """In `dedup`: when an idempotency key is forgotten; a tenant's earliest comes first."""
 
     tenant: str

@@ -3,8 +3,9 @@
 A `StoreReader` needs a view alone, so a worker that follows another process's store can answer too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import eq, itemgetter
 from typing import Literal
 
 from feeds.config import FeedsConfig
@@ -138,16 +139,21 @@ class StoreReader:
         if pulled_edges(self._view, tenant, text):
             return self._merged_rows(tenant, text, limit)
         prefix = FeedRowKey.prefix(tenant, text)
-        head, end = len(prefix), len(prefix) + POSITION_BYTES
         start, stop = prefix, after(prefix)
-        found: dict[bytes, None] = {}
-        while len(found) < limit:
-            keys = [key for key, _ in self._view.scan("feeds", start, stop, limit)]
-            found |= dict.fromkeys([key[head:end] for key in keys])
-            if len(keys) < limit:
-                break
+        position: Callable[[bytes], Position] = itemgetter(
+            slice(len(prefix), len(prefix) + POSITION_BYTES)
+        )
+        found: list[Position] = []
+        while True:
+            keys = self._view.keys("feeds", start, stop, limit)
+            found += map(position, keys)
+            if any(
+                map(eq, found, islice(found, 1, None))
+            ):  # in order, so the same are side by side
+                found = list(dict.fromkeys(found))
+            if len(found) >= limit or len(keys) < limit:
+                return found[:limit]
             start = keys[-1] + b"\0"
-        return [Position(position) for position in islice(found, limit)]
 
     def bodies(self, tenant: TenantId, positions: Sequence[Position]) -> list[bytes | None]:
         """The activities as encoded JSON without `origin`, None where there is none."""

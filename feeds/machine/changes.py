@@ -28,7 +28,7 @@ class Changes:
 
     def tell(self, event: Event) -> None:
         """Leave a fact in the event log, behind those told before."""
-        if not self.events:
+        if not self.events:  # most commands leave none
             self._event_prefix = EventKey.prefix(self.tenant) + write_number(self.index)
         key = self._event_prefix + len(self.events).to_bytes(4)
         self.writes.append(Write("events", key, encode(event)))

@@ -230,7 +230,9 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     ) -> list[tuple[None, int, int | None]]:
         """The library asks one entry at a time for its term, to judge whether to commit it."""
         noop = self._SyncObj__noopIDx
-        if noop is not None and first >= noop and self._SyncObj__raftState == LEADER:
+        if noop is not None and self._SyncObj__raftState == LEADER:
+            if first < noop:
+                return []  # it is of an earlier term: cheaply said, for a million after a restart
             return [(None, first, self.term)]
         return [(None, first, self._journal.term_at(first))]
 

