@@ -174,6 +174,7 @@ class EngineNode:
             ) from error
         self._replica = replica
         self._machine.bind(replica)
+        replica.ask_before_writes(self._machine.before_write)
         replica.watch(self._work)
         server = SocketServer(
             replica,

@@ -15,6 +15,7 @@ from feeds.commands import (
     CreateTenant,
     FanOut,
     FollowFeed,
+    MoveClock,
     PostActivity,
     RecordEvents,
     RemoveActivity,
@@ -24,6 +25,7 @@ from feeds.commands import (
 from feeds.errors import InvalidInput, Overloaded
 from feeds.events import Event
 from feeds.machine.changes import Changes
+from feeds.machine.clock import move_clock
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
@@ -34,6 +36,9 @@ from feeds.results import Rejected, Result
 from feeds.store.base import View, Write
 
 __all__ = ["Outcome", "apply"]
+
+
+_Keyed = PostActivity | RemoveActivity | FollowFeed | UnfollowFeed | RecordEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ def apply(command: Command, index: int, view: View) -> Outcome:
 
 def _decide_once(command: Command, changes: Changes, view: View) -> Result:
     """Under an idempotency key that was used, the answer of that time; nothing happens again."""
-    if isinstance(command, Unkeyed) or command.once is None:
+    if isinstance(command, Unkeyed):
+        return _decide_unkeyed(command, changes, view)
+    if command.once is None:
         return _decide(command, changes, view)
     recalled = recall(command.once, changes, view)
     if recalled is not None:
@@ -72,7 +79,7 @@ def _decide_once(command: Command, changes: Changes, view: View) -> Result:
     return result
 
 
-def _decide(command: Command, changes: Changes, view: View) -> Result:
+def _decide(command: _Keyed, changes: Changes, view: View) -> Result:
     result: Result
     match command:
         case RecordEvents():
@@ -85,10 +92,20 @@ def _decide(command: Command, changes: Changes, view: View) -> Result:
             result = unfollow(command, changes, view)
         case RemoveActivity():
             result = remove(command, changes, view)
+        case _:
+            assert_never(command)
+    return result
+
+
+def _decide_unkeyed(command: Unkeyed, changes: Changes, view: View) -> Result:
+    result: Result
+    match command:
         case ClearRows():
             result = clear(command, changes, view)
         case FanOut():
             result = fan_out(command, changes, view)
+        case MoveClock():
+            result = move_clock(command, changes, view)
         case CreateTenant():
             result = create_tenant(command, changes, view)
         case AddKey():

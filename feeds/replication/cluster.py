@@ -30,6 +30,7 @@ from feeds.errors import (
 )
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
 from feeds.replication.config import MemberConfig
+from feeds.replication.event_loop import new_event_loop
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.member import Done, Member
@@ -156,7 +157,7 @@ class ClusterReplica:
         node's address cannot be listened on.
         """
         journal = Journal.open(data / "log", applied, config.log)
-        loop = _event_loop()
+        loop = new_event_loop()
         try:
             replica = cls(data, journal, apply, applied, config, source, on_joined, commit, loop)
             started: Future[None] = Future()
@@ -208,6 +209,10 @@ class ClusterReplica:
     def watch(self, watcher: Callable[[ReplicaStatus], None]) -> None:
         """Call `watcher` on the replica's thread when something was applied or the role changed."""
         self._watchers = (*self._watchers, watcher)
+
+    def ask_before_writes(self, before_write: Callable[[], bytes | None]) -> None:
+        """Ask, while this node leads, what the log must hold before the commands written next."""
+        self._member.before_write = before_write
 
     @property
     def leads(self) -> bool:
@@ -472,15 +477,6 @@ class ClusterReplica:
 def _check_position(said: LogPosition, found: LogPosition) -> None:
     if found != said:
         raise SnapshotDamaged(f"a snapshot said that it is at {said}, and is at {found}")
-
-
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The quick one (uvloop) where it is installed: the same work for less time."""
-    try:
-        import uvloop  # noqa: PLC0415 - it is not everywhere
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _pass_on(done: "Future[None]", started: "Future[None]") -> None:

@@ -83,6 +83,8 @@ class Member:
         commit: Callable[[], None] = lambda: None,
         run_sync: RunSync | None = None,
     ) -> None:
+        self.before_write: Callable[[], bytes | None] = lambda: None
+        """Asked where this node leads: what the log must hold before the commands written next."""
         self._node = node
         self._peers = tuple(peers)
         self._journal = journal
@@ -360,8 +362,10 @@ class Member:
         group = [(command, waiter) for command, waiter in group if waiter.done is not None]
         if not group:
             return
+        before = self.before_write()
+        first_ones = [] if before is None else [before]
         try:
-            first = self._consensus.append([command for command, _ in group])
+            first = self._consensus.append([*first_ones, *(command for command, _ in group)])
         except OSError as error:
             if not is_full(error, self._journal):
                 raise
@@ -369,7 +373,7 @@ class Member:
             for _, waiter in group:
                 self._settle(waiter, StorageFull(full))
             return
-        for index, (_, waiter) in enumerate(group, first):
+        for index, (_, waiter) in enumerate(group, first + len(first_ones)):
             waiter.term = self._consensus.term
             self._by_index[index].append(waiter)
 

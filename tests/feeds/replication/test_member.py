@@ -33,6 +33,27 @@ def test_leader_tells_once_a_majority_has_it_and_it_is_applied(node: PlayedNode)
     assert (len(told), node.member.waiting) == (1, 0)
 
 
+def test_what_must_be_before_a_write_is_before_its_group_and_nobodys(node: PlayedNode) -> None:
+    node.lead()
+    firsts = [b"first", None]
+    node.member.before_write = lambda: firsts.pop(0)
+    told = [node.propose(b"a"), node.propose(b"b")]
+    node.member.tick()
+    told.append(node.propose(b"c"))
+    node.member.tick()
+    node.answer("n2")
+    assert node.applied == [b"", b"first", b"a", b"b", b"c"]
+    assert told == [[Applied(index, b"%d" % index)] for index in (3, 4, 5)]
+
+
+def test_who_does_not_lead_puts_nothing_before_a_write(node: PlayedNode) -> None:
+    node.member.before_write = lambda: b"first"
+    node.follow("n2")
+    node.propose(b"a")
+    node.member.tick()
+    assert node.said(Forward) == [Forward(1, b"a")]
+
+
 def test_nothing_was_written_where_no_leader_is_known(node: PlayedNode) -> None:
     told = node.propose()
     node.member.tick()
