@@ -323,15 +323,18 @@ def _print_table(found: dict[str, ReplicaStatus | None]) -> None:
         if one["role"] == "unreachable":
             table.add_row(node, "[red]unreachable[/red]")
             continue
-        peers = " ".join(
-            f"{peer['node']}{'' if peer['connected'] else ' (not connected)'}"
-            for peer in one["peers"]
-        )
+        peers = " ".join(map(_peer, one["peers"]))
         numbers = [one[key] for key in ("term", "commit_index", "applied_index", "lag")]
         size = f"{one['log_bytes'] / 1e6:.1f} MB"
         cells = [*(f"{number:,}" for number in numbers), size, f"{one['snapshot_index']:,}"]
         table.add_row(node, one["role"], *cells, peers)
     Console().print(table)
+
+
+def _peer(peer: dict[str, Any]) -> str:  # Any: as `_told`
+    """A peer, and for how long it was not heard: a dash where it never was."""
+    heard = "-" if peer["silent_s"] is None else f"{peer['silent_s']:.1f} s"
+    return f"{peer['node']} ({heard}{'' if peer['connected'] else ', not connected'})"
 
 
 def _last_line(log: Path) -> str:

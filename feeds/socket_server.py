@@ -283,7 +283,10 @@ def silence_s(status: ReplicaStatus) -> float | None:
     silences = {peer.node: peer.silent_s for peer in status.peers}
     if status.role == "leader":
         needed = (len(silences) + 1) // 2
-        return sorted(silences.values())[needed - 1] if needed else 0.0
+        heard = sorted(silent_s for silent_s in silences.values() if silent_s is not None)
+        if len(heard) < needed:
+            return None
+        return heard[needed - 1] if needed else 0.0
     return silences.get(status.leader or "") if status.role == "follower" else None
 
 

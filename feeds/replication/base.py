@@ -37,8 +37,8 @@ class PeerStatus:
     connected: bool
     match_index: int = 0
     """Index up to which its log is known to be as the leader's; 0 where this node does not lead."""
-    silent_s: float = 0.0
-    """Seconds since it was last heard."""
+    silent_s: float | None = None
+    """Seconds since it was last heard; None where it never was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,18 @@ class Elections(Library):
     _muted = False
     _votes: frozenset[str] = frozenset()
 
+    @property
+    def leader(self) -> str | None:
+        """The node that leads, as far as is known here.
+
+        Nobody where it was not heard for as long as an election takes to begin at the latest: what
+        would be sent on to it might never be answered.
+        """
+        unheard_s = self._clock() - self._heard_leader_s
+        if self._SyncObj__raftState != LEADER and unheard_s > self._pace.election_timeout_s_max:
+            return None
+        return super().leader
+
     def mute(self) -> None:
         """Count for nothing, until `unmute`: acknowledge nothing, vote for nobody, do not stand."""
         self._muted, self._may_vote = True, False

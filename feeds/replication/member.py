@@ -299,7 +299,7 @@ class Member:
                     peer,
                     peer in self._connected,
                     progress.match if progress else 0,
-                    now - self._heard_s.get(peer, now),
+                    now - self._heard_s[peer] if peer in self._heard_s else None,
                 )
             )
         return ReplicaStatus(

@@ -17,7 +17,7 @@ from feeds.replication.messages import (
     Forward,
     ForwardReply,
 )
-from feeds.testing_member import PlayedNode, kinds
+from feeds.testing_member import MEMBER_CONFIG, PlayedNode, kinds
 
 # What a proposer is told.
 
@@ -60,6 +60,32 @@ def test_nothing_was_written_where_no_leader_is_known(node: PlayedNode) -> None:
     assert kinds(told) == [NoLeader]
     assert "nothing was written" in str(told[0])
     assert node.said(Forward) == []
+
+
+def test_leader_that_is_not_heard_for_the_longest_timeout_is_named_no_more(
+    node: PlayedNode,
+) -> None:
+    pace = MEMBER_CONFIG.consensus
+    node.follow("n2")
+    node.clock.now_s += pace.election_timeout_s_max
+    assert node.member.status().leader == "n2"
+    node.clock.now_s += 0.001
+    assert node.member.status().leader is None
+    told = node.propose()
+    node.member.tick()
+    assert kinds(told) == [NoLeader]
+    assert node.said(Forward) == []
+    node.follow("n2")
+    assert node.member.status().leader == "n2"
+
+
+def test_peer_that_was_never_heard_has_been_silent_for_nobody_knows_how_long(
+    node: PlayedNode,
+) -> None:
+    node.follow("n2")
+    node.clock.now_s += 0.5
+    silences = {peer.node: peer.silent_s for peer in node.member.status().peers}
+    assert silences == {"n2": 0.5, "n3": None}
 
 
 def test_nothing_was_written_where_the_leader_cannot_be_reached(node: PlayedNode) -> None:
