@@ -242,6 +242,7 @@ class EngineNode:
                 segment_bytes_max=limits.segment_bytes_max,
                 record_bytes_max=limits.command_bytes_max,
             ),
+            disk_reserve_bytes=limits.disk_reserve_bytes,
         )
 
 

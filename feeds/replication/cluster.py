@@ -30,6 +30,7 @@ from feeds.errors import (
 )
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
 from feeds.replication.config import MemberConfig
+from feeds.replication.disk_space import DiskSpace
 from feeds.replication.event_loop import new_event_loop
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
@@ -70,6 +71,9 @@ class ClusterConfig:
 
     log: LogConfig = field(default_factory=LogConfig)
     """The limits of its log."""
+
+    disk_reserve_bytes: int = 64 * 1024 * 1024
+    """Free bytes on the disks of log and store below which no command is written."""
 
     tick_s: float = 0.02
     """Seconds between two looks at the clock while nothing arrives."""
@@ -156,7 +160,8 @@ class ClusterReplica:
         Raises `LogDamaged`, `ClusterMismatch` or another `StorageError`, and OSError where the
         node's address cannot be listened on.
         """
-        journal = Journal.open(data / "log", applied, config.log)
+        space = DiskSpace.of([data / "log", data], config.disk_reserve_bytes)
+        journal = Journal.open(data / "log", applied, config.log, space=space)
         loop = new_event_loop()
         try:
             replica = cls(data, journal, apply, applied, config, source, on_joined, commit, loop)

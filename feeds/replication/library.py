@@ -4,7 +4,6 @@ Overriding works by Python's name mangling: the library's `self.__name` is `_Syn
 not overridden and could still reach the library's own storage, queue or pickle raises.
 """
 
-import errno
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pysyncobj.version import VERSION
 from feeds.errors import ReplicaStopped
 from feeds.replication.base import ApplyCommand, LogPosition
 from feeds.replication.config import ConsensusConfig
+from feeds.replication.disk_space import NO_SPACE
 from feeds.replication.journal import Entry, Journal
 from feeds.replication.messages import Message
 from feeds.replication.segment import PendingSync
@@ -44,7 +44,6 @@ if VERSION != PYSYNCOBJ:
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 _ROLES: Final = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 HELD_MAX: Final = 10_000
 """Messages that wait for the disk; the oldest are dropped beyond, as a network drops them."""
@@ -290,7 +289,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
 
 def is_full(error: OSError, journal: Journal) -> bool:
     """Whether a write failed because the disk is full, and left the log as it was."""
-    return error.errno in _NO_SPACE and journal.broken is None
+    return error.errno in NO_SPACE and journal.broken is None
 
 
 class _Outbound(Transport):  # type: ignore[misc]  # the library has no types

@@ -72,6 +72,10 @@ class SimulatedDisk:
         finally:
             os.fsync, os.fdatasync, os.write = kept
 
+    def free_bytes(self, directory: Path) -> int:
+        """What a directory's disk has left, as it tells."""
+        return 0 if directory in self.full else 2**40
+
     def lose_power(self, directory: Path, random: Random) -> None:
         """Leave in a directory what a loss of power may leave of it."""
         known = self._directories.get(directory, _Directory())

@@ -1,9 +1,9 @@
 """A node whose disk is full, while clients write and read; their history is judged.
 
 Each node has a small disk of its own (tmpfs, which needs root: skipped with the reason where it is
-not permitted). Where the log alone is full, the node refuses and goes on. Where log and store share
-the disk, the store may meet its end first: then the node ends, and is started again once there is
-space.
+not permitted). A node that has less than its reserve left refuses, and goes on. Where log and store
+share a disk that is filled to the last byte from outside, the store may meet its end first: then
+the node ends, and is started again once there is space.
 """
 
 import os
@@ -20,7 +20,8 @@ from _pytest.mark import ParameterSet
 from feeds.directory import DataDirectory
 from feeds.testing_cluster import NODES, ProcessCluster
 
-DISK_BYTES = 96 * 1024 * 1024
+MIB = 1024 * 1024
+DISK_BYTES = 192 * MIB  # three times the reserve that a node keeps for its store
 FILLER = "filler"
 
 
@@ -44,8 +45,12 @@ class Disks:
             self._mount(place)
             self._places[node] = place
 
-    def fill(self, node: str) -> None:
+    def fill(self, node: str, left_bytes: int = 0) -> None:
         with (self._places[node] / FILLER).open("wb", buffering=0) as file:
+            if left_bytes:
+                free_bytes = shutil.disk_usage(self._places[node]).free
+                os.posix_fallocate(file.fileno(), 0, free_bytes - left_bytes)
+                return
             for size in (1 << 20, 1 << 12):
                 try:
                     while file.write(bytes(size)):
@@ -97,8 +102,12 @@ def says_so(cluster: ProcessCluster, node: str) -> bool:
     return "log_full" in cluster.log(node) or "No space left" in cluster.log(node)
 
 
+def refusals(cluster: ProcessCluster) -> int:
+    return sum(cluster.history.refused[node, "StorageFull"] for node in NODES)
+
+
 def was_refused(cluster: ProcessCluster) -> bool:
-    return any(cluster.history.refused[node, "StorageFull"] for node in NODES)
+    return refusals(cluster) > 0
 
 
 def stop_node(cluster: ProcessCluster, node: str) -> None:
@@ -144,6 +153,23 @@ def test_leader_with_a_full_disk_loses_nothing_and_another_one_can_lead(
     disks.free(leader)
     cluster.start()
     cluster.work(20, [leader])
+    cluster.judge()
+
+
+@pytest.mark.parametrize("disks", ["data"], indirect=True)
+def test_nodes_with_less_than_their_reserve_refuse_before_their_stores_are_in_danger(
+    cluster: ProcessCluster, disks: Disks
+) -> None:
+    cluster.work(20)
+    processes = [cluster.process(node) for node in NODES]
+    for node in NODES:
+        disks.fill(node, 32 * MIB)
+    cluster.wait_for(lambda: refusals(cluster) > 100, "writes to be refused")
+    assert all(cluster.is_running(node) for node in NODES)
+    for node in NODES:
+        disks.free(node)
+    cluster.work(50)
+    assert processes == [cluster.process(node) for node in NODES]
     cluster.judge()
 
 
