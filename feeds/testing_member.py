@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from feeds.errors import FeedsError
 from feeds.replication.base import Applied, LogPosition
 from feeds.replication.config import MemberConfig
+from feeds.replication.disk_space import DiskSpace
 from feeds.replication.journal import Journal
 from feeds.replication.log import LogConfig
 from feeds.replication.member import Member
@@ -48,7 +49,9 @@ class PlayedNode:
         self.sent: list[tuple[str, Message]] = []
         self.applied: list[bytes] = []
         self.joined = False
-        self.journal = Journal.open(directory, LogPosition(0, 0), _LOG)
+        self.free_bytes = 2**40
+        space = DiskSpace(lambda: self.free_bytes, 1, clock)
+        self.journal = Journal.open(directory, LogPosition(0, 0), _LOG, space=space)
         self.member = Member(
             node="n1",
             peers=_PEERS,

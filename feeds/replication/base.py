@@ -57,6 +57,8 @@ class ReplicaStatus:
     snapshot_index: int = 0
     """Index of the last snapshot that was sent or installed; 0 where there was none."""
     peers: tuple[PeerStatus, ...] = ()
+    full: str | None = None
+    """Why its disk takes no commands at present; None where it does."""
 
 
 class Replica(Protocol):

@@ -24,6 +24,12 @@ class ConsensusConfig:
     So it does where its own disk has not answered for as long.
     """
 
+    hand_over_s: float = 1.0
+    """Seconds between two peers that a leader whose disk is full asks to lead in its place."""
+
+    full_timeouts: int = 4
+    """Election timeouts that a node whose disk is full leaves to others before it stands."""
+
     append_entries_max: int = 1_024
     """Entries of one append at most."""
 

@@ -12,7 +12,12 @@ from typing import Final, NamedTuple, Self
 from feeds.errors import LogDamaged
 from feeds.replication.base import LogPosition
 from feeds.replication.disk_space import NO_SPACE, DiskSpace
-from feeds.replication.hard_state import HardState, load_hard_state, save_hard_state
+from feeds.replication.hard_state import (
+    HardState,
+    load_hard_state,
+    save_hard_state,
+    take_place,
+)
 from feeds.replication.log import LogConfig, SegmentLog
 from feeds.replication.segment import PendingSync
 
@@ -74,6 +79,7 @@ class Journal:
         try:
             state = load_hard_state(directory) or HardState()
             _check_fit(log, applied)
+            take_place(directory)
             term = max(state.term, log.term, applied.term)
             if term != state.term:
                 state = HardState(term)
@@ -229,7 +235,7 @@ class Journal:
             return
         lacking = self._space.lacking(bytes_wanted)
         if lacking is not None:
-            raise OSError(errno.ENOSPC, lacking, str(self.directory))
+            raise OSError(errno.ENOSPC, lacking)
 
     def _position(self, index: int) -> LogPosition:
         term = self._log.term_at(index)

@@ -72,6 +72,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     # The library's state, as far as it is used here; it has no types of its own.
     _SyncObj__raftState: int = FOLLOWER
     _SyncObj__raftCurrentTerm: int = 0
+    _SyncObj__votedForNodeId: str | None = None
     _SyncObj__raftLeader: Any = None
     _SyncObj__raftCommitIndex: int = 0
     _SyncObj__raftLastApplied: int = 0
@@ -237,6 +238,12 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         """The library counts a leader among those that have every entry up to here."""
         return self._journal.durable_index
 
+    def _SyncObj__setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
+        """Durable before it is true: where that fails, nothing has changed."""
+        self._journal.save_vote(term, voted_for)
+        self._SyncObj__raftCurrentTerm = term
+        self._SyncObj__votedForNodeId = voted_for
+
     def _SyncObj__getCurrentLogTerm(self) -> int:  # noqa: N802
         return self._journal.last.term
 
@@ -318,10 +325,6 @@ class _LibraryLog:
     def add(self, _: bytes, __: int, term: int) -> None:
         """The leader's first entry: it is empty."""
         self._journal.append([Entry(term, b"")])
-
-    def setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
-        """Durable when it returns."""
-        self._journal.save_vote(term, voted_for)
 
     def setRaftCommitIndex(self, _: int) -> None:  # noqa: N802
         """What is committed is known by what the store has applied."""

@@ -314,6 +314,7 @@ class Member:
             first_index=self._journal.base.index + 1,
             snapshot_index=self._snapshot_index,
             peers=tuple(peers),
+            full=consensus.full,
         )
 
     def stop(self, why: FeedsError) -> None:

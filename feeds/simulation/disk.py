@@ -6,6 +6,7 @@ what was synced, and of what was not, a part that was under way.
 """
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ class SimulatedDisk:
         """Directories whose next syncs fail."""
         self.full: set[Path] = set()
         """Directories in which nothing more can be written; a first half may be."""
+        self.low: set[Path] = set()
+        """Directories with less free than their nodes shall leave."""
         self.syncs = 0
         """Syncs so far."""
         self._prefix = str(root)
@@ -56,13 +59,12 @@ class SimulatedDisk:
             self._sync(file, Path(path))
 
         def write(file: int, data: Buffer, /) -> int:
-            if self.full:
-                path = Path(os.readlink(f"/proc/self/fd/{file}"))  # noqa: PTH115 - hot
-                if any(path.is_relative_to(place) for place in self.full):
-                    half = memoryview(data)[: memoryview(data).nbytes // 2]
-                    if half.nbytes < SECTOR_BYTES // 2:
-                        raise OSError(errno.ENOSPC, "the simulated disk is full", path.name)
-                    return kept[2](file, half)
+            size = memoryview(data).nbytes
+            if self._is_full(file) and not self._has_place(file, size):
+                half = memoryview(data)[: size // 2]
+                if half.nbytes < SECTOR_BYTES // 2:
+                    raise OSError(errno.ENOSPC, "the simulated disk is full", _path(file).name)
+                return kept[2](file, half)
             return kept[2](file, data)
 
         os.fsync = os.fdatasync = sync  # type: ignore[assignment]
@@ -72,9 +74,21 @@ class SimulatedDisk:
         finally:
             os.fsync, os.fdatasync, os.write = kept
 
+    def _is_full(self, file: int) -> bool:
+        if not self.full:
+            return False
+        path = _path(file)
+        return any(path.is_relative_to(place) for place in self.full)
+
+    def _has_place(self, file: int, size: int) -> bool:
+        """Whether a write is over bytes that the file has already."""
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND:
+            return False
+        return os.lseek(file, 0, os.SEEK_CUR) + size <= os.fstat(file).st_size
+
     def free_bytes(self, directory: Path) -> int:
         """What a directory's disk has left, as it tells."""
-        return 0 if directory in self.full else 2**40
+        return 0 if directory in self.full | self.low else 2**40
 
     def lose_power(self, directory: Path, random: Random) -> None:
         """Leave in a directory what a loss of power may leave of it."""
@@ -127,6 +141,10 @@ class SimulatedDisk:
                 (bytes(len(kept) - start), random.randbytes(len(kept) - start))
             )
         return durable + bytes(kept)
+
+
+def _path(file: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{file}"))  # noqa: PTH115 - hot
 
 
 def _read(path: Path, inode: int) -> bytes | None:

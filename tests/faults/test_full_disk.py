@@ -106,8 +106,14 @@ def refusals(cluster: ProcessCluster) -> int:
     return sum(cluster.history.refused[node, "StorageFull"] for node in NODES)
 
 
-def was_refused(cluster: ProcessCluster) -> bool:
-    return refusals(cluster) > 0
+def is_full(cluster: ProcessCluster, node: str) -> bool:
+    status = cluster.status(node)
+    return status is not None and status.full is not None
+
+
+def leads_elsewhere(cluster: ProcessCluster, node: str) -> bool:
+    found = [cluster.status(other) for other in others(node)]
+    return any(status is not None and status.role == "leader" for status in found)
 
 
 def stop_node(cluster: ProcessCluster, node: str) -> None:
@@ -137,17 +143,38 @@ def test_follower_with_a_full_disk_keeps_nobody_from_writing(
 
 
 @pytest.mark.parametrize("disks", ["log", slow("data")], indirect=True)
-def test_leader_with_a_full_disk_loses_nothing_and_another_one_can_lead(
+def test_leader_whose_disk_is_full_lets_another_one_lead_and_comes_back(
+    cluster: ProcessCluster, disks: Disks
+) -> None:
+    """Its log's disk is full to the last byte; or log and store have less than the reserve."""
+    cluster.work(20)
+    leader = cluster.leader()
+    process = cluster.process(leader)
+    disks.fill(leader, 0 if disks.what == "log" else 32 * MIB)
+    cluster.wait_for(lambda: leads_elsewhere(cluster, leader), "another one to lead")
+    cluster.wait_for(lambda: is_full(cluster, leader), "it to show that it is full")
+    assert cluster.log(leader).count("log_full") == 1
+    cluster.work(100, others(leader))
+    assert cluster.leader() != leader
+    disks.free(leader)
+    cluster.wait_for(lambda: not is_full(cluster, leader), "it to see that there is space")
+    cluster.work(20, [leader])
+    assert process == cluster.process(leader)
+    cluster.judge()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disks", ["data"], indirect=True)
+def test_leader_whose_store_meets_the_end_of_the_disk_loses_nothing(
     cluster: ProcessCluster, disks: Disks
 ) -> None:
     cluster.work(20)
     leader = cluster.leader()
     disks.fill(leader)
     cluster.wait_for(
-        lambda: was_refused(cluster) or not cluster.is_running(leader), "a write to be refused"
+        lambda: not cluster.is_running(leader) or leads_elsewhere(cluster, leader),
+        "another one to lead",
     )
-    if disks.what == "log":
-        assert cluster.leader() == leader
     stop_node(cluster, leader)
     cluster.work(100, others(leader))
     disks.free(leader)
@@ -170,20 +197,4 @@ def test_nodes_with_less_than_their_reserve_refuse_before_their_stores_are_in_da
         disks.free(node)
     cluster.work(50)
     assert processes == [cluster.process(node) for node in NODES]
-    cluster.judge()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("disks", ["log"], indirect=True)
-def test_leader_whose_log_was_full_goes_on_once_there_is_space(
-    cluster: ProcessCluster, disks: Disks
-) -> None:
-    cluster.work(20)
-    leader = cluster.leader()
-    disks.fill(leader)
-    cluster.wait_for(lambda: was_refused(cluster), "a write to be refused")
-    process = cluster.process(leader)
-    disks.free(leader)
-    cluster.work(50)
-    assert process == cluster.process(leader)
     cluster.judge()
