@@ -379,7 +379,12 @@ class TaskCountKey:
 
     def encode(self) -> bytes:
         """The key's bytes."""
-        return b"tasks\0" + self.tenant.encode()
+        return self.prefix() + self.tenant.encode()
+
+    @staticmethod
+    def prefix() -> bytes:
+        """What every key of this kind begins with; the tenant follows."""
+        return b"tasks\0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,12 +112,14 @@ class EngineNode:
     ) -> Iterator["EngineNode"]:
         """A node while the block lasts; then it lets another one lead, and stops.
 
+        `limits` in place of the configuration's.
+
         Raises `DataDirectoryLocked`, `ClusterMismatch` or another `StorageError`.
         """
         with DataDirectory.lock(config.data_dir) as directory:
             identity = _identify(config, join=join)
             recover_install(config.data_dir)
-            node = cls(config, directory, identity, limits or FeedsConfig())
+            node = cls(config, directory, identity, limits or config.limits.engine())
             try:
                 with node._serving():
                     yield node
