@@ -90,6 +90,7 @@ class Consensus(Elections):
     def tick(self) -> None:
         """Do what time and arrivals call for: elections, commits, applying, sending."""
         self._look_at_disk()
+        self._note_silence()
         if self._SyncObj__raftState == LEADER:
             self._give_up_on_a_hung_disk()
             self._send_appends(heartbeat=False)

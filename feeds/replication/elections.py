@@ -20,6 +20,7 @@ class Elections(Library):
     _standing = False
     _asked_to_stand = False
     _heard_leader_s = float("-inf")
+    _silent_since_s: float | None = None
     _may_vote = True
     _muted = False
     _votes: frozenset[str] = frozenset()
@@ -36,12 +37,24 @@ class Elections(Library):
         """The node that leads, as far as is known here.
 
         Nobody where it was not heard for as long as an election takes to begin at the latest: what
-        would be sent on to it might never be answered.
+        would be sent on to it might never be answered. A heartbeat's time more must pass, so that a
+        node that stood still itself hears first what came meanwhile.
         """
-        unheard_s = self._clock() - self._heard_leader_s
-        if self._SyncObj__raftState != LEADER and unheard_s > self._pace.election_timeout_s_max:
-            return None
-        return super().leader
+        since_s = self._silent_since_s
+        known = since_s is not None and self._clock() - since_s >= self._pace.heartbeat_s
+        return None if known and self._is_silent() else super().leader
+
+    def _note_silence(self) -> None:
+        """Take up since when it is known here that no leader is heard."""
+        if not self._is_silent():
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = self._clock()
+
+    def _is_silent(self) -> bool:
+        if self._SyncObj__raftState == LEADER:
+            return False
+        return self._clock() - self._heard_leader_s > self._pace.election_timeout_s_max
 
     def mute(self) -> None:
         """Count for nothing, until `unmute`: acknowledge nothing, vote for nobody, do not stand."""
