@@ -21,6 +21,7 @@ __all__ = [
     "CreateTenant",
     "FanOut",
     "FollowFeed",
+    "MoveClock",
     "Once",
     "PostActivity",
     "RecordEvents",
@@ -31,11 +32,12 @@ __all__ = [
     "encode_command",
 ]
 
-COMMAND_VERSION: Final = 2
+COMMAND_VERSION: Final = 3
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
-whose defaults are what they meant.
+whose defaults are what they meant. Up to version 2 nothing moved the cluster's clock, and a key was
+remembered by the clocks of those who wrote; it is remembered for as long as it was to be.
 """
 
 OPERATION: Final = "\0op:"
@@ -43,10 +45,12 @@ OPERATION: Final = "\0op:"
 
 
 class Once(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key: the command takes effect once until `expires_us`.
+    """An idempotency key: the command takes effect once.
 
-    `digest` is of the content, so that the key cannot be used for something else. `after` is a key
-    that must have been used before. Of a tenant's keys, `keys_max` are remembered (0: all).
+    It is remembered for the time between the two stamps, as the cluster's clock tells it: whose
+    clock is wrong does not decide what is forgotten. `digest` is of the content, so that the key
+    cannot be used for something else. `after` is a key that must have been used before. Of a
+    tenant's keys, `keys_max` are remembered (0: all).
     """
 
     key: str
@@ -162,6 +166,18 @@ class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     scan_max: int
 
 
+class MoveClock(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clock"):
+    """Let the cluster's clock go on to `to_us`, if it stands at `seen_us`; of no tenant.
+
+    So it does no harm late, twice, or by a node that leads no more: what is between the two was
+    measured since a node saw `seen_us` in its store, and is counted once.
+    """
+
+    seen_us: int
+    to_us: int
+    tenant: str = ""
+
+
 class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="record"):
     """Record impressions and engagements, and move the counters with them."""
 
@@ -179,10 +195,11 @@ Command = (
     | UnfollowFeed
     | ClearRows
     | FanOut
+    | MoveClock
     | RecordEvents
 )
 
-Unkeyed = CreateTenant | AddKey | ClearRows | FanOut
+Unkeyed = CreateTenant | AddKey | ClearRows | FanOut | MoveClock
 """Commands without an idempotency key: proposed again, they do no harm."""
 
 _encoder = msgspec.msgpack.Encoder()

@@ -122,7 +122,7 @@ class FeedsConfig:
     """Seconds that a given time may be ahead of the engine's clock."""
 
     dedup_ttl_s: int = 86_400
-    """Seconds for which an idempotency key is remembered."""
+    """Seconds for which an idempotency key is remembered, by the cluster's own clock."""
 
     dedup_keys_max: int = 1_000_000
     """Idempotency keys of a tenant that are remembered; beyond, the next to expire is forgotten."""

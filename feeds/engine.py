@@ -123,12 +123,16 @@ class FeedEngine(StoreReader):
         config: FeedsConfig | None = None,
         clock: Callable[[], int] = system_clock_us,
         release: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> Self:
-        """The engine on a store and a replica of this process; `release` follows their close."""
+        """The engine on a store and a replica of this process; `release` follows their close.
+
+        `clock` is stamped in commands; `monotonic` tells for how long keys are remembered.
+        """
         config = config or FeedsConfig()
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
-        machine = StateMachine(store, config)
+        machine = StateMachine(store, config, clock=monotonic)
 
         def close() -> None:
             try:

@@ -9,6 +9,7 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `c`, index modulo the journal's size 8 | log index 8 of a command, tenant of its events |
 | meta | `changes` | size of that journal 8 |
 | meta | `applied` | log index 8, term 8 |
+| meta | `clock` | microseconds 8 that the cluster's clock has gone |
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
@@ -40,6 +41,7 @@ from feeds.model import Position
 __all__ = [
     "APPLIED",
     "CHANGES",
+    "CLOCK",
     "POSITION_BYTES",
     "ActivityKey",
     "ApiKeyKey",
@@ -69,6 +71,9 @@ APPLIED: Final = b"applied"
 
 CHANGES: Final = b"changes"
 """Where `meta` holds the size of the change journal."""
+
+CLOCK: Final = b"clock"
+"""Where `meta` holds how far the cluster's clock has gone."""
 
 POSITION_BYTES: Final = 16
 """Bytes of a position."""
@@ -366,7 +371,12 @@ class TaskCountKey(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The key's bytes."""
-        return b"tasks\0" + self.tenant.encode()
+        return self.prefix() + self.tenant.encode()
+
+    @staticmethod
+    def prefix() -> bytes:
+        """What every key of this kind begins with; the tenant follows."""
+        return b"tasks\0"
 
 
 class DedupKey(msgspec.Struct, frozen=True):
@@ -391,7 +401,7 @@ class DedupCountKey(msgspec.Struct, frozen=True):
 
 
 class ExpiryKey(msgspec.Struct, frozen=True):
-    """In `dedup`: when an idempotency key is forgotten; a tenant's earliest comes first."""
+    """In `dedup`: when a key is forgotten, by its tenant's time; the earliest comes first."""
 
     tenant: str
     expires_us: int

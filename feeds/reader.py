@@ -25,6 +25,7 @@ from feeds.keys import (
     EventKey,
     FeedRowKey,
     FollowKey,
+    TaskCountKey,
     TenantKey,
     after,
     read_number,
@@ -95,6 +96,13 @@ class StoreReader:
             )
         self._known.add(tenant)
         return decode_tenant(data)
+
+    def open_tasks(self) -> int:
+        """Tasks of all tenants that count towards their limits: fan-outs and ended follows."""
+        prefix = TaskCountKey.prefix()
+        return sum(
+            read_number(count) for _, count in scan(self._view, "meta", prefix, after(prefix))
+        )
 
     def key(self, key_id: str) -> ApiKey | None:
         """The API key with this public id."""

@@ -41,7 +41,9 @@ def memory_engine(
 ) -> FeedEngine:
     """An engine in memory with these tenants; each write is applied before its call returns."""
     store, clock = store or MemoryStore(), clock or ManualClock()
-    engine = FeedEngine.embedded(store, MemoryReplica, config, clock)
+    engine = FeedEngine.embedded(
+        store, MemoryReplica, config, clock, monotonic=lambda: clock() / 1_000_000
+    )
     for tenant in tenants:
         engine.create_tenant(TenantId(tenant)).result()
     return engine

@@ -97,7 +97,10 @@ class Spreading(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
-    """What an idempotency key was used for, and what was answered."""
+    """What an idempotency key was used for, and what was answered.
+
+    It expires by its tenant's time; see `KeyCount`.
+    """
 
     digest: bytes
     expires_us: int
@@ -105,10 +108,19 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
 
 
 class KeyCount(msgspec.Struct, frozen=True, array_like=True):
-    """How many of a tenant's keys count towards its limit, and before when none expires."""
+    """How many of a tenant's keys count towards its limit, and before when none expires.
+
+    The tenant's time is the cluster's clock and `ahead_us`. It began with the first key that was
+    written under that clock, where the stamps of older releases had led: at `since_us` then.
+    """
 
     count: int = 0
     since_us: int = 0
+    ahead_us: int | None = None
+
+    def now_us(self, clock_us: int) -> int:
+        """The tenant's time."""
+        return self.since_us if self.ahead_us is None else clock_us + self.ahead_us
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="liveall",
         )
+        self.outbox_tasks = Gauge(
+            "headwater_outbox_tasks",
+            "Fan-outs and ended follows of all tenants whose rows are not all written or removed.",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.stale_reads = Counter(
             "headwater_stale_reads",
             "Reads refused because the store was not as fresh as they asked.",

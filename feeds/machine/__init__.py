@@ -16,6 +16,7 @@ from feeds.commands import (
     CreateTenant,
     FanOut,
     FollowFeed,
+    MoveClock,
     Once,
     PostActivity,
     RecordEvents,
@@ -25,6 +26,7 @@ from feeds.commands import (
 from feeds.errors import InvalidInput, Overloaded
 from feeds.events import Event
 from feeds.machine.changes import Changes
+from feeds.machine.clock import move_clock
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
@@ -83,6 +85,7 @@ DECISIONS: Final[Mapping[type[Command], Callable[[Any, Changes, View], Result]]]
     RemoveActivity: remove,
     ClearRows: clear,
     FanOut: fan_out,
+    MoveClock: move_clock,
     CreateTenant: create_tenant,
     AddKey: add_key,
 }

@@ -34,6 +34,7 @@ import structlog
 
 from feeds.durable import make_directory, sync_directory
 from feeds.errors import LimitExceeded, LogDamaged, ReplicaStopped, StorageError
+from feeds.replication.config import LogConfig
 from feeds.replication.segment import (
     HEADER_BYTES,
     PendingSync,
@@ -48,7 +49,7 @@ from feeds.replication.segment import (
     write_all,
 )
 
-__all__ = ["LogConfig", "SegmentLog"]
+__all__ = ["SegmentLog"]
 
 _log = structlog.get_logger(__name__)
 _NAME: Final = re.compile(r"\d{20}\.log")
@@ -58,17 +59,6 @@ _ADVICE_1: Final = (
     "`truncate -s {offset}` on a copy"
 )
 """Where segments of format 1 leave undecided whether it was durable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogConfig:
-    """The limits of a segment log."""
-
-    segment_bytes_max: int = 64 * 1024 * 1024
-    """Bytes after which a segment takes no further group of records; the next begins a new one."""
-
-    record_bytes_max: int = 4 * 1024 * 1024
-    """Bytes of one command at most."""
 
 
 @dataclass(slots=True)

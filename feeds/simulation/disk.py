@@ -9,6 +9,7 @@ when the rest of it is written anew.
 """
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ class SimulatedDisk:
         """Directories whose next syncs fail."""
         self.full: set[Path] = set()
         """Directories in which nothing more can be written; a first half may be."""
+        self.low: set[Path] = set()
+        """Directories with less free than their nodes shall leave."""
         self.syncs = 0
         """Syncs so far."""
         self._prefix = str(root)
@@ -66,13 +69,12 @@ class SimulatedDisk:
             self._sync(file, Path(path))
 
         def write(file: int, data: Buffer, /) -> int:
-            if self.full:
-                path = Path(os.readlink(f"/proc/self/fd/{file}"))  # noqa: PTH115 - hot
-                if any(path.is_relative_to(place) for place in self.full):
-                    half = memoryview(data)[: memoryview(data).nbytes // 2]
-                    if half.nbytes < SECTOR_BYTES // 2:
-                        raise OSError(errno.ENOSPC, "the simulated disk is full", path.name)
-                    return kept[2](file, half)
+            size = memoryview(data).nbytes
+            if self._is_full(file) and not self._has_place(file, size):
+                half = memoryview(data)[: size // 2]
+                if half.nbytes < SECTOR_BYTES // 2:
+                    raise OSError(errno.ENOSPC, "the simulated disk is full", _path(file).name)
+                return kept[2](file, half)
             return kept[2](file, data)
 
         def truncate(file: int, length: int, /) -> None:
@@ -92,6 +94,22 @@ class SimulatedDisk:
     def forget(self, directory: Path) -> None:
         """A new directory has taken the place of this one, durably."""
         self._directories.pop(directory, None)
+
+    def _is_full(self, file: int) -> bool:
+        if not self.full:
+            return False
+        path = _path(file)
+        return any(path.is_relative_to(place) for place in self.full)
+
+    def _has_place(self, file: int, size: int) -> bool:
+        """Whether a write is over bytes that the file has already."""
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND:
+            return False
+        return os.lseek(file, 0, os.SEEK_CUR) + size <= os.fstat(file).st_size
+
+    def free_bytes(self, directory: Path) -> int:
+        """What a directory's disk has left, as it tells."""
+        return 0 if directory in self.full | self.low else 2**40
 
     def lose_power(self, directory: Path, random: Random) -> None:
         """Leave in a directory what a loss of power may leave of it."""
@@ -166,6 +184,10 @@ def _read_open(file: int) -> bytes:
     """All bytes of an open file, which may have no name any more."""
     with Path(f"/proc/self/fd/{file}").open("rb") as stream:
         return stream.read()
+
+
+def _path(file: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{file}"))  # noqa: PTH115 - hot
 
 
 def _read(path: Path, inode: int) -> bytes | None:

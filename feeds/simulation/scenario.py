@@ -230,6 +230,10 @@ class Scenario:
         """`full-disk n1`: nothing can be written by these nodes, and by all others."""
         self._world.disk.full = {self._world.directory(name) for name in names}
 
+    def do_low_disk(self, *names: str) -> None:
+        """`low-disk n1`: these nodes have less free than they leave, and all others enough."""
+        self._world.disk.low = {self._world.directory(name) for name in names}
+
     def do_break_disk(self, name: str) -> None:
         """`break-disk n1`: its next sync fails."""
         self._world.disk.failing.add(self._world.directory(name))

@@ -19,9 +19,9 @@ import pysyncobj.syncobj
 
 from feeds.errors import ClusterMismatch, FeedsError, LogDamaged, NoLeader, StorageError
 from feeds.replication.base import Applied, LogPosition
-from feeds.replication.config import MemberConfig
+from feeds.replication.config import LogConfig, MemberConfig
+from feeds.replication.disk_space import DiskSpace
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.member import Member
 from feeds.replication.messages import decode_message, encode_message
 from feeds.replication.segment import PendingSync
@@ -304,7 +304,8 @@ class World:
     def _open(self, node: SimulatedNode) -> tuple[Member, Callable[[], None]]:
         """A node's member on what its directory holds, and how to end it."""
         name, position = node.name, node.machine.state.position
-        journal = Journal.open(node.directory, position, self._log_config, TAIL_BYTES)
+        space = DiskSpace(lambda: self.disk.free_bytes(node.directory), 1, lambda: self.now_s)
+        journal = Journal.open(node.directory, position, self._log_config, TAIL_BYTES, space)
         member = Member(
             node=name,
             peers=[other for other in self.names if other != name],

@@ -22,10 +22,9 @@ from pysyncobj.transport import Transport
 
 from feeds.errors import InvalidInput, LogDamaged, ReplicaStopped
 from feeds.replication.base import Entry, LogPosition
-from feeds.replication.config import ConsensusConfig
+from feeds.replication.config import ConsensusConfig, LogConfig
 from feeds.replication.consensus import Consensus
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.messages import (
     AppendEntries,
     AppendReply,

@@ -15,6 +15,7 @@ from feeds.commands import (
     CreateTenant,
     FanOut,
     FollowFeed,
+    MoveClock,
     Once,
     PostActivity,
     RecordEvents,
@@ -97,6 +98,7 @@ kinds: tuple[type[msgspec.Struct], ...] = (
     UnfollowFeed,
     ClearRows,
     FanOut,
+    MoveClock,
     RecordEvents,
 )
 commands = st.one_of([st.builds(kind, **_fields(kind)) for kind in kinds])
@@ -139,8 +141,8 @@ def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
 
 def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
-    with pytest.raises(FormatUnsupported, match=r"command of version 3, .* start the release that"):
-        decode_command(b"\x03" + data[1:])
+    with pytest.raises(FormatUnsupported, match=r"command of version 4, .* start the release that"):
+        decode_command(b"\x04" + data[1:])
 
 
 def test_command_with_a_field_of_another_type_is_refused() -> None:

@@ -204,6 +204,7 @@ def test_health_readiness_and_metrics_need_no_key(service: Served) -> None:
 
     assert (ready.status_code, ready.json()["problems"]) == (200, [])
     assert 'headwater_requests_total{method="GET",route="/healthz",status="200"}' in metrics
+    assert "headwater_outbox_tasks 0.0" in metrics
 
 
 def test_metrics_name_no_tenant_user_or_path(api: httpx.Client, service: Served) -> None:

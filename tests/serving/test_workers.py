@@ -114,6 +114,7 @@ def logged(service: ServiceProcess, event: str) -> int:
 def lags(service: ServiceProcess, key: str) -> list[str]:
     """The workers whose lag the metrics tell."""
     lines = ask(service, key, "/metrics").text.splitlines()
+    assert "headwater_outbox_tasks 0.0" in lines
     found = [line for line in lines if line.startswith("headwater_store_lag_seconds{")]
     return sorted(line.split('"')[1] for line in found)
 

@@ -20,8 +20,8 @@ from feeds.identity import Identity
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId
 from feeds.node import EngineNode
 from feeds.node_config import NodeConfig
-from feeds.replication.base import LogPosition
-from feeds.replication.journal import Entry, Journal
+from feeds.replication.base import Entry, LogPosition
+from feeds.replication.journal import Journal
 from feeds.replication.segment import SegmentReader
 from feeds.testing_ports import free_ports
 

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 )
 
 from feeds.replication.base import Entry, LogPosition
+from feeds.replication.config import LogConfig
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.segment import HEADER_BYTES, PendingSync
 from feeds.simulation.disk import SimulatedDisk
 

@@ -16,7 +16,8 @@ from feeds.errors import (
     StorageError,
 )
 from feeds.replication import segment
-from feeds.replication.log import LogConfig, SegmentLog
+from feeds.replication.config import LogConfig
+from feeds.replication.log import SegmentLog
 from feeds.replication.segment import (
     HEADER_BYTES,
     RECORD_BYTES,

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from feeds.errors import LogDamaged
-from feeds.replication.log import LogConfig, SegmentLog
+from feeds.replication.config import LogConfig
+from feeds.replication.log import SegmentLog
 from feeds.replication.segment import HEADER_BYTES, RECORD_BYTES
 from feeds.simulation.disk import SimulatedDisk
 
