@@ -4,6 +4,8 @@ RankingError
 ├── InvalidFeatureSpec      a feature spec that cannot be used; the message says what to change
 │   └── UnknownFeature      it names a feature that the registry does not have
 ├── FeatureSpecMismatch     a scorer was given columns other than those it was trained on
+├── InvalidExpression       a ranking expression that cannot be used; every mistake is named
+├── InvalidRankingVars      a request brings something other than numbers for an expression
 ├── InvalidScores           a scorer did not return one number for each candidate
 ├── InvalidMetricInput      a metric was given arrays that do not fit together
 ├── BundleDamaged           a model bundle is not what its manifest says; nothing was loaded
@@ -12,12 +14,16 @@ RankingError
 └── RegistryUnavailable     the registry cannot be reached or read; a retry may succeed
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "AliasConflict",
     "BundleDamaged",
     "FeatureSpecMismatch",
+    "InvalidExpression",
     "InvalidFeatureSpec",
     "InvalidMetricInput",
+    "InvalidRankingVars",
     "InvalidScores",
     "ModelNotFound",
     "RankingError",
@@ -40,6 +46,18 @@ class UnknownFeature(InvalidFeatureSpec):
 
 class FeatureSpecMismatch(RankingError):
     """A scorer was given columns other than those it was trained on."""
+
+
+class InvalidExpression(RankingError):
+    """A ranking expression that cannot be used; `problems` has a sentence for every mistake."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class InvalidRankingVars(RankingError):
+    """A request brings something other than a number for a name that its expression reads."""
 
 
 class InvalidScores(RankingError):

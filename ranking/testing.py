@@ -14,7 +14,7 @@ from feeds.counters import CounterRecord, UserRecord, counted_tags, kind_code
 from feeds.events import Engagement, EngagementKind, Event, Impression, Posted, Removed
 from feeds.model import FeedId, Follow, TenantId, UserId, activity_id, position_of
 from ranking.candidates import Candidates, FeedKind, Query
-from ranking.features import FEATURES, FeatureMatrix, FeatureSpec
+from ranking.features import COUNTS, FEATURES, FeatureMatrix, FeatureSpec
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.table import ActivityTable
 
@@ -198,7 +198,7 @@ class ScorerContract:
         scorer = self.scorer()
         assert isinstance(scorer, Scorer)
         assert scorer.name
-        assert set(scorer.spec.names) <= set(FEATURES)
+        assert set(scorer.spec.names) <= {*FEATURES, *COUNTS}
 
     def test_one_finite_or_missing_score_for_each_row(self) -> None:
         """float32, same length, never an infinity."""
@@ -234,5 +234,8 @@ class ScorerContract:
             return
         assert added.shape == (50, len(scorer.spec.names) + 1)
         scores = scorer.score(features).astype(np.float64)
-        tolerance = self.contribution_tolerance * np.maximum(1, np.abs(scores))
-        assert (np.abs(added.astype(np.float64).sum(axis=1) - scores) <= tolerance).all()
+        sums = added.astype(np.float64).sum(axis=1)
+        np.testing.assert_array_equal(np.isnan(scores), np.isnan(sums))
+        scored = ~np.isnan(scores)
+        tolerance = self.contribution_tolerance * np.maximum(1, np.abs(scores[scored]))
+        assert (np.abs(sums[scored] - scores[scored]) <= tolerance).all()

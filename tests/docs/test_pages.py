@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from feeds.config import FeedsConfig
-from ranking.features import FEATURES
+from ranking.features import COUNTS, FEATURES
 from serving import docs
 from serving.settings import Settings
 from serving.telemetry import Metrics
@@ -20,7 +20,8 @@ def pages() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["cli.md", "errors.md", "features.md", "metrics.md", "settings.md"]
+    "name",
+    ["cli.md", "errors.md", "expression-names.md", "features.md", "metrics.md", "settings.md"],
 )
 def test_page_is_not_stale(name: str, pages: dict[str, str]) -> None:
     assert (ROOT / "docs" / name).read_text() == pages[name], "run `make docs`"
@@ -72,7 +73,7 @@ def test_every_field_of_a_config_class_has_a_docstring() -> None:
 
 
 def test_every_feature_is_on_its_page(pages: dict[str, str]) -> None:
-    for feature in FEATURES.values():
+    for feature in (*FEATURES.values(), *COUNTS.values()):
         assert f"| `{feature.name}` | {feature.unit} |" in pages["features.md"]
 
 
