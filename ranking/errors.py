@@ -3,6 +3,7 @@
 RankingError
 ├── InvalidFeatureSpec      a feature spec that cannot be used; the message says what to change
 │   └── UnknownFeature      it names a feature that the registry does not have
+├── InvalidRankingConfig    a ranking config that cannot be used; every problem is told at once
 ├── FeatureSpecMismatch     a scorer was given columns other than those it was trained on
 ├── InvalidExpression       a ranking expression that cannot be used; every mistake is named
 ├── InvalidRankingVars      a request brings something other than numbers for an expression
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidExpression",
     "InvalidFeatureSpec",
     "InvalidMetricInput",
+    "InvalidRankingConfig",
     "InvalidRankingVars",
     "InvalidScores",
     "ModelNotFound",
@@ -42,6 +44,14 @@ class InvalidFeatureSpec(RankingError):
 
 class UnknownFeature(InvalidFeatureSpec):
     """A feature spec names a feature that the registry does not have; near names are given."""
+
+
+class InvalidRankingConfig(RankingError):
+    """A ranking config that cannot be used; `problems` holds every one as a sentence."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
 
 
 class FeatureSpecMismatch(RankingError):

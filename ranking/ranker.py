@@ -3,25 +3,25 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ranking.candidates import Candidates, FeedKind, Query, RankedActivity, Slate
+from ranking.adjustments import Adjustment, adjust
+from ranking.arrangements import Arrangement
+from ranking.backfill import backfill
+from ranking.buckets import ENGAGEMENT, IMPRESSION
+from ranking.candidates import Candidates, Query, RankedActivity, Slate
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
-from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, Shown
+from ranking.exploration import Explorer, NoExplorer, Shown, Trials
 from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
-from ranking.filters import Filter, apply_filters, default_filters
+from ranking.filters import Filter, RemovedFilter, apply_filters
 from ranking.scorers.base import Scorer
-from ranking.selectors import AuthorSpread, Selector, TopKSelector
+from ranking.selectors import Selector, TopKSelector
 from ranking.table import ActivityTable
 
-__all__ = ["SPREAD_DEFAULT", "Ranker", "default_ranker"]
-
-SPREAD_DEFAULT: Final = AuthorSpread()
-"""How authors are spread over a page where nothing else is asked for."""
+__all__ = ["Ranker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,12 @@ class Ranker:
     """
 
     scorer: Scorer
-    filters: Sequence[Filter] = field(default_factory=default_filters)
+    filters: Sequence[Filter] = (RemovedFilter(),)
+    adjustments: Sequence[Adjustment] = ()
     selector: Selector = field(default_factory=TopKSelector)
+    arrangements: Sequence[Arrangement] = ()
     explorer: Explorer = field(default_factory=NoExplorer)
+    post_filters: Sequence[Filter] = ()
     spec: FeatureSpec | None = None
     factors: Factors | None = None
     model_version: str | None = None
@@ -57,10 +60,17 @@ class Ranker:
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))
-        selection = self.selector.select(kept, scores, query.limit, table)
+        adjusted = adjust(self.adjustments, scores, query, kept, table)
+        trace.passed("adjust", len(scores), len(adjusted.scores))
+        selection = self.selector.select(kept, adjusted.scores, query.limit, table)
+        for arrangement in self.arrangements:
+            selection = arrangement.arrange(selection, query, kept, table)
         trace.passed("select", len(scores), selection.count)
-        shown = self.explorer.explore(selection, query.seed)
-        trace.passed("explore", selection.count, len(shown))
+        explored = self.explorer.explore(selection, query.seed, _trials(kept, table))
+        trace.passed("explore", selection.count, len(explored))
+        backfilled = backfill(self.post_filters, explored, query, kept, table)
+        shown = backfilled.shown
+        trace.passed("post_filter", len(explored), len(shown))
         slate = Slate(
             request_id=query.request_id,
             tenant=query.tenant,
@@ -75,31 +85,9 @@ class Ranker:
             return slate
         return replace(
             slate,
-            removed=removed_activities(filtered, table),
-            explanation=explanation(slate.ranked, trace, self.scorer, features, shown),
+            removed=removed_activities((*filtered.removed, *backfilled.removed), table),
+            explanation=explanation(slate.ranked, trace, self.scorer, features, shown, adjusted),
         )
-
-
-def default_ranker(
-    kind: FeedKind,
-    scorer: Scorer,
-    *,
-    factors: Factors | None = None,
-    model_version: str | None = None,
-    spread: AuthorSpread | None = SPREAD_DEFAULT,
-) -> Ranker:
-    """The ranker of a feed, in serving and in training.
-
-    Explore gives a tenth of its places to chance; personalized none. `spread` None where authors
-    mean nothing.
-    """
-    return Ranker(
-        scorer=scorer,
-        selector=TopKSelector(spread),
-        explorer=EpsilonExplorer() if kind == "explore" else NoExplorer(),
-        factors=factors,
-        model_version=model_version,
-    )
 
 
 def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
@@ -112,6 +100,11 @@ def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
             "candidates: return one number for each, in their order"
         )
     return scores
+
+
+def _trials(candidates: Candidates, table: ActivityTable) -> Trials:
+    totals = table.counts.totals
+    return Trials(totals[candidates.rows, ENGAGEMENT], totals[candidates.rows, IMPRESSION])
 
 
 def _ranked(

@@ -1,0 +1,233 @@
+"""From a ranking config to what it names: sources, filters and ranker; and its description as data.
+
+Serving and training build from here, so that a model is trained on what is served.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from feeds.model import position_of
+from ranking.adjustments import Adjustment, OutOfNetworkMultiplier, ShowLessMultiplier
+from ranking.arrangements import (
+    Arrangement,
+    Diversity,
+    NewAuthorLift,
+    PageRules,
+    PinnedActivity,
+    Pins,
+)
+from ranking.candidates import FeedKind
+from ranking.config import FeedOptions, RankingConfig
+from ranking.config_options import (
+    PINS_MAX,
+    PROMOTED_MAX,
+    AdjustmentsOptions,
+    ExplorationOptions,
+    FiltersOptions,
+    Options,
+    SpreadOptions,
+)
+from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, ThompsonExplorer
+from ranking.extractors.base import Vectors
+from ranking.features import Factors
+from ranking.filters import (
+    AgeFilter,
+    EngagedFilter,
+    ExcludedFilter,
+    Filter,
+    HiddenFilter,
+    MutedAuthorFilter,
+    MutedTagFilter,
+    OwnFilter,
+    RemovedFilter,
+    ServedFilter,
+    ShowLessFilter,
+)
+from ranking.ranker import Ranker
+from ranking.scorers.base import Scorer
+from ranking.selectors import AuthorSpread, TopKSelector
+from ranking.sources import (
+    CANDIDATES_MAX,
+    ActiveSource,
+    CandidateSource,
+    FollowingSource,
+    FreshSource,
+    TrendingSource,
+)
+
+__all__ = ["build_filters", "build_ranker", "build_sources", "describe"]
+
+Description = dict[str, Any]  # Any: JSON
+
+
+def build_sources(config: RankingConfig, kind: FeedKind) -> tuple[CandidateSource, ...]:
+    """The sources of a feed that are on, in the order in which they are asked."""
+    feed = config.feed(kind)
+    return tuple(_SOURCES[name](feed) for name in feed.asked())
+
+
+def build_filters(config: RankingConfig, kind: FeedKind) -> tuple[Filter, ...]:
+    """What is removed before anything is scored, in the order in which it is looked for."""
+    feed = config.feed(kind)
+    less = feed.adjustments.show_less
+    by_feedback = (ShowLessFilter(less.removed_days),) if less.on else ()
+    return (RemovedFilter(), *_filters(feed.filters), *by_feedback)
+
+
+def build_ranker(
+    config: RankingConfig,
+    kind: FeedKind,
+    scorer: Scorer,
+    *,
+    factors: Factors | None = None,
+    model_version: str | None = None,
+) -> Ranker:
+    """The ranker of a feed, in serving and in training. Cost: some 20 us."""
+    feed = config.feed(kind)
+    return Ranker(
+        scorer=scorer,
+        filters=build_filters(config, kind),
+        adjustments=_adjustments(feed.adjustments),
+        selector=_selector(feed.adjustments.author_spread),
+        arrangements=_arrangements(feed, factors),
+        explorer=_explorer(feed.exploration),
+        post_filters=_filters(feed.post_filters),
+        factors=factors,
+        model_version=model_version,
+    )
+
+
+_SOURCES: Final[Mapping[str, Callable[[FeedOptions], CandidateSource]]] = MappingProxyType(
+    {
+        "following": lambda feed: FollowingSource(feed.sources.following.quota),
+        "active": lambda feed: ActiveSource(
+            feed.sources.active.quota, feed.sources.active.days, feed.sources.active.outside
+        ),
+        "trending": lambda feed: TrendingSource(
+            feed.sources.trending.quota,
+            feed.sources.trending.half_life_days,
+            feed.sources.trending.outside,
+        ),
+        "fresh": lambda feed: FreshSource(feed.sources.fresh.quota, feed.sources.fresh.outside),
+    }
+)
+
+
+def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
+    made: Mapping[str, Filter] = {
+        "own": OwnFilter(),
+        "hidden": HiddenFilter(),
+        "engaged": EngagedFilter(),
+        "muted_author": MutedAuthorFilter(),
+        "muted_tag": MutedTagFilter(),
+        "excluded": ExcludedFilter(),
+        "served": ServedFilter(),
+        "age": AgeFilter(options.age.days_max),
+    }
+    return tuple(made[name] for name, each in options.named().items() if each.on)
+
+
+def _adjustments(options: AdjustmentsOptions) -> tuple[Adjustment, ...]:
+    outside, less = options.out_of_network, options.show_less
+    made: list[Adjustment] = []
+    if outside.on:
+        made.append(OutOfNetworkMultiplier(outside.multiplier))
+    if less.on:
+        made.append(ShowLessMultiplier(less.removed_days, less.recovery_days, less.floor))
+    return tuple(made)
+
+
+def _arrangements(feed: FeedOptions, factors: Factors | None) -> tuple[Arrangement, ...]:
+    """Diversity first, then the rules of a page, then places of one's own, so that these hold."""
+    new = feed.adjustments.new_author
+    made: list[Arrangement] = []
+    if feed.diversity.on and (vectors := _vectors(factors)) is not None:
+        made.append(Diversity(feed.diversity.relevance, vectors))
+    if feed.caps.any() or feed.quotas.any():
+        made.append(PageRules(**feed.caps.model_dump(), **feed.quotas.model_dump()))
+    if new.on:
+        made.append(NewAuthorLift(new.position, new.places, new.impressions_max))
+    if feed.pins:
+        pins = [PinnedActivity(position_of(pin.id), pin.position) for pin in feed.pins]
+        made.append(Pins(tuple(pins)))
+    return tuple(made)
+
+
+def _vectors(factors: object) -> Vectors | None:
+    """The factors of a model, where they tell the vectors of activities."""
+    return factors if isinstance(factors, Vectors) else None
+
+
+def _selector(spread: SpreadOptions) -> TopKSelector:
+    return TopKSelector(AuthorSpread(spread.decay, spread.floor) if spread.on else None)
+
+
+def _explorer(options: ExplorationOptions) -> Explorer:
+    if options.policy == "epsilon":
+        return EpsilonExplorer(options.rate)
+    return ThompsonExplorer(options.rate) if options.policy == "thompson" else NoExplorer()
+
+
+def describe(config: RankingConfig, kind: FeedKind) -> Description:
+    """The pipeline of a feed as data: its stages in order, their components, what is on, limits."""
+    feed = config.feed(kind)
+    asked = feed.asked()
+    return {
+        "kind": kind,
+        "stages": [
+            _stage("sources", _parts(feed.sources, on=asked.keys())),
+            _stage("filters", [_always("removed"), *_parts(feed.filters)]),
+            _stage("score", [_component("value", feed.value, on=True)]),
+            _stage("adjustments", _parts(feed.adjustments)),
+            _stage(
+                "select",
+                [
+                    _component("diversity", feed.diversity, on=feed.diversity.on),
+                    _component("caps", feed.caps, on=feed.caps.any()),
+                    _component("quotas", feed.quotas, on=feed.quotas.any()),
+                    _listed("pins", feed.pins),
+                ],
+            ),
+            _stage(
+                "explore",
+                [_component("exploration", feed.exploration, on=feed.exploration.policy != "none")],
+            ),
+            _stage("post_filters", _parts(feed.post_filters)),
+        ],
+        "limits": {
+            "candidates_max": CANDIDATES_MAX,
+            "slate_size": feed.slate_size,
+            "deadline_ms": feed.deadline_ms,
+            "pins_max": PINS_MAX,
+            "promoted_max": PROMOTED_MAX,
+        },
+        "fallback": feed.fallback or "recency",
+        "log_sample_rate": feed.log_sample_rate,
+    }
+
+
+def _stage(name: str, components: list[Description]) -> Description:
+    return {"name": name, "components": components}
+
+
+def _parts(options: Options, on: Collection[str] | None = None) -> list[Description]:
+    """Each field of a part as a component; `on` names those that are on, where it is given."""
+    parts = {name: getattr(options, name) for name in type(options).model_fields}
+    return [
+        _component(name, part, on=part.on if on is None else name in on)
+        for name, part in parts.items()
+    ]
+
+
+def _component(name: str, options: Options, *, on: bool) -> Description:
+    return {"name": name, "on": on, **options.model_dump(mode="json", exclude={"on"})}
+
+
+def _always(name: str) -> Description:
+    return {"name": name, "on": True}
+
+
+def _listed(name: str, listed: Sequence[Options]) -> Description:
+    places = [each.model_dump(mode="json") for each in listed]
+    return {"name": name, "on": bool(listed), name: places}
