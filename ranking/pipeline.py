@@ -56,6 +56,7 @@ from ranking.personal_sources import (
 )
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
+from ranking.scorers.value import ValueScorer
 from ranking.selectors import AuthorSpread, TopKSelector
 from ranking.sources import (
     CANDIDATES_MAX,
@@ -100,8 +101,13 @@ def build_ranker(
     factors: Factors | None = None,
     model_version: str | None = None,
 ) -> Ranker:
-    """The ranker of a feed, in serving and in training. Cost: some 20 us."""
+    """The ranker of a feed, in serving and in training. Cost: some 20 us.
+
+    A value model is given the weights of the config; another scorer's scores are taken as they are.
+    """
     feed = config.feed(kind)
+    if isinstance(scorer, ValueScorer):
+        scorer = scorer.weighed(feed.value.weights())
     return Ranker(
         scorer=scorer,
         filters=build_filters(config, kind),
