@@ -129,9 +129,11 @@ class FeedReader:
             pinned = self.slates.find(place, tenant, user, kind)
             return pages.page(pinned, place.offset, limit)
         config = self._config(tenant)
+        model = self.models.get(tenant)
         places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
         query = self._query(tenant, user, kind, places)
-        slate = await self._rank(query, config, self._sources(query, config), explain=explain)
+        sources = self._sources(query, config, model)
+        slate = await self._rank(query, config, model, sources, explain=explain)
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -154,7 +156,8 @@ class FeedReader:
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, self._config(tenant), (source,), explain=True)
+        config, model = self._config(tenant), self.models.get(tenant)
+        slate = await self._rank(query, config, model, (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
@@ -179,10 +182,12 @@ class FeedReader:
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
         )
 
-    def _sources(self, query: Query, config: RankingConfig) -> tuple[CandidateSource, ...]:
+    def _sources(
+        self, query: Query, config: RankingConfig, model: LiveModel | None
+    ) -> tuple[CandidateSource, ...]:
         """The mix of the config, with the following rows as the engine has them."""
         sources: list[CandidateSource] = []
-        for source in build_sources(config, query.kind):
+        for source in build_sources(config, query.kind, model.factors if model else None):
             if source.name == "following":
                 home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
                 sources.append(home.read(query))
@@ -197,6 +202,7 @@ class FeedReader:
         self,
         query: Query,
         config: RankingConfig,
+        model: LiveModel | None,
         sources: Sequence[CandidateSource],
         *,
         explain: bool,
@@ -207,8 +213,8 @@ class FeedReader:
         gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > deadline_ms
-        model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, config, gathered, model, TOO_LATE if late else NO_MODEL, explain)
+        without = TOO_LATE if late else NO_MODEL
+        slate = self._score(query, config, gathered, None if late else model, without, explain)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
