@@ -75,6 +75,10 @@ class _OneModel:
         del tenant
         return self.model
 
+    def loading(self, tenant: TenantId) -> bool:
+        del tenant
+        return False
+
 
 def rank(directory: Path, seconds: float) -> Iterator[Figure]:
     """Read the first page of a personalized feed, 500 candidates, again and again."""

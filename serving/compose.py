@@ -16,7 +16,7 @@ from serving.activity_table import ActivityTables
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
-from serving.models import ModelCache, ModelCounts, ModelStatus
+from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
 from serving.telemetry import Metrics
@@ -142,7 +142,9 @@ def compose(
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
     engine, reads = _open_engine(settings, config, metrics, clock_us)
-    models = models or ModelCache(settings.models_path, clock_us=clock_us)
+    models = models or ModelCache(
+        settings.models_path, _model_limits(settings), clock_us=clock_us, metrics=metrics
+    )
     tables = ActivityTables(
         engine,
         metrics,
@@ -159,6 +161,15 @@ def compose(
     reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
     return Services(
         settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+    )
+
+
+def _model_limits(settings: Settings) -> ModelCacheConfig:
+    return ModelCacheConfig(
+        tenants_max=settings.models_max,
+        bytes_max=settings.models_bytes_max,
+        model_bytes_max=settings.model_bytes_max,
+        load_s_max=settings.model_load_s_max,
     )
 
 

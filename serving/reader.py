@@ -40,10 +40,16 @@ __all__ = ["FeedReader", "LiveModel", "LiveModels"]
 _log = structlog.get_logger(__name__)
 
 NO_MODEL: Final = "this tenant has no live model: ordered by time"
+LOADING: Final = "the model is loading: ordered by time"
 NO_TABLE: Final = "the activity table is loading: ordered by time among fewer candidates"
 TOO_LATE: Final = "the deadline was over before the model could score: ordered by time"
 FAILED: Final = "the live model failed: ordered by time"
-_OUTCOMES: Final = {NO_MODEL: "no_model", NO_TABLE: "no_table", TOO_LATE: "deadline"}
+_OUTCOMES: Final = {
+    NO_MODEL: "no_model",
+    LOADING: "loading",
+    NO_TABLE: "no_table",
+    TOO_LATE: "deadline",
+}
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
@@ -72,7 +78,11 @@ class LiveModels(Protocol):
     """The live model of each tenant (`serving.models.ModelCache`)."""
 
     def get(self, tenant: TenantId) -> LiveModel | None:
-        """The tenant's live model, None where there is none."""
+        """The tenant's live model, None where there is none in memory."""
+        ...
+
+    def loading(self, tenant: TenantId) -> bool:
+        """Whether it is being loaded."""
         ...
 
 
@@ -189,7 +199,8 @@ class FeedReader:
         gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > self.settings.deadline_ms
         model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, gathered, model, TOO_LATE if late else NO_MODEL, explain)
+        without = LOADING if self.models.loading(query.tenant) else NO_MODEL
+        slate = self._score(query, gathered, model, TOO_LATE if late else without, explain)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})

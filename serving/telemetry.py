@@ -64,7 +64,7 @@ class Metrics:
         )
         self.ranked = Counter(
             "headwater_ranked_reads",
-            "Slates made: by model, or why by time: no_model, no_table, deadline, failed.",
+            "Slates made: by model, or why by time: no_model, loading, no_table, deadline, failed.",
             ("kind", "outcome"),
             registry=self.registry,
         )
@@ -85,6 +85,35 @@ class Metrics:
             "Activity tables in memory.",
             registry=self.registry,
             multiprocess_mode="livesum",
+        )
+        self.models = Gauge(
+            "headwater_models",
+            "Live models in memory; a worker each its own.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.models_bytes = Gauge(
+            "headwater_models_bytes",
+            "Bytes that the models in a worker's memory count for, of models_bytes_max.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.model_loads = Counter(
+            "headwater_model_loads",
+            "Models taken up (loaded) or not (failed), by alias: live, shadow.",
+            ("alias", "outcome"),
+            registry=self.registry,
+        )
+        self.model_load_seconds = Histogram(
+            "headwater_model_load_seconds",
+            "Seconds of loading a live model.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.model_evictions = Counter(
+            "headwater_model_evictions",
+            "Live models that left memory for others.",
+            registry=self.registry,
         )
         self.slates = Gauge(
             "headwater_slates",

@@ -105,6 +105,11 @@ class HeldModels:
         """The model that was set for the tenant."""
         return self.held.get(tenant)
 
+    def loading(self, tenant: TenantId) -> bool:
+        """What is set by hand is there at once."""
+        del tenant
+        return False
+
     async def start(self) -> None:
         """Nothing to follow."""
 
