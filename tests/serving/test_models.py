@@ -188,7 +188,10 @@ def test_model_that_fails_to_load_keeps_the_old_one_and_says_so(
         handed_file(out.path / ACME, "live").write_bytes(
             live.replace(b'"path":"2', b'"path":"../2')
         )
-    _refresh(cache)
+    with capture_logs() as logs:
+        _refresh(cache)
+    assert [(log["event"], log["tenant"]) for log in logs] == [("model_not_loaded", ACME)]
+    assert said in logs[0]["problem"]
     assert _version(cache) == "1"
     assert said in cache.status(ACME).cause
     out.hand_over(3)
