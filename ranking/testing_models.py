@@ -234,6 +234,23 @@ class RegistryContract:
         with pytest.raises(ModelNotFound, match="no previous version"):
             registry.roll_back(ACME)
 
+    def test_version_is_put_on_trial_beside_the_live_one_until_the_trial_ends(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """`live` and `previous` stay where they are."""
+        first, second = (self._publish(registry, tmp_path, seed) for seed in (1, 2))
+        registry.promote(ACME, 1)
+        for version in (first, second, second):
+            assert registry.set_shadow(ACME, version.version) == version
+            assert registry.alias(ACME, "shadow") == version
+        with pytest.raises(ModelNotFound, match="no version 9"):
+            registry.set_shadow(ACME, 9)
+        assert registry.alias(ACME, "shadow") == second
+        for _ in range(2):
+            assert registry.set_shadow(ACME, None) is None
+            assert registry.alias(ACME, "shadow") is None
+        assert self._aliases(registry) == (first, None)
+
     def test_fetched_bundle_is_the_published_one(
         self, registry: ModelRegistry, tmp_path: Path
     ) -> None:

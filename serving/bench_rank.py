@@ -79,6 +79,10 @@ class _OneModel:
         del tenant
         return False
 
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        del tenant
+        return None
+
 
 def rank(directory: Path, seconds: float) -> Iterator[Figure]:
     """Read the first page of a personalized feed, 500 candidates, again and again."""

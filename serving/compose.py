@@ -19,6 +19,7 @@ from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
+from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
 
@@ -62,16 +63,19 @@ class Services:
     reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
+    shadows: ShadowTrials
 
     async def start(self) -> None:
         """Load tables and models, and follow what changes."""
         await self.models.start()
+        await self.shadows.start()
         await self.tables.start(self.engine.tenants())
 
     async def stop(self) -> None:
         """Finish what was proposed, and let go of everything."""
         await self.tables.settled()
         self.tables.stop()
+        await self.shadows.stop()
         await self.models.stop()
         self.engine.close()
         self.reader.slates.close()
@@ -107,6 +111,7 @@ class Services:
             },
             "tables": len(self.tables.loaded()),
             "models": models.live,
+            "models_bytes": models.memory_bytes,
             "model_problems": models.problems,
         }
 
@@ -132,12 +137,14 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
+    shadow_slates: ShadowSlates | None = None,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
-    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    clock; `shadow_slates` is told what models on trial would have shown. Raises a `StorageError`
+    where the directory is in use, damaged or of another format, or the node does not answer;
+    `NoLeader` or `StaleRead` where its cluster does not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
@@ -158,9 +165,22 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
-    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
+    shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
+    reader = FeedReader(
+        engine, tables, follows, models, slates, settings, metrics, clock_us, shadows=shadows
+    )
     return Services(
-        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+        settings,
+        config,
+        engine,
+        authenticator,
+        tables,
+        models,
+        reader,
+        reads,
+        metrics,
+        clock_us,
+        shadows,
     )
 
 
@@ -171,6 +191,10 @@ def _model_limits(settings: Settings) -> ModelCacheConfig:
         model_bytes_max=settings.model_bytes_max,
         load_s_max=settings.model_load_s_max,
     )
+
+
+def _shadow_limits(settings: Settings) -> ShadowConfig:
+    return ShadowConfig(sample=settings.shadow_sample, time_share=settings.shadow_time_share)
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:

@@ -32,6 +32,7 @@ from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
 from serving.settings import Settings
+from serving.shadows import ShadowTrials
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
@@ -85,6 +86,10 @@ class LiveModels(Protocol):
         """Whether it is being loaded."""
         ...
 
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        """The tenant's model on trial, None where there is none in memory."""
+        ...
+
 
 class _Gathered(NamedTuple):
     """What there is to rank: rows of a table, and why that is less than it should be."""
@@ -110,6 +115,7 @@ class FeedReader:
     metrics: Metrics
     clock_us: Callable[[], int]
     clock_ns: Callable[[], int] = perf_counter_ns
+    shadows: ShadowTrials | None = None
 
     async def read(
         self,
@@ -201,6 +207,7 @@ class FeedReader:
         model = None if late else self.models.get(query.tenant)
         without = LOADING if self.models.loading(query.tenant) else NO_MODEL
         slate = self._score(query, gathered, model, TOO_LATE if late else without, explain)
+        self._try_shadow(query, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
@@ -275,6 +282,23 @@ class FeedReader:
                 return replace(slate, degraded=degraded)
         slate = self._ranker(query.kind, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
+
+    def _try_shadow(self, query: Query, gathered: _Gathered, live: Slate) -> None:
+        """Have the tenant's model on trial rank the same candidates, after the reply."""
+        model = self.models.shadow(query.tenant)
+        if model is None or self.shadows is None or live.degraded or not live.ranked:
+            return
+        if self.shadows.samples(query.seed):
+            candidates, table, _ = gathered
+            positions = table.positions(candidates.rows)  # by then, rows may be of others
+
+            def again() -> Slate:
+                rows = table.rows(positions)
+                still = candidates.take(np.flatnonzero(rows >= 0))
+                still = replace(still, rows=rows[rows >= 0])
+                return self._ranker(query.kind, model).rank(query, still, table)
+
+            self.shadows.offer(live, model, again)
 
     def _ranker(self, kind: FeedKind, model: LiveModel | None) -> Ranker:
         ranker = (

@@ -93,6 +93,20 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds that loading one model may take; a slower one is not taken up.",
     )
+    shadow_sample: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of a tenant's ranked reads that its model on trial ranks as well, after "
+        "the reply.",
+    )
+    shadow_time_share: float = Field(
+        0.1,
+        ge=0.001,
+        le=0.9,
+        description="Share of a process's time that models on trial may take; reads beyond it are "
+        "not tried.",
+    )
     clock_start: str = Field(
         "",
         description="ISO 8601 time at which the service's clock starts, for replays of old data; "

@@ -221,6 +221,32 @@ def test_previous_version_is_at_hand_and_a_roll_back_fetches_and_verifies_nothin
     assert (house.live(), house.live(alias="previous"), house.problem()) == (1, 2, None)
 
 
+def test_shadow_is_handed_over_and_withdrawn_beside_the_live_one(house: House) -> None:
+    house.publish()
+    house.registry.publish(ACME, model_bundle(seed=2).save(house.path / "bundle-2"))
+    house.registry.set_shadow(ACME, 2)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="shadow")) == (1, 2)
+    house.registry.set_shadow(ACME, None)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="shadow")) == (1, None)
+
+
+def test_shadow_that_is_damaged_does_not_hold_up_the_live_one(house: House) -> None:
+    house.publish()
+    house.registry.publish(ACME, model_bundle(seed=2).save(house.path / "bundle-2"))
+    house.damage(2)
+    house.registry.set_shadow(ACME, 2)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="shadow"), house.problem()) == (1, None, None)
+    problem = read_problem(house.out / ACME, "shadow")
+    assert problem is not None
+    assert (problem.version, "golden.npz is damaged" in problem.sentence) == (2, True)
+    house.registry.set_shadow(ACME, None)
+    house.loader.poll()
+    assert read_problem(house.out / ACME, "shadow") is None
+
+
 def test_versions_that_an_alias_names_are_kept_however_old(tmp_path: Path) -> None:
     house = House(tmp_path, LoaderConfig(old_versions_max=0))
     for seed in (1, 2):

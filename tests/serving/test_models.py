@@ -18,7 +18,14 @@ from ranking.registry import Alias, ModelVersion
 from ranking.scorers.base import Scorer
 from ranking.testing import T0_US, feature_matrix
 from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bundle
-from serving.handover import Handed, bundle_name, handed_file, write_handed, write_problem
+from serving.handover import (
+    Handed,
+    bundle_name,
+    handed_file,
+    withdraw,
+    write_handed,
+    write_problem,
+)
 from serving.model_loading import load_bundle
 from serving.models import LoadedModel, ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.settings import model_memory_bytes
@@ -193,7 +200,7 @@ def test_model_that_fails_to_load_keeps_the_old_one_and_says_so(
     assert [(log["event"], log["tenant"]) for log in logs] == [("model_not_loaded", ACME)]
     assert said in logs[0]["problem"]
     assert _version(cache) == "1"
-    assert said in cache.status(ACME).cause
+    assert said in (cache.status(ACME).cause or "")
     out.hand_over(3)
     _refresh(cache)
     assert (_version(cache), cache.status(ACME).cause) == ("3", None)
@@ -415,6 +422,60 @@ def test_model_that_is_too_large_never_replaces_a_good_one(out: Out) -> None:
     _refresh(cache)
     assert _version(cache) == "1"
     assert "are allowed: train with fewer factors or trees" in (cache.status(ACME).cause or "")
+
+
+def test_shadow_is_loaded_beside_the_live_model_until_it_is_withdrawn(
+    cache: ModelCache, out: Out
+) -> None:
+    out.hand_over(2, alias="shadow")
+    _refresh(cache)
+    assert (cache.shadow(ACME), cache.status(ACME).shadow) == (None, None)
+    out.hand_over(1)
+    _refresh(cache)
+    shadow = cache.shadow(ACME)
+    assert shadow is not None
+    assert (_version(cache), shadow.version, cache.status(ACME).shadow) == ("1", "2", "2")
+    one = model_memory_bytes(model_bundle().file_bytes)
+    assert cache.counts() == ModelCounts(1, 0, 2 * one)
+    out.hand_over(2)
+    _refresh(cache)
+    assert cache.get(ACME) is shadow, "it is not loaded again"
+    assert cache.shadow(ACME) is None, "a model is not on trial against itself"
+    withdraw(out.path / ACME, "shadow")
+    _refresh(cache)
+    assert cache.counts() == ModelCounts(1, 0, 2 * one)
+    out.hand_over(1)
+    _refresh(cache)
+    assert (_version(cache), cache.shadow(ACME)) == ("1", None)
+
+
+def test_shadow_that_cannot_be_loaded_leaves_the_live_model_alone(
+    cache: ModelCache, out: Out
+) -> None:
+    out.hand_over(1)
+    (out.hand_over(2, alias="shadow") / "golden.npz").write_bytes(b"")
+    with capture_logs() as logs:
+        _refresh(cache)
+    assert [(log["event"], log.get("alias")) for log in logs] == [
+        ("model_swapped", None),
+        ("model_not_loaded", "shadow"),
+    ]
+    status = cache.status(ACME)
+    assert (status.version, status.cause, status.shadow) == ("1", None, None)
+    assert "golden.npz" in (status.shadow_cause or "")
+    assert cache.counts().problems == 0
+
+
+def test_shadow_pushes_nobody_out_of_memory(out: Out) -> None:
+    one = model_memory_bytes(model_bundle().file_bytes)
+    cache = ModelCache(out.path, ModelCacheConfig(bytes_max=2 * one))
+    out.hand_over(1, ACME)
+    out.hand_over(1, BETA)
+    out.hand_over(2, BETA, alias="shadow")
+    _refresh(cache)
+    assert cache.counts().live == 2
+    assert cache.shadow(BETA) is None
+    assert "no room for it in models_bytes_max" in (cache.status(BETA).shadow_cause or "")
 
 
 def test_swaps_while_scoring_give_no_error_and_no_mixture(out: Out) -> None:
