@@ -28,6 +28,7 @@ from ranking.registry import (
     check_published,
     promoted,
     rolled_back,
+    shadowed,
     wall_clock_us,
 )
 
@@ -132,6 +133,14 @@ class MlflowRegistry:
             self._set_aliases(tenant, before, after)
         return self._version(tenant, after["live"])
 
+    def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
+        """See `ModelRegistry.set_shadow`."""
+        wanted = None if version is None else self._version(tenant, version)
+        with _reached(self._file), self._locked():
+            before = self._aliases(tenant)
+            self._set_aliases(tenant, before, shadowed(before, version))
+        return wanted
+
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
         """See `ModelRegistry.fetch`."""
         run = self._run_of(version)
@@ -211,6 +220,8 @@ class MlflowRegistry:
         for name in sorted(after, reverse=True):
             if before.get(name) != after[name]:
                 self._client.set_registered_model_alias(_model(tenant), name, str(after[name]))
+        for name in before.keys() - after.keys():
+            self._client.delete_registered_model_alias(_model(tenant), name)
 
 
 def _model(tenant: TenantId) -> str:

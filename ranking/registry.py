@@ -33,6 +33,7 @@ __all__ = [
     "open_registry",
     "promoted",
     "rolled_back",
+    "shadowed",
     "wall_clock_us",
 ]
 
@@ -98,6 +99,13 @@ class ModelRegistry(Protocol):
         """Exchange `live` and `previous`; raises `ModelNotFound` where there is no previous one."""
         ...
 
+    def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
+        """Put a version on trial beside the live one, or with None end the trial.
+
+        Raises `ModelNotFound` where there is no such version.
+        """
+        ...
+
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
         """Copy a version's bundle into a new directory, which appears whole or not at all.
 
@@ -159,6 +167,12 @@ def rolled_back(aliases: Mapping[str, int], tenant: TenantId) -> dict[str, int]:
             f"tenant {tenant} has no previous version to roll back to: promote a version"
         )
     return {**aliases, "live": aliases["previous"], "previous": aliases["live"]}
+
+
+def shadowed(aliases: Mapping[str, int], version: int | None) -> dict[str, int]:
+    """The aliases with this version on trial, or none. Pure."""
+    others = {name: number for name, number in aliases.items() if name != "shadow"}
+    return others if version is None else {**others, "shadow": version}
 
 
 def check_published(tenant: TenantId, directory: Path, notes: str) -> ModelBundle:
@@ -243,6 +257,12 @@ class DirectoryRegistry:
         """See `ModelRegistry.roll_back`."""
         aliases = self._move(tenant, lambda aliases: rolled_back(aliases, tenant))
         return self._version(tenant, aliases["live"])
+
+    def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
+        """See `ModelRegistry.set_shadow`."""
+        wanted = None if version is None else self._version(tenant, version)
+        self._move(tenant, lambda aliases: shadowed(aliases, version))
+        return wanted
 
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
         """See `ModelRegistry.fetch`."""

@@ -77,6 +77,14 @@ class _OneModel:
         del tenant
         return self.model
 
+    def loading(self, tenant: TenantId) -> bool:
+        del tenant
+        return False
+
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        del tenant
+        return None
+
 
 def rank(directory: Path, seconds: float) -> Iterator[Figure]:
     """Read the first page of a personalized feed, 500 candidates, again and again."""

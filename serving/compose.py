@@ -16,9 +16,10 @@ from serving.activity_table import ActivityTables
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
-from serving.models import ModelCache, ModelCounts, ModelStatus
+from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
+from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
 
@@ -62,16 +63,19 @@ class Services:
     reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
+    shadows: ShadowTrials
 
     async def start(self) -> None:
         """Load tables and models, and follow what changes."""
         await self.models.start()
+        await self.shadows.start()
         await self.tables.start(self.engine.tenants())
 
     async def stop(self) -> None:
         """Finish what was proposed, and let go of everything."""
         await self.tables.settled()
         self.tables.stop()
+        await self.shadows.stop()
         await self.models.stop()
         self.engine.close()
         self.reader.slates.close()
@@ -107,6 +111,7 @@ class Services:
             },
             "tables": len(self.tables.loaded()),
             "models": models.live,
+            "models_bytes": models.memory_bytes,
             "model_problems": models.problems,
         }
 
@@ -132,17 +137,21 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
+    shadow_slates: ShadowSlates | None = None,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
-    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    clock; `shadow_slates` is told what models on trial would have shown. Raises a `StorageError`
+    where the directory is in use, damaged or of another format, or the node does not answer;
+    `NoLeader` or `StaleRead` where its cluster does not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
     engine, reads = _open_engine(settings, config, metrics, clock_us)
-    models = models or ModelCache(settings.models_path, clock_us=clock_us)
+    models = models or ModelCache(
+        settings.models_path, _model_limits(settings), clock_us=clock_us, metrics=metrics
+    )
     tables = ActivityTables(
         engine,
         metrics,
@@ -156,10 +165,36 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
-    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
-    return Services(
-        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+    shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
+    reader = FeedReader(
+        engine, tables, follows, models, slates, settings, metrics, clock_us, shadows=shadows
     )
+    return Services(
+        settings,
+        config,
+        engine,
+        authenticator,
+        tables,
+        models,
+        reader,
+        reads,
+        metrics,
+        clock_us,
+        shadows,
+    )
+
+
+def _model_limits(settings: Settings) -> ModelCacheConfig:
+    return ModelCacheConfig(
+        tenants_max=settings.models_max,
+        bytes_max=settings.models_bytes_max,
+        model_bytes_max=settings.model_bytes_max,
+        load_s_max=settings.model_load_s_max,
+    )
+
+
+def _shadow_limits(settings: Settings) -> ShadowConfig:
+    return ShadowConfig(sample=settings.shadow_sample, time_share=settings.shadow_time_share)
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:

@@ -34,6 +34,7 @@ from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
 from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
 from serving.settings import Settings
+from serving.shadows import ShadowTrials
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
@@ -42,10 +43,16 @@ __all__ = ["FeedReader", "LiveModel", "LiveModels"]
 _log = structlog.get_logger(__name__)
 
 NO_MODEL: Final = "this tenant has no live model: ordered by time"
+LOADING: Final = "the model is loading: ordered by time"
 NO_TABLE: Final = "the activity table is loading: ordered by time among fewer candidates"
 TOO_LATE: Final = "the deadline was over before the model could score: ordered by time"
 FAILED: Final = "the live model failed: ordered by time"
-_OUTCOMES: Final = {NO_MODEL: "no_model", NO_TABLE: "no_table", TOO_LATE: "deadline"}
+_OUTCOMES: Final = {
+    NO_MODEL: "no_model",
+    LOADING: "loading",
+    NO_TABLE: "no_table",
+    TOO_LATE: "deadline",
+}
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
@@ -74,7 +81,15 @@ class LiveModels(Protocol):
     """The live model of each tenant (`serving.models.ModelCache`)."""
 
     def get(self, tenant: TenantId) -> LiveModel | None:
-        """The tenant's live model, None where there is none."""
+        """The tenant's live model, None where there is none in memory."""
+        ...
+
+    def loading(self, tenant: TenantId) -> bool:
+        """Whether it is being loaded."""
+        ...
+
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        """The tenant's model on trial, None where there is none in memory."""
         ...
 
 
@@ -103,6 +118,7 @@ class FeedReader:
     clock_us: Callable[[], int]
     clock_ns: Callable[[], int] = perf_counter_ns
     configs: RankingConfigs = field(default_factory=NoRankingConfigs)
+    shadows: ShadowTrials | None = None
     _service_config: RankingConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -213,8 +229,10 @@ class FeedReader:
         gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > deadline_ms
-        without = TOO_LATE if late else NO_MODEL
+        without = LOADING if self.models.loading(query.tenant) else NO_MODEL
+        without = TOO_LATE if late else without
         slate = self._score(query, config, gathered, None if late else model, without, explain)
+        self._try_shadow(query, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
@@ -292,6 +310,25 @@ class FeedReader:
                 return replace(slate, degraded=degraded)
         slate = _ranker(config, query.kind, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
+
+    def _try_shadow(
+        self, query: Query, config: RankingConfig, gathered: _Gathered, live: Slate
+    ) -> None:
+        """Have the tenant's model on trial rank the same candidates, after the reply."""
+        model = self.models.shadow(query.tenant)
+        if model is None or self.shadows is None or live.degraded or not live.ranked:
+            return
+        if self.shadows.samples(query.seed):
+            candidates, table, _ = gathered
+            positions = table.positions(candidates.rows)  # by then, rows may be of others
+
+            def again() -> Slate:
+                rows = table.rows(positions)
+                still = candidates.take(np.flatnonzero(rows >= 0))
+                still = replace(still, rows=rows[rows >= 0])
+                return _ranker(config, query.kind, model).rank(query, still, table)
+
+            self.shadows.offer(live, model, again)
 
 
 def _ranker(config: RankingConfig, kind: FeedKind, model: LiveModel | None) -> Ranker:

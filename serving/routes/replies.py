@@ -221,11 +221,29 @@ class Recorded(BaseModel):
     duplicate: bool = Field(description="Whether the idempotency key was used before.")
 
 
+class ShadowModel(BaseModel):
+    """A model on trial, and how its slates compare with those that were shown.
+
+    Of the process that answers, since both versions are there; null before the first trial.
+    """
+
+    version: str | None = Field(description="The version on trial; null until it is taken up.")
+    trials: int = Field(description="Requests that it ranked as well.")
+    failures: int = Field(description="Requests that it failed to rank.")
+    same_top: float | None = Field(description="Share of them with the same first place.")
+    overlap_at_10: float | None = Field(description="Mean share of the first ten in both.")
+    rank_correlation: float | None = Field(description="Mean of Spearman's rank correlation.")
+    problem: str | None = Field(description="Why no newer one is on trial; or null.")
+
+
 class Model(BaseModel):
     """What ranks the tenant's feeds; null where time does."""
 
     version: str | None = Field(description="The registry's number of the version.")
+    previous: str | None = Field(description="The version at hand for a roll-back.")
+    loading: bool = Field(description="Whether a model is being loaded.")
     scorer: str | None = Field(description="The kind of model.")
     spec_fingerprint: str | None = Field(description="SHA-256 of the features that it reads.")
     since: str | None = Field(description="When this server took it up, UTC.")
     problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")
+    shadow: ShadowModel | None = Field(description="The model on trial, if there is one.")

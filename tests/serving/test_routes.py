@@ -245,10 +245,13 @@ def test_a_tenant_sees_what_ranks_its_feeds(tmp_path: Path) -> None:
     with served(tmp_path / "data", models=models) as service, service.tenant("acme") as acme:
         assert acme.get("/v2/model").json() == {
             "version": "7",
+            "previous": None,
+            "loading": False,
             "scorer": "recency",
             "spec_fingerprint": spec.fingerprint,
             "since": None,
             "problem": None,
+            "shadow": None,
         }
 
 

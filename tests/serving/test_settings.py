@@ -32,6 +32,13 @@ def test_all_problems_are_told_at_once() -> None:
         assert name in str(caught.value)
 
 
+def test_room_for_models_that_would_not_hold_the_largest_one_is_refused() -> None:
+    with pytest.raises(SettingsInvalid, match="models_bytes_max is 1048576, and one model of"):
+        load_settings(models_bytes_max=1_048_576)
+
+    assert load_settings(models_bytes_max=1_048_576, model_bytes_max=300_000)
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().port = 1  # type: ignore[misc]
