@@ -8,7 +8,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ranking.candidates import Candidates, FeedKind, Query, RankedActivity, Slate
+from ranking.candidates import (
+    Candidates,
+    FeedKind,
+    Query,
+    RankedActivity,
+    Scoring,
+    Slate,
+)
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
 from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, Shown
@@ -53,7 +60,8 @@ class Ranker:
         filtered = apply_filters(self.filters, query, candidates, table)
         kept = filtered.kept
         trace.passed("filter", len(candidates), len(kept))
-        features = build(self.spec or self.scorer.spec, query, kept, table, self.factors)
+        spec = self.spec or self.scorer.spec
+        features = build(spec, query, kept, table, self.factors)
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))
@@ -70,6 +78,7 @@ class Ranker:
             scorer=self.scorer.name,
             model_version=self.model_version,
             timings_us=trace.timings_us(),
+            scoring=Scoring(filtered, spec, features, scores, shown, tuple(trace.stages)),
         )
         if not explain:
             return slate

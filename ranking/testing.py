@@ -234,5 +234,8 @@ class ScorerContract:
             return
         assert added.shape == (50, len(scorer.spec.names) + 1)
         scores = scorer.score(features).astype(np.float64)
-        tolerance = self.contribution_tolerance * np.maximum(1, np.abs(scores))
-        assert (np.abs(added.astype(np.float64).sum(axis=1) - scores) <= tolerance).all()
+        total = added.astype(np.float64).sum(axis=1)
+        np.testing.assert_array_equal(np.isnan(scores), np.isnan(total))
+        tolerance = self.contribution_tolerance * np.fmax(1, np.abs(scores))
+        known = ~np.isnan(scores)
+        assert (np.abs(total - scores) <= tolerance)[known].all()
