@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
@@ -19,10 +19,15 @@ from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
+from serving.slate_log.config import config_of, rules_of
+from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
 
 __all__ = ["Services", "clock_from", "compose"]
+
+SLATE_LOOKUPS_MAX = 2
+"""Slates that are looked for in the log at once; the others wait."""
 
 STOPPED_ROLE = "stopped"
 NOT_REACHED = ReplicaStatus("unknown", 0, 0, 0, 0)
@@ -62,9 +67,14 @@ class Services:
     reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
+    slate_log: SlateLog
+    slate_lookups: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(SLATE_LOOKUPS_MAX)
+    )
 
     async def start(self) -> None:
-        """Load tables and models, and follow what changes."""
+        """Load tables and models, follow what changes, and begin to log slates."""
+        self.slate_log.start()
         await self.models.start()
         await self.tables.start(self.engine.tenants())
 
@@ -73,6 +83,7 @@ class Services:
         await self.tables.settled()
         self.tables.stop()
         await self.models.stop()
+        await asyncio.to_thread(self.slate_log.stop)
         self.engine.close()
         self.reader.slates.close()
 
@@ -132,12 +143,14 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
+    slot: int = 0,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
-    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    clock; `slot` is this one's number among them. Raises a `StorageError` where the directory is in
+    use, damaged or of another format, or the node does not answer; `NoLeader` or `StaleRead` where
+    its cluster does not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
@@ -156,9 +169,37 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
-    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
+    slate_log = SlateLog(
+        settings.slate_log_path,
+        config_of(settings),
+        rules_of(settings),
+        metrics,
+        clock_us,
+        slot=slot,
+    )
+    reader = FeedReader(
+        engine,
+        tables,
+        follows,
+        models,
+        slates,
+        settings,
+        metrics,
+        clock_us,
+        slate_log=slate_log,
+    )
     return Services(
-        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+        settings=settings,
+        feeds=config,
+        engine=engine,
+        authenticator=authenticator,
+        tables=tables,
+        models=models,
+        reader=reader,
+        reads=reads,
+        metrics=metrics,
+        clock_us=clock_us,
+        slate_log=slate_log,
     )
 
 

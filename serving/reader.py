@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -32,6 +32,7 @@ from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
 from serving.settings import Settings
+from serving.slate_log.writer import NoSlateLog, SlateNotes
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
@@ -100,6 +101,7 @@ class FeedReader:
     metrics: Metrics
     clock_us: Callable[[], int]
     clock_ns: Callable[[], int] = perf_counter_ns
+    slate_log: SlateNotes = field(default_factory=NoSlateLog)
 
     async def read(
         self,
@@ -192,6 +194,7 @@ class FeedReader:
         slate = self._score(query, gathered, model, TOO_LATE if late else NO_MODEL, explain)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
+        self.slate_log.note(query, slate, gathered.table)
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
         if slate.explanation is None:
             return slate
