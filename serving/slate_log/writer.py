@@ -44,8 +44,11 @@ __all__ = ["NoSlateLog", "SlateLog", "SlateNotes", "TenantShelf", "Written"]
 
 _log = structlog.get_logger(__name__)
 
+AT_ONCE: Final = 8
+"""Slates that are packed at once, about 0.2 ms, before the thread lets requests go first."""
+
 PAUSE_S: Final = 0.0001
-"""Seconds for which the thread steps back between two slates: requests wait for no batch."""
+"""Seconds for which it then steps back."""
 
 TIDY_S: Final = 30.0
 """Seconds between two looks at what is too old, or too much over all tenants."""
@@ -167,11 +170,12 @@ class SlateLog:
 
     def _write_queue(self) -> None:
         batches: dict[TenantId, list[tuple[bytes, bytes]]] = {}
-        for _ in range(len(self._queue)):
+        for number in range(1, len(self._queue) + 1):
             noted = self._queue.popleft()
             if (content := self._packed(noted)) is not None:
                 batches.setdefault(noted.query.tenant, []).append((noted.key, content))
-            time.sleep(PAUSE_S)
+            if number % AT_ONCE == 0:
+                time.sleep(PAUSE_S)
         for tenant, batch in batches.items():
             self._write(tenant, batch)
 
