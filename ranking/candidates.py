@@ -6,13 +6,18 @@ on whole arrays. `RankedActivity` is one place of the answer.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import UserRecord
 from feeds.model import ActivityId, Follow, TenantId, UserId
+
+if TYPE_CHECKING:  # they are made of candidates themselves
+    from ranking.exploration import Shown
+    from ranking.features import FeatureMatrix, FeatureSpec
+    from ranking.filters import FilterResult
 
 __all__ = [
     "NO_FEEDBACK",
@@ -24,6 +29,7 @@ __all__ = [
     "Query",
     "RankedActivity",
     "RemovedActivity",
+    "Scoring",
     "Slate",
     "Stage",
 ]
@@ -159,12 +165,28 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """The very numbers that a slate was made from: references, which cost nothing to keep.
+
+    `features` (built by `spec`) and `scores`, float32[n], are of `filtered.kept`; `shown` says
+    which of those the places hold.
+    """
+
+    filtered: "FilterResult"
+    spec: "FeatureSpec"
+    features: "FeatureMatrix"
+    scores: npt.NDArray[np.float32]
+    shown: "Shown"
+    stages: Sequence[Stage]
+
+
+@dataclass(frozen=True, slots=True)
 class Slate:
     """The ordered answer to one request.
 
     `model_version` is None where no model took part; `degraded` says why the fallback ranked.
-    `timings_us` maps a stage's name to its time. `removed` and `explanation` are filled where an
-    explanation was asked for.
+    `config_version` is None where the defaults ranked. `timings_us` maps a stage's name to its
+    time. `removed` and `explanation` are filled where an explanation was asked for.
     """
 
     request_id: str
@@ -178,3 +200,5 @@ class Slate:
     degraded: str | None = None
     timings_us: Mapping[str, int] = field(default_factory=dict)
     explanation: Explanation | None = None
+    config_version: str | None = None
+    scoring: Scoring | None = field(default=None, repr=False, compare=False)

@@ -11,7 +11,7 @@ from ranking.adjustments import Adjustment, adjust
 from ranking.arrangements import Arrangement
 from ranking.backfill import backfill
 from ranking.buckets import ENGAGEMENT, IMPRESSION
-from ranking.candidates import Candidates, Query, RankedActivity, Slate
+from ranking.candidates import Candidates, Query, RankedActivity, Scoring, Slate
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
 from ranking.exploration import Explorer, NoExplorer, Shown, Trials
@@ -56,7 +56,8 @@ class Ranker:
         filtered = apply_filters(self.filters, query, candidates, table)
         kept = filtered.kept
         trace.passed("filter", len(candidates), len(kept))
-        features = build(self.spec or self.scorer.spec, query, kept, table, self.factors)
+        spec = self.spec or self.scorer.spec
+        features = build(spec, query, kept, table, self.factors)
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))
@@ -80,6 +81,7 @@ class Ranker:
             scorer=self.scorer.name,
             model_version=self.model_version,
             timings_us=trace.timings_us(),
+            scoring=Scoring(filtered, spec, features, scores, shown, tuple(trace.stages)),
         )
         if not explain:
             return slate

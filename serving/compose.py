@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
@@ -20,10 +20,15 @@ from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatu
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
 from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
+from serving.slate_log.config import config_of, rules_of
+from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
 
 __all__ = ["Services", "clock_from", "compose"]
+
+SLATE_LOOKUPS_MAX = 2
+"""Slates that are looked for in the log at once; the others wait."""
 
 STOPPED_ROLE = "stopped"
 NOT_REACHED = ReplicaStatus("unknown", 0, 0, 0, 0)
@@ -64,9 +69,14 @@ class Services:
     metrics: Metrics
     clock_us: Callable[[], int]
     shadows: ShadowTrials
+    slate_log: SlateLog
+    slate_lookups: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(SLATE_LOOKUPS_MAX)
+    )
 
     async def start(self) -> None:
-        """Load tables and models, and follow what changes."""
+        """Load tables and models, follow what changes, and begin to log slates."""
+        self.slate_log.start()
         await self.models.start()
         await self.shadows.start()
         await self.tables.start(self.engine.tenants())
@@ -77,6 +87,7 @@ class Services:
         self.tables.stop()
         await self.shadows.stop()
         await self.models.stop()
+        await asyncio.to_thread(self.slate_log.stop)
         self.engine.close()
         self.reader.slates.close()
 
@@ -138,13 +149,14 @@ def compose(
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
     shadow_slates: ShadowSlates | None = None,
+    slot: int = 0,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock; `shadow_slates` is told what models on trial would have shown. Raises a `StorageError`
-    where the directory is in use, damaged or of another format, or the node does not answer;
-    `NoLeader` or `StaleRead` where its cluster does not.
+    clock; `shadow_slates` is told what models on trial would have shown; `slot` is this process's
+    number among them. Raises a `StorageError` where the directory is in use, damaged or of another
+    format, or the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
@@ -166,21 +178,39 @@ def compose(
     )
     follows = HeldFollows(engine, settings.follows_held_max)
     shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
-    reader = FeedReader(
-        engine, tables, follows, models, slates, settings, metrics, clock_us, shadows=shadows
-    )
-    return Services(
-        settings,
-        config,
-        engine,
-        authenticator,
-        tables,
-        models,
-        reader,
-        reads,
+    slate_log = SlateLog(
+        settings.slate_log_path,
+        config_of(settings),
+        rules_of(settings),
         metrics,
         clock_us,
-        shadows,
+        slot=slot,
+    )
+    reader = FeedReader(
+        engine,
+        tables,
+        follows,
+        models,
+        slates,
+        settings,
+        metrics,
+        clock_us,
+        shadows=shadows,
+        slate_log=slate_log,
+    )
+    return Services(
+        settings=settings,
+        feeds=config,
+        engine=engine,
+        authenticator=authenticator,
+        tables=tables,
+        models=models,
+        reader=reader,
+        reads=reads,
+        metrics=metrics,
+        clock_us=clock_us,
+        shadows=shadows,
+        slate_log=slate_log,
     )
 
 

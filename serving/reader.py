@@ -35,6 +35,7 @@ from serving.pages import Page, RankedPages, slate_head
 from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
 from serving.settings import Settings
 from serving.shadows import ShadowTrials
+from serving.slate_log.writer import NoSlateLog, SlateNotes
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
@@ -119,6 +120,7 @@ class FeedReader:
     clock_ns: Callable[[], int] = perf_counter_ns
     configs: RankingConfigs = field(default_factory=NoRankingConfigs)
     shadows: ShadowTrials | None = None
+    slate_log: SlateNotes = field(default_factory=NoSlateLog)
     _service_config: RankingConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -235,6 +237,7 @@ class FeedReader:
         self._try_shadow(query, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
+        self.slate_log.note(query, slate, gathered.table)
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
         if slate.explanation is None:
             return slate

@@ -172,6 +172,24 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.slates_logged = Counter(
+            "headwater_slates_logged",
+            "Slates written to the slate log.",
+            registry=self.registry,
+        )
+        self.slates_dropped = Counter(
+            "headwater_slates_dropped",
+            "Slates that should have been logged: queue (too many waited), disk (it failed), size "
+            "(longer than a segment), failed (it could not be packed).",
+            ("cause",),
+            registry=self.registry,
+        )
+        self.slate_log_bytes = Counter(
+            "headwater_slate_log_bytes",
+            "Bytes written to the slate log.",
+            registry=self.registry,
+        )
+
     def note_slate(self, kind: str, outcome: str, stages_us: Mapping[str, int]) -> None:
         """Count a slate, and time its stages."""
         self.ranked.labels(kind, outcome).inc()

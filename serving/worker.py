@@ -90,7 +90,7 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
         Path(plan.slates), time.monotonic, settings.slates_max, settings.slate_ttl_s
     )
     clock_us = clock_from(settings.clock_start_us, started_ns=plan.clock_started_ns)
-    services = compose(settings, slates=slates, clock_us=clock_us)
+    services = compose(settings, slates=slates, clock_us=clock_us, slot=plan.number)
     config = uvicorn_config(create_app(services), settings)
     server = ToldServer(config, _say_ready)
     for number in (signal.SIGTERM, signal.SIGINT):

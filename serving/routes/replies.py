@@ -10,6 +10,7 @@ from serving.compose import Services
 __all__ = [
     "ERRORS",
     "Error",
+    "ExplainedSlate",
     "Explanation",
     "FeedPage",
     "Followed",
@@ -150,6 +151,55 @@ class Explanation(BaseModel):
     stages: list[Stage]
     removed: list[RemovedCandidate]
     activities: list[ExplainedActivity]
+
+
+class RemovedCount(BaseModel):
+    """How many candidates a filter took out."""
+
+    filter: str
+    reason: str
+    count: int
+
+
+class Recomputed(BaseModel):
+    """What scoring a logged slate again gave."""
+
+    bit_identical: bool | None = Field(
+        description="Whether the very scores came out that were served; null where it could not be "
+        "done."
+    )
+    different: int = Field(description="Activities whose score came out otherwise.")
+    problem: str | None = Field(description="Why it could not be done, such as a missing version.")
+
+
+class LoggedActivity(ExplainedActivity):
+    """Why an activity stood where it did, as it was logged."""
+
+    position: int = Field(description="Place in the slate, 0-based.")
+    source: str
+    reason: str
+    propensity: float
+
+
+class ExplainedSlate(BaseModel):
+    """A served slate, from the slate log."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    slate_id: str
+    user: str
+    kind: str
+    time: str = Field(description="When it was ranked, UTC.")
+    seed: str = Field(description="What chance was derived from: a 64-bit number, as text.")
+    scorer: str
+    model_version: str | None
+    config_version: str | None
+    spec_fingerprint: str = Field(description="SHA-256 of the features that the scorer read.")
+    degraded: str | None
+    recomputed: Recomputed
+    stages: list[Stage]
+    removed: list[RemovedCount]
+    activities: list[LoggedActivity]
 
 
 class _Slate(BaseModel):

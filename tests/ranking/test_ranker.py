@@ -162,10 +162,28 @@ def test_contributions_add_up_to_the_score_before_multipliers() -> None:
 
 
 def test_a_scorer_that_cannot_explain_gives_features_alone() -> None:
-    slate = rank(Ranker(scorer=RecencyScorer()), explain=True)
+    slate = rank(Ranker(scorer=FixedScorer(4, 3, 2, 1)), explain=True)
     assert slate.explanation is not None
     first = slate.explanation.activities[0]
     assert (first.features, first.contributions, first.bias) == ({"age_h": 1}, None, None)
+
+
+def test_time_alone_explains_a_score_by_time() -> None:
+    slate = rank(Ranker(scorer=RecencyScorer()), explain=True)
+    assert slate.explanation is not None
+    first = slate.explanation.activities[0]
+    assert (first.score, first.contributions, first.bias) == (-1, {"age_h": -1}, 0)
+
+
+def test_a_slate_keeps_the_numbers_that_it_was_made_from() -> None:
+    slate = rank(Ranker(scorer=SumScorer()))
+    assert slate.scoring is not None
+    scoring, places = slate.scoring, slate.scoring.shown.places
+    assert SumScorer.spec == scoring.spec
+    assert [place.score for place in slate.ranked] == scoring.scores[places].tolist()
+    again = SumScorer().score(scoring.features.take(places))
+    assert again.tobytes() == scoring.scores[places].tobytes()
+    assert scoring.stages[0].name == "filter"
 
 
 def test_scores_that_are_no_numbers_come_last_and_are_shown_as_missing() -> None:

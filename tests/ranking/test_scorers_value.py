@@ -105,8 +105,18 @@ def test_no_opinion_of_a_head_that_counts_is_none_at_all() -> None:
     assert np.isnan(scores).tolist() == [True, False]
 
 
+class Silent:
+    """Scores, and cannot say why."""
+
+    name = "silent"
+    spec = FeatureSpec(("engagements_1d",))
+
+    def score(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
+        return features.values[:, 0]
+
+
 def test_a_head_that_cannot_explain_leaves_the_sum_unexplained() -> None:
-    heads = [Head("like", PopularityScorer()), Head("hide", Linear(age_h=1.0))]
+    heads = [Head("like", Silent()), Head("hide", Linear(age_h=1.0))]
     features = matrix(("engagements_1d", "age_h"), [[1, 1]])
     assert ValueScorer(heads, {"like": 1.0, "hide": 1.0}).contributions(features) is None
     assert ValueScorer(heads, {"hide": 1.0}).contributions(features) is not None

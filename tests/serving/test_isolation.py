@@ -24,6 +24,7 @@ class Sites:
     bravo: httpx.Client
     activity: str
     cursors: dict[str, str]
+    slate: str
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,9 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
             for path in ("/v2/feeds/timeline/bob", "/v2/users/bob/feeds/personalized")
         }
         assert all(cursors.values())
-        yield Sites(service, alpha, bravo, posted[0], cursors)
+        slate = bravo.get("/v2/users/bob/feeds/personalized").json()["slate_id"]
+        assert bravo.get(f"/v2/slates/{slate}/explain").status_code == 200
+        yield Sites(service, alpha, bravo, posted[0], cursors, slate)
 
 
 def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -87,6 +90,7 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ("POST", "/v2/users/{user}/rank"): [
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
+        ("GET", "/v2/slates/{slate}/explain"): [{"url": f"/v2/slates/{sites.slate}/explain"}],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
         ("POST", "/v2/events"): [
             {
@@ -146,6 +150,14 @@ def test_another_tenants_activity_is_as_unknown_as_one_that_never_was(sites: Sit
     assert reply.status_code == 410
 
 
+def test_another_tenants_slate_is_as_unknown_as_one_that_never_was(sites: Sites) -> None:
+    never = "0" * 32
+    replies = [sites.alpha.get(f"/v2/slates/{one}/explain") for one in (sites.slate, never)]
+    assert [reply.status_code for reply in replies] == [404, 404]
+    details = [reply.json()["detail"] for reply in replies]
+    assert details[0].replace(sites.slate, never) == details[1]
+
+
 def test_operators_routes_show_neither_content_nor_tenants(sites: Sites) -> None:
     with sites.service.client() as nobody:
         for path in OPERATORS:
@@ -158,7 +170,9 @@ def test_a_reading_key_cannot_write(sites: Sites) -> None:
     with sites.service.tenant("charlie", scopes=("read",)) as reader:
         for (method, path), requests in requests_of(sites).items():
             reply = reader.request(method, **requests[0])
-            if method == "GET" or path.endswith("/rank"):
+            if path.endswith("/explain"):  # of another tenant's slate
+                assert reply.status_code == 404
+            elif method == "GET" or path.endswith("/rank"):
                 assert reply.status_code == 200, (method, path, reply.text)
             else:
                 assert (reply.status_code, reply.json()["code"]) == (403, 17), (method, path)

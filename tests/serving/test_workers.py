@@ -119,6 +119,29 @@ def lags(service: ServiceProcess, key: str) -> list[str]:
     return sorted(line.split('"')[1] for line in found)
 
 
+def test_each_worker_explains_what_any_of_them_served(
+    key: str, start: Start, tmp_path: Path
+) -> None:
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    for serving, other in ((first, second), (second, first)):
+        with standing_still(other):
+            page = ask(service, key, PERSONALIZED).json()
+            path = f"/v2/slates/{page['slate_id']}/explain"
+            assert ask(service, key, path).status_code == 200
+        with standing_still(serving):
+            explained = ask(service, key, path).json()
+        assert explained["recomputed"]["bit_identical"] is True
+        shown = [entry["activity_id"] for entry in explained["activities"]]
+        assert ids(ask(service, key, PERSONALIZED))[:3] == shown[:3]
+    segments = {path.name for path in (tmp_path / "data" / "slates" / ACME).glob("*.slates")}
+    assert {name.split("-")[1] for name in segments} == {"001.slates", "002.slates"}
+    lines = ask(service, key, "/metrics").text.splitlines()
+    counted = [line for line in lines if line.startswith("headwater_slates_logged_total")]
+    assert float(counted[0].split()[-1]) >= 2
+
+
 def test_workers_serve_one_feed_whoever_dies(
     cluster: Path, key: str, start: Start, tmp_path: Path
 ) -> None:
