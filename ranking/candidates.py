@@ -4,9 +4,9 @@ Candidates are columns: a candidate is a row number of the activity table, so th
 on whole arrays. `RankedActivity` is one place of the answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,12 @@ from feeds.counters import UserRecord
 from feeds.model import ActivityId, Follow, TenantId, UserId
 
 __all__ = [
+    "NO_FEEDBACK",
     "ActivityExplanation",
     "Candidates",
     "Explanation",
     "FeedKind",
+    "Feedback",
     "Query",
     "RankedActivity",
     "RemovedActivity",
@@ -30,11 +32,31 @@ FeedKind = Literal["personalized", "explore"]
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the user said of authors and tags; authors are named as activities name their actor.
+
+    `less_authors` and `less_tags` map to the time of saying so, in microseconds since the epoch.
+    Who makes it bounds it: a few hundred names cost some 50 us of a ranking.
+    """
+
+    muted_authors: Collection[str] = ()
+    muted_tags: Collection[str] = ()
+    less_authors: Mapping[str, int] = field(default_factory=dict)
+    less_tags: Mapping[str, int] = field(default_factory=dict)
+
+
+NO_FEEDBACK: Final = Feedback()
+"""Of a user who said nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One request for a ranked feed, with the user's side of every feature.
 
     `follows` maps the text of a followed feed to its edge. `seed` derives from request and user, so
     that a page can be made again from its log line. `now_us` is microseconds since the epoch.
+    `excluded` are the positions of activities that the request does not want, `served` of those
+    that the user was shown lately; who makes the query bounds both.
     """
 
     tenant: TenantId
@@ -46,6 +68,9 @@ class Query:
     seed: int
     record: UserRecord
     follows: Mapping[str, Follow]
+    excluded: Collection[bytes] = ()
+    served: Collection[bytes] = ()
+    feedback: Feedback = NO_FEEDBACK
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 RankingError
 ├── InvalidFeatureSpec      a feature spec that cannot be used; the message says what to change
 │   └── UnknownFeature      it names a feature that the registry does not have
+├── InvalidRankingConfig    a ranking config that cannot be used; every problem is told at once
 ├── FeatureSpecMismatch     a scorer was given columns other than those it was trained on
 ├── InvalidScores           a scorer did not return one number for each candidate
 ├── InvalidMetricInput      a metric was given arrays that do not fit together
@@ -12,12 +13,15 @@ RankingError
 └── RegistryUnavailable     the registry cannot be reached or read; a retry may succeed
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "AliasConflict",
     "BundleDamaged",
     "FeatureSpecMismatch",
     "InvalidFeatureSpec",
     "InvalidMetricInput",
+    "InvalidRankingConfig",
     "InvalidScores",
     "ModelNotFound",
     "RankingError",
@@ -36,6 +40,14 @@ class InvalidFeatureSpec(RankingError):
 
 class UnknownFeature(InvalidFeatureSpec):
     """A feature spec names a feature that the registry does not have; near names are given."""
+
+
+class InvalidRankingConfig(RankingError):
+    """A ranking config that cannot be used; `problems` holds every one as a sentence."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
 
 
 class FeatureSpecMismatch(RankingError):

@@ -3,25 +3,21 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ranking.candidates import Candidates, FeedKind, Query, RankedActivity, Slate
+from ranking.candidates import Candidates, Query, RankedActivity, Slate
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
-from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, Shown
+from ranking.exploration import Explorer, NoExplorer, Shown
 from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
-from ranking.filters import Filter, apply_filters, default_filters
+from ranking.filters import Filter, RemovedFilter, apply_filters
 from ranking.scorers.base import Scorer
-from ranking.selectors import AuthorSpread, Selector, TopKSelector
+from ranking.selectors import Selector, TopKSelector
 from ranking.table import ActivityTable
 
-__all__ = ["SPREAD_DEFAULT", "Ranker", "default_ranker"]
-
-SPREAD_DEFAULT: Final = AuthorSpread()
-"""How authors are spread over a page where nothing else is asked for."""
+__all__ = ["Ranker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +29,7 @@ class Ranker:
     """
 
     scorer: Scorer
-    filters: Sequence[Filter] = field(default_factory=default_filters)
+    filters: Sequence[Filter] = (RemovedFilter(),)
     selector: Selector = field(default_factory=TopKSelector)
     explorer: Explorer = field(default_factory=NoExplorer)
     spec: FeatureSpec | None = None
@@ -78,28 +74,6 @@ class Ranker:
             removed=removed_activities(filtered, table),
             explanation=explanation(slate.ranked, trace, self.scorer, features, shown),
         )
-
-
-def default_ranker(
-    kind: FeedKind,
-    scorer: Scorer,
-    *,
-    factors: Factors | None = None,
-    model_version: str | None = None,
-    spread: AuthorSpread | None = SPREAD_DEFAULT,
-) -> Ranker:
-    """The ranker of a feed, in serving and in training.
-
-    Explore gives a tenth of its places to chance; personalized none. `spread` None where authors
-    mean nothing.
-    """
-    return Ranker(
-        scorer=scorer,
-        selector=TopKSelector(spread),
-        explorer=EpsilonExplorer() if kind == "explore" else NoExplorer(),
-        factors=factors,
-        model_version=model_version,
-    )
 
 
 def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from feeds.counters import DAY_US
 from ranking.buckets import ENGAGEMENT
-from ranking.candidates import Candidates, FeedKind, Query
-from ranking.extractors.base import USER_GROUP, Column
+from ranking.candidates import Candidates, Query
+from ranking.extractors.base import Column
+from ranking.follows import followed
 from ranking.table import ActivityTable
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "FollowingSource",
     "FreshSource",
     "TrendingSource",
-    "default_sources",
     "propose",
 ]
 
@@ -168,21 +168,6 @@ class FreshSource:
         return _first(table.alive_rows(), table.time_us, table, left_out)
 
 
-def default_sources(kind: FeedKind) -> tuple[CandidateSource, ...]:
-    """The mix of a ranked feed, in serving and in training.
-
-    Personalized: what the user follows, filled up with what is popular. Explore: what is active,
-    popular and new among what the user does not follow.
-    """
-    if kind == "personalized":
-        return (FollowingSource(400), TrendingSource(100))
-    return (
-        ActiveSource(250, outside=True),
-        TrendingSource(150, outside=True),
-        FreshSource(100, outside=True),
-    )
-
-
 def _since(time_us: int, column: npt.NDArray[np.int64], table: ActivityTable) -> Rows:
     """The rows whose time in `column` is not before `time_us`, nor 0 for never."""
     recent = table.alive & (column >= max(time_us, 1))
@@ -232,10 +217,4 @@ def _left_out(query: Query, table: ActivityTable, outside: bool) -> Callable[[Ro
     """Which rows lie in a feed that the user follows, or are by an author the user follows."""
     if not outside or not query.follows:
         return None
-    feeds = np.zeros(table.names.feeds.size + 1, dtype=np.bool_)
-    feeds[table.names.feeds.numbers(query.follows)] = True
-    users = np.zeros(table.names.users.size + 1, dtype=np.bool_)
-    targets = [follow.target for follow in query.follows.values()]
-    users[table.names.users.numbers([t.id for t in targets if t.group == USER_GROUP])] = True
-    feeds[-1] = users[-1] = False
-    return lambda rows: users[table.author_user[rows]] | feeds[table.feeds[rows].T].any(axis=0)
+    return followed(query, table)

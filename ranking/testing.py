@@ -4,7 +4,7 @@
 with `feeds.counters`, and loads a table from them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from feeds.counters import CounterRecord, UserRecord, counted_tags, kind_code
 from feeds.events import Engagement, EngagementKind, Event, Impression, Posted, Removed
 from feeds.model import FeedId, Follow, TenantId, UserId, activity_id, position_of
-from ranking.candidates import Candidates, FeedKind, Query
+from ranking.candidates import NO_FEEDBACK, Candidates, Feedback, FeedKind, Query
 from ranking.features import FEATURES, FeatureMatrix, FeatureSpec
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.table import ActivityTable
@@ -89,6 +89,9 @@ def query(
     seed: int = 7,
     record: UserRecord | None = None,
     follows: Mapping[str, Follow] | None = None,
+    excluded: Collection[bytes] = (),
+    served: Collection[bytes] = (),
+    feedback: Feedback = NO_FEEDBACK,
 ) -> Query:
     """A request of tenant `acme`."""
     return Query(
@@ -101,6 +104,9 @@ def query(
         seed=seed,
         record=record or UserRecord.empty(),
         follows=follows or {},
+        excluded=excluded,
+        served=served,
+        feedback=feedback,
     )
 
 

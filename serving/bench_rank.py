@@ -21,11 +21,13 @@ from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, position_of
 from ranking.bench import rank_bench
 from ranking.candidates import Query
+from ranking.config import RankingConfig
 from ranking.features import FEATURES, Factors, FeatureSpec, build
+from ranking.pipeline import build_sources
 from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import Embeddings, FactorTable
-from ranking.sources import default_sources, propose
+from ranking.sources import propose
 from serving.activity_table import ActivityTables
 from serving.cursors import SlateStore
 from serving.follows import HeldFollows
@@ -162,7 +164,9 @@ async def _matrix(
         record=record,
         follows=follows,
     )
-    candidates = propose(default_sources("personalized"), query, table, CANDIDATES)
+    candidates = propose(
+        build_sources(RankingConfig.default(), "personalized"), query, table, CANDIDATES
+    )
     return build(spec, query, candidates, table, factors).values, user_us
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import typer
 
 from serving import cli
+from serving.docs_ranking import ranking_config_sections
 from serving.extras import DISTRIBUTION
 
 __all__ = ["Setting", "commands", "pages", "settings", "write"]
@@ -48,6 +49,7 @@ def pages(root: Path) -> dict[str, str]:
         "errors.md": _errors_page(root),
         "features.md": _features_page(),
         "metrics.md": _metrics_page(root),
+        "ranking-config.md": _page("The ranking config", ranking_config_sections(_table)),
         "settings.md": _settings_page(root),
     }
 

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -20,17 +20,19 @@ from feeds.engine import FeedEngine
 from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
 from ranking.candidates import Candidates, FeedKind, Query, Slate, Stage
-from ranking.exploration import EpsilonExplorer
+from ranking.config import RankingConfig
+from ranking.fallback import fallback_scorer
 from ranking.features import Factors
-from ranking.ranker import Ranker, default_ranker
+from ranking.pipeline import build_ranker, build_sources
+from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
-from ranking.scorers.recency import RecencyScorer
-from ranking.sources import CandidateSource, default_sources, propose
+from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
+from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
 from serving.settings import Settings
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
@@ -100,6 +102,12 @@ class FeedReader:
     metrics: Metrics
     clock_us: Callable[[], int]
     clock_ns: Callable[[], int] = perf_counter_ns
+    configs: RankingConfigs = field(default_factory=NoRankingConfigs)
+    _service_config: RankingConfig = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the config of tenants that have none of their own, once."""
+        object.__setattr__(self, "_service_config", service_config(self.settings))
 
     async def read(
         self,
@@ -120,8 +128,10 @@ class FeedReader:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
             return pages.page(pinned, place.offset, limit)
-        query = self._query(tenant, user, kind, self.settings.slate_size_max)
-        slate = await self._rank(query, self._sources(query), explain=explain)
+        config = self._config(tenant)
+        places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
+        query = self._query(tenant, user, kind, places)
+        slate = await self._rank(query, config, self._sources(query, config), explain=explain)
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -144,11 +154,14 @@ class FeedReader:
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, (source,), explain=True)
+        slate = await self._rank(query, self._config(tenant), (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
         return slate if explain else replace(slate, explanation=None), unknown
+
+    def _config(self, tenant: TenantId) -> RankingConfig:
+        return self.configs.get(tenant) or self._service_config
 
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
@@ -166,10 +179,10 @@ class FeedReader:
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
         )
 
-    def _sources(self, query: Query) -> tuple[CandidateSource, ...]:
-        """The default mix, with the following rows as the engine has them."""
+    def _sources(self, query: Query, config: RankingConfig) -> tuple[CandidateSource, ...]:
+        """The mix of the config, with the following rows as the engine has them."""
         sources: list[CandidateSource] = []
-        for source in default_sources(query.kind):
+        for source in build_sources(config, query.kind):
             if source.name == "following":
                 home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
                 sources.append(home.read(query))
@@ -181,15 +194,21 @@ class FeedReader:
         self.metrics.source_failures.labels(name).inc()
 
     async def _rank(
-        self, query: Query, sources: Sequence[CandidateSource], *, explain: bool
+        self,
+        query: Query,
+        config: RankingConfig,
+        sources: Sequence[CandidateSource],
+        *,
+        explain: bool,
     ) -> Slate:
         """Gather, score with the live model or by time, and count what happened."""
+        deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
         started_ns = self.clock_ns()
-        gathered = await self._gather(query, sources)
+        gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
-        late = (gathered_ns - started_ns) / 1e6 > self.settings.deadline_ms
+        late = (gathered_ns - started_ns) / 1e6 > deadline_ms
         model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, gathered, model, TOO_LATE if late else NO_MODEL, explain)
+        slate = self._score(query, config, gathered, model, TOO_LATE if late else NO_MODEL, explain)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
@@ -198,13 +217,15 @@ class FeedReader:
         stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
         return replace(slate, explanation=replace(slate.explanation, stages=stages))
 
-    async def _gather(self, query: Query, sources: Sequence[CandidateSource]) -> _Gathered:
+    async def _gather(
+        self, query: Query, sources: Sequence[CandidateSource], deadline_ms: float
+    ) -> _Gathered:
         """The candidates as rows of the shared table, or of one made for this request.
 
         The latter where the shared one is not there in time, or does not reach back to a candidate:
         then the store is read in a thread, and other requests go on.
         """
-        table = self.tables.ready(query.tenant) or await self._loaded(query.tenant)
+        table = self.tables.ready(query.tenant) or await self._loaded(query.tenant, deadline_ms)
         if table is None:
             known = _positions(sources)
             own = await asyncio.to_thread(own_table, self.engine, query, known, RECENT_CANDIDATES)
@@ -214,10 +235,10 @@ class FeedReader:
             table = await asyncio.to_thread(own_table, self.engine, query, _positions(sources))
         return _Gathered(self._propose(sources, query, table), table, None)
 
-    async def _loaded(self, tenant: TenantId) -> ActivityTable | None:
+    async def _loaded(self, tenant: TenantId, deadline_ms: float) -> ActivityTable | None:
         """The shared table, waited for until the deadline; None if it is not there by then."""
         try:
-            await asyncio.wait_for(self.tables.get(tenant), self.settings.deadline_ms / 1e3)
+            await asyncio.wait_for(self.tables.get(tenant), deadline_ms / 1e3)
         except TimeoutError:
             return None
         return self.tables.ready(tenant)
@@ -241,6 +262,7 @@ class FeedReader:
     def _score(
         self,
         query: Query,
+        config: RankingConfig,
         gathered: _Gathered,
         model: LiveModel | None,
         without: str,
@@ -249,7 +271,7 @@ class FeedReader:
         """The slate by the model; by time where there is none, or where it fails."""
         candidates, table, degraded = gathered
         if model is not None:
-            ranker = self._ranker(query.kind, model)
+            ranker = _ranker(config, query.kind, model)
             try:
                 slate = ranker.rank(query, candidates, table, explain)
             except Exception as error:  # noqa: BLE001 - whatever a model does, the feed is answered
@@ -262,20 +284,16 @@ class FeedReader:
                 )
             else:
                 return replace(slate, degraded=degraded)
-        slate = self._ranker(query.kind, None).rank(query, candidates, table, explain)
+        slate = _ranker(config, query.kind, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
 
-    def _ranker(self, kind: FeedKind, model: LiveModel | None) -> Ranker:
-        ranker = (
-            default_ranker(kind, RecencyScorer())
-            if model is None
-            else default_ranker(
-                kind, model.scorer, factors=model.factors, model_version=str(model.version)
-            )
-        )
-        if kind == "explore":
-            return replace(ranker, explorer=EpsilonExplorer(self.settings.explore_epsilon))
-        return ranker
+
+def _ranker(config: RankingConfig, kind: FeedKind, model: LiveModel | None) -> Ranker:
+    """The feed's ranker with the live model, or with the fallback where there is none."""
+    if model is None:
+        return build_ranker(config, kind, fallback_scorer(config.feed(kind).fallback))
+    version = str(model.version)
+    return build_ranker(config, kind, model.scorer, factors=model.factors, model_version=version)
 
 
 def _positions(sources: Sequence[CandidateSource]) -> list[Position]:
