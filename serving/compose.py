@@ -13,11 +13,14 @@ from feeds.model import TenantId
 from feeds.remote import open_beside
 from feeds.replication.base import ReplicaStatus
 from serving.activity_table import ActivityTables
+from serving.configs import HeldConfigs, service_config
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
+from serving.previews import Previews
 from serving.reader import FeedReader, LiveModels
+from serving.served_requests import RecentRequests
 from serving.settings import Settings
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
@@ -59,6 +62,8 @@ class Services:
     tables: ActivityTables
     models: FollowedModels
     reader: FeedReader
+    configs: HeldConfigs
+    previews: Previews
     reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
@@ -156,9 +161,24 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
-    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
+    configs = HeldConfigs(engine, service_config(settings), settings.configs_held_max)
+    served = RecentRequests(settings.preview_requests_max, settings.preview_tenants_max)
+    reader = FeedReader(
+        engine, tables, follows, models, slates, settings, metrics, clock_us, configs, served
+    )
     return Services(
-        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+        settings=settings,
+        feeds=config,
+        engine=engine,
+        authenticator=authenticator,
+        tables=tables,
+        models=models,
+        reader=reader,
+        configs=configs,
+        previews=Previews(reader, served, configs, settings.preview_places_max),
+        reads=reads,
+        metrics=metrics,
+        clock_us=clock_us,
     )
 
 

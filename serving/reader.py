@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -29,10 +29,11 @@ from ranking.scorers.base import Scorer
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
+from serving.configs import ActiveVersion, RankingConfigs
 from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
-from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
+from serving.served_requests import RecentRequests, ServedRequest
 from serving.settings import Settings
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
@@ -46,6 +47,9 @@ NO_TABLE: Final = "the activity table is loading: ordered by time among fewer ca
 TOO_LATE: Final = "the deadline was over before the model could score: ordered by time"
 FAILED: Final = "the live model failed: ordered by time"
 _OUTCOMES: Final = {NO_MODEL: "no_model", NO_TABLE: "no_table", TOO_LATE: "deadline"}
+
+TRIED_WAIT_MS: Final = 30_000.0
+"""Milliseconds that a read which nobody waits for as a feed gives the table to load."""
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
@@ -101,13 +105,9 @@ class FeedReader:
     settings: Settings
     metrics: Metrics
     clock_us: Callable[[], int]
+    configs: RankingConfigs
+    served: RecentRequests
     clock_ns: Callable[[], int] = perf_counter_ns
-    configs: RankingConfigs = field(default_factory=NoRankingConfigs)
-    _service_config: RankingConfig = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Make the config of tenants that have none of their own, once."""
-        object.__setattr__(self, "_service_config", service_config(self.settings))
 
     async def read(
         self,
@@ -128,10 +128,11 @@ class FeedReader:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
             return pages.page(pinned, place.offset, limit)
-        config = self._config(tenant)
-        places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
-        query = self._query(tenant, user, kind, places)
-        slate = await self._rank(query, config, self._sources(query, config), explain=explain)
+        active = self.configs.of(tenant)
+        query = self._query(tenant, user, kind, self._places(active.config, kind))
+        sources = self._sources(query, active.config)
+        slate = await self._rank(query, active, sources, explain=explain)
+        self.served.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -154,14 +155,28 @@ class FeedReader:
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, self._config(tenant), (source,), explain=True)
+        slate = await self._rank(query, self.configs.of(tenant), (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
         return slate if explain else replace(slate, explanation=None), unknown
 
-    def _config(self, tenant: TenantId) -> RankingConfig:
-        return self.configs.get(tenant) or self._service_config
+    async def try_config(
+        self, tenant: TenantId, request: ServedRequest, config: RankingConfig
+    ) -> Slate:
+        """The slate of an earlier request by any config, as of now; explained.
+
+        Nobody is served it: it is neither counted nor held, and waits for the table if it must.
+        """
+        places = self._places(config, request.kind)
+        query = self._query(tenant, request.user, request.kind, places)
+        query = replace(query, seed=request.seed)
+        gathered = await self._gather(query, self._sources(query, config), TRIED_WAIT_MS)
+        model = self.models.get(tenant)
+        return self._score(query, config, gathered, model, NO_MODEL, explain=True)
+
+    def _places(self, config: RankingConfig, kind: FeedKind) -> int:
+        return min(config.feed(kind).slate_size, self.settings.slate_size_max)
 
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
@@ -196,12 +211,13 @@ class FeedReader:
     async def _rank(
         self,
         query: Query,
-        config: RankingConfig,
+        active: ActiveVersion,
         sources: Sequence[CandidateSource],
         *,
         explain: bool,
     ) -> Slate:
         """Gather, score with the live model or by time, and count what happened."""
+        config = active.config
         deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
         started_ns = self.clock_ns()
         gathered = await self._gather(query, sources, deadline_ms)
@@ -212,6 +228,7 @@ class FeedReader:
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
+        slate = replace(slate, config_version=active.version)
         if slate.explanation is None:
             return slate
         stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
