@@ -137,7 +137,7 @@ class ActivityExplanation:
     `features` holds every feature the scorer read (NaN where missing). `contributions`, where the
     scorer can tell, is what each feature added, and `bias` the rest: together they are the score.
     `multipliers` are the adjustments made after it, by name. `explored` is true where chance, not
-    the score, chose.
+    the score, chose; `placed` names the rule that gave it its place, such as `pin`.
     """
 
     activity_id: ActivityId
@@ -147,6 +147,7 @@ class ActivityExplanation:
     bias: float | None
     multipliers: Mapping[str, float]
     explored: bool
+    placed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

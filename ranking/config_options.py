@@ -376,6 +376,11 @@ class CapsOptions(Options):
         default=None, ge=1, le=100, description="Activities with one tag in a row at most."
     )
 
+    def any(self) -> bool:
+        """Whether anything is capped."""
+        caps = (self.per_author, self.per_tag, self.in_row_author, self.in_row_tag)
+        return any(cap is not None for cap in caps)
+
 
 class QuotasOptions(Options):
     """How much of the slate, from the top to any place, comes from outside of follows."""
@@ -391,6 +396,10 @@ class QuotasOptions(Options):
                 "give a minimum that is not above the maximum"
             )
         return self
+
+    def any(self) -> bool:
+        """Whether the shares ask for anything."""
+        return self.outside_min > 0 or self.outside_max < 1
 
 
 class DiversityOptions(Options):

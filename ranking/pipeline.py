@@ -7,17 +7,29 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from feeds.model import position_of
+from ranking.adjustments import Adjustment, OutOfNetworkMultiplier, ShowLessMultiplier
+from ranking.arrangements import (
+    Arrangement,
+    Diversity,
+    NewAuthorLift,
+    PageRules,
+    PinnedActivity,
+    Pins,
+)
 from ranking.candidates import FeedKind
 from ranking.config import FeedOptions, RankingConfig
 from ranking.config_options import (
     PINS_MAX,
     PROMOTED_MAX,
+    AdjustmentsOptions,
     ExplorationOptions,
     FiltersOptions,
     Options,
-    QuotasOptions,
+    SpreadOptions,
 )
-from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer
+from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, ThompsonExplorer
+from ranking.extractors.base import Vectors
 from ranking.features import Factors
 from ranking.filters import (
     AgeFilter,
@@ -76,8 +88,11 @@ def build_ranker(
     return Ranker(
         scorer=scorer,
         filters=build_filters(config, kind),
-        selector=_selector(feed),
+        adjustments=_adjustments(feed.adjustments),
+        selector=_selector(feed.adjustments.author_spread),
+        arrangements=_arrangements(feed, factors),
         explorer=_explorer(feed.exploration),
+        post_filters=_filters(feed.post_filters),
         factors=factors,
         model_version=model_version,
     )
@@ -113,21 +128,51 @@ def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
     return tuple(made[name] for name, each in options.named().items() if each.on)
 
 
-def _selector(feed: FeedOptions) -> TopKSelector:
-    spread = feed.adjustments.author_spread
+def _adjustments(options: AdjustmentsOptions) -> tuple[Adjustment, ...]:
+    outside, less = options.out_of_network, options.show_less
+    made: list[Adjustment] = []
+    if outside.on:
+        made.append(OutOfNetworkMultiplier(outside.multiplier))
+    if less.on:
+        made.append(ShowLessMultiplier(less.removed_days, less.recovery_days, less.floor))
+    return tuple(made)
+
+
+def _arrangements(feed: FeedOptions, factors: Factors | None) -> tuple[Arrangement, ...]:
+    """Diversity first, then the rules of a page, then places of one's own, so that these hold."""
+    new = feed.adjustments.new_author
+    made: list[Arrangement] = []
+    if feed.diversity.on and (vectors := _vectors(factors)) is not None:
+        made.append(Diversity(feed.diversity.relevance, vectors))
+    if feed.caps.any() or feed.quotas.any():
+        made.append(PageRules(**feed.caps.model_dump(), **feed.quotas.model_dump()))
+    if new.on:
+        made.append(NewAuthorLift(new.position, new.places, new.impressions_max))
+    if feed.pins:
+        pins = [PinnedActivity(position_of(pin.id), pin.position) for pin in feed.pins]
+        made.append(Pins(tuple(pins)))
+    return tuple(made)
+
+
+def _vectors(factors: object) -> Vectors | None:
+    """The factors of a model, where they tell the vectors of activities."""
+    return factors if isinstance(factors, Vectors) else None
+
+
+def _selector(spread: SpreadOptions) -> TopKSelector:
     return TopKSelector(AuthorSpread(spread.decay, spread.floor) if spread.on else None)
 
 
 def _explorer(options: ExplorationOptions) -> Explorer:
-    return EpsilonExplorer(options.rate) if options.policy == "epsilon" else NoExplorer()
+    if options.policy == "epsilon":
+        return EpsilonExplorer(options.rate)
+    return ThompsonExplorer(options.rate) if options.policy == "thompson" else NoExplorer()
 
 
 def describe(config: RankingConfig, kind: FeedKind) -> Description:
     """The pipeline of a feed as data: its stages in order, their components, what is on, limits."""
     feed = config.feed(kind)
     asked = feed.asked()
-    caps, quotas = feed.caps, feed.quotas
-    capped = caps.model_dump(exclude={"page_size"}, exclude_none=True)
     return {
         "kind": kind,
         "stages": [
@@ -139,8 +184,8 @@ def describe(config: RankingConfig, kind: FeedKind) -> Description:
                 "select",
                 [
                     _component("diversity", feed.diversity, on=feed.diversity.on),
-                    _component("caps", caps, on=bool(capped)),
-                    _component("quotas", quotas, on=quotas != QuotasOptions()),
+                    _component("caps", feed.caps, on=feed.caps.any()),
+                    _component("quotas", feed.quotas, on=feed.quotas.any()),
                     _listed("pins", feed.pins),
                 ],
             ),

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from ranking.adjustments import Adjustment, adjust
+from ranking.arrangements import Arrangement
+from ranking.backfill import backfill
+from ranking.buckets import ENGAGEMENT, IMPRESSION
 from ranking.candidates import Candidates, Query, RankedActivity, Slate
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
-from ranking.exploration import Explorer, NoExplorer, Shown
+from ranking.exploration import Explorer, NoExplorer, Shown, Trials
 from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
 from ranking.filters import Filter, RemovedFilter, apply_filters
 from ranking.scorers.base import Scorer
@@ -30,8 +34,11 @@ class Ranker:
 
     scorer: Scorer
     filters: Sequence[Filter] = (RemovedFilter(),)
+    adjustments: Sequence[Adjustment] = ()
     selector: Selector = field(default_factory=TopKSelector)
+    arrangements: Sequence[Arrangement] = ()
     explorer: Explorer = field(default_factory=NoExplorer)
+    post_filters: Sequence[Filter] = ()
     spec: FeatureSpec | None = None
     factors: Factors | None = None
     model_version: str | None = None
@@ -53,10 +60,17 @@ class Ranker:
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))
-        selection = self.selector.select(kept, scores, query.limit, table)
+        adjusted = adjust(self.adjustments, scores, query, kept, table)
+        trace.passed("adjust", len(scores), len(adjusted.scores))
+        selection = self.selector.select(kept, adjusted.scores, query.limit, table)
+        for arrangement in self.arrangements:
+            selection = arrangement.arrange(selection, query, kept, table)
         trace.passed("select", len(scores), selection.count)
-        shown = self.explorer.explore(selection, query.seed)
-        trace.passed("explore", selection.count, len(shown))
+        explored = self.explorer.explore(selection, query.seed, _trials(kept, table))
+        trace.passed("explore", selection.count, len(explored))
+        backfilled = backfill(self.post_filters, explored, query, kept, table)
+        shown = backfilled.shown
+        trace.passed("post_filter", len(explored), len(shown))
         slate = Slate(
             request_id=query.request_id,
             tenant=query.tenant,
@@ -71,8 +85,8 @@ class Ranker:
             return slate
         return replace(
             slate,
-            removed=removed_activities(filtered, table),
-            explanation=explanation(slate.ranked, trace, self.scorer, features, shown),
+            removed=removed_activities((*filtered.removed, *backfilled.removed), table),
+            explanation=explanation(slate.ranked, trace, self.scorer, features, shown, adjusted),
         )
 
 
@@ -86,6 +100,11 @@ def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
             "candidates: return one number for each, in their order"
         )
     return scores
+
+
+def _trials(candidates: Candidates, table: ActivityTable) -> Trials:
+    totals = table.counts.totals
+    return Trials(totals[candidates.rows, ENGAGEMENT], totals[candidates.rows, IMPRESSION])
 
 
 def _ranked(

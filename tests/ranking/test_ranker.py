@@ -128,8 +128,10 @@ def test_explain_counts_every_stage_and_times_it() -> None:
         ("filter", 4, 2, 5),
         ("features", 2, 2, 5),
         ("score", 2, 2, 5),
+        ("adjust", 2, 2, 5),
         ("select", 2, 1, 5),
         ("explore", 1, 1, 5),
+        ("post_filter", 1, 1, 5),
     ]
     assert slate.timings_us == {stage.name: 5 for stage in slate.explanation.stages}
 
