@@ -23,7 +23,14 @@ from ranking.config_options import ExplorationOptions
 from ranking.errors import InvalidRankingConfig
 from serving.settings import Settings
 
-__all__ = ["ActiveVersion", "HeldConfigs", "RankingConfigs", "read_config", "service_config"]
+__all__ = [
+    "ActiveVersion",
+    "HeldConfigs",
+    "RankingConfigs",
+    "read_config",
+    "service_config",
+    "write_config",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -120,6 +127,11 @@ def read_config(document: bytes) -> RankingConfig:
             [f"a ranking config is JSON, and this is not: {error}"]
         ) from None
     return RankingConfig.parse(content)
+
+
+def write_config(config: RankingConfig) -> bytes:
+    """The config as it is stored: whole, so that it means the same under other defaults."""
+    return orjson.dumps(config.to_document())
 
 
 def service_config(settings: Settings) -> RankingConfig:

@@ -10,14 +10,15 @@ import orjson
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from feeds.config import FeedsConfig
-from feeds.errors import Conflict, LimitExceeded
+from feeds.errors import LimitExceeded
 from feeds.model import TenantId, format_time
 from feeds.results import ConfigActivated
 from ranking.candidates import FeedKind
 from ranking.config import RankingConfig, json_schema
 from ranking.errors import InvalidRankingConfig
 from ranking.pipeline import describe
-from serving.configs import read_config
+from serving.config_access import describe_versions, way_back
+from serving.configs import read_config, write_config
 from serving.consistency import Consistent
 from serving.errors import ConfigRefused
 from serving.previews import Preview, PreviewedSlate
@@ -68,12 +69,7 @@ async def schema(request: Request, tenant: Reader) -> Response:
 @router.get("/ranking-configs", response_model=replies.ConfigVersions, summary="List the versions")
 async def versions(request: Request, tenant: Reader, _: Consistent) -> Response:
     """The versions that are kept, the newest first, and which one is active."""
-    configs = services_of(request).engine.ranking_configs(tenant)
-    listed = [
-        {"version": one.version, "saved": format_time(one.saved_us), "bytes": one.length}
-        for one in reversed(configs.saved)
-    ]
-    return _reply({"active": configs.active, "previous": configs.previous, "versions": listed})
+    return _reply(describe_versions(services_of(request).engine.ranking_configs(tenant)))
 
 
 @router.get(
@@ -106,7 +102,7 @@ async def save(
     What it leaves out is saved as it is by default now, so that a version means the same for ever.
     """
     services = services_of(request)
-    content = orjson.dumps(_checked(document, services.feeds).to_document())
+    content = write_config(_checked(document, services.feeds))
     future = services.engine.save_ranking_config(tenant, content, idempotency_key)
     saved = await asyncio.wrap_future(future)
     return _reply({"index": saved.index, "version": saved.version}, 201)
@@ -147,14 +143,8 @@ async def roll_back(
     engine = services_of(request).engine
     configs = engine.ranking_configs(tenant)
     expected = body.expected_version if body is not None else None
-    if expected not in (None, configs.active):
-        raise Conflict(
-            f"version {configs.active} is active, not {expected} as expected: somebody was faster; "
-            "look at what ranks now before you roll it back"
-        )
-    if configs.previous is None:
-        raise Conflict("no ranking config was ever activated: there is nothing to roll back")
-    future = engine.activate_ranking_config(tenant, configs.previous, configs.active)
+    previous = way_back(configs, expected)
+    future = engine.activate_ranking_config(tenant, previous, configs.active)
     return _activated(await asyncio.wrap_future(future))
 
 
