@@ -16,11 +16,11 @@ import numpy.typing as npt
 from feeds.model import Position
 from ranking.buckets import IMPRESSION
 from ranking.candidates import Candidates, Query
-from ranking.extractors.base import Vectors
 from ranking.follows import followed
 from ranking.interning import UNKNOWN
 from ranking.selectors import Selection, window_size
 from ranking.table import ActivityTable
+from ranking.vectors import Vectors, unit_vectors
 
 __all__ = [
     "Arrangement",
@@ -182,7 +182,7 @@ class Diversity:
         size = min(window_size(selection.count), len(selection.order))
         window, behind = np.split(selection.order, [size])
         vectors = self.vectors.activity_vectors(table.positions(candidates.rows[window]))
-        ranks = self._ranks(_unit(vectors), selection.count)
+        ranks = self._ranks(unit_vectors(vectors), selection.count)
         left = np.delete(window, ranks)
         return selection.reordered(np.concatenate([window[ranks], left, behind]))
 
@@ -197,14 +197,6 @@ class Diversity:
             # Row by row, so that a sum does not depend on how many rows there are, as in BLAS.
             likeness = np.maximum(likeness, np.einsum("nd,d->n", units, units[rank]))
         return ranks
-
-
-def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The vectors at length 1; zeros where a vector is unknown or 0."""
-    exact = np.nan_to_num(vectors.astype(np.float64))
-    lengths = np.sqrt(np.einsum("nd,nd->n", exact, exact))
-    unit: npt.NDArray[np.float64] = exact / np.where(lengths > 0, lengths, 1.0)[:, None]
-    return unit
 
 
 @dataclass(frozen=True, slots=True)

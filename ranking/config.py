@@ -18,13 +18,17 @@ from ranking.config_options import (
     CapsOptions,
     DiversityOptions,
     ExplorationOptions,
+    FactorsOptions,
     FiltersOptions,
     FreshOptions,
     Options,
     Pin,
     QuotasOptions,
+    SecondDegreeOptions,
+    SimilarOptions,
     SourceOptions,
     SourcesOptions,
+    TopicsOptions,
     TrendingOptions,
     ValueOptions,
     no_filters,
@@ -161,6 +165,10 @@ _OUTSIDE: Final = ("active", "trending", "fresh")
 
 _EXPLORE: Final = FeedOptions(
     sources=SourcesOptions(
+        second_degree=SecondDegreeOptions(outside=True),
+        topics=TopicsOptions(outside=True),
+        similar=SimilarOptions(outside=True),
+        factors=FactorsOptions(outside=True),
         active=ActiveOptions(on=True, quota=250, outside=True),
         trending=TrendingOptions(on=True, quota=150, outside=True),
         fresh=FreshOptions(on=True, quota=100, outside=True),

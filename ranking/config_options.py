@@ -87,6 +87,7 @@ class SecondDegreeOptions(SourceOptions):
     days: float = Field(
         default=14.0, gt=0, le=365, description="Days since an activity's last engagement at most."
     )
+    outside: bool = Field(default=False, description="Leave out followed feeds and authors.")
 
 
 class TopicsOptions(SourceOptions):
@@ -104,6 +105,7 @@ class TopicsOptions(SourceOptions):
         le=3_650,
         description="Days after which an engagement with a tag counts half.",
     )
+    outside: bool = Field(default=False, description="Leave out followed feeds and authors.")
 
 
 class SimilarOptions(SourceOptions):
@@ -125,6 +127,7 @@ class SimilarOptions(SourceOptions):
         le=365,
         description="Days since an activity was posted or engaged with at most.",
     )
+    outside: bool = Field(default=False, description="Leave out followed feeds and authors.")
 
 
 class FactorsOptions(SourceOptions):
@@ -136,6 +139,7 @@ class FactorsOptions(SourceOptions):
         le=20_000,
         description="Activities, the latest active, that are looked at.",
     )
+    outside: bool = Field(default=False, description="Leave out followed feeds and authors.")
 
 
 class ActiveOptions(SourceOptions):

@@ -24,12 +24,14 @@ from ranking.config_options import (
     PROMOTED_MAX,
     AdjustmentsOptions,
     ExplorationOptions,
+    FactorsOptions,
     FiltersOptions,
     Options,
+    SimilarOptions,
+    SourceOptions,
     SpreadOptions,
 )
 from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, ThompsonExplorer
-from ranking.extractors.base import Vectors
 from ranking.features import Factors
 from ranking.filters import (
     AgeFilter,
@@ -44,8 +46,17 @@ from ranking.filters import (
     ServedFilter,
     ShowLessFilter,
 )
+from ranking.personal_sources import (
+    EditorialSource,
+    FactorsSource,
+    SecondDegreeSource,
+    SimilarSource,
+    SimilarVectorsSource,
+    TopicsSource,
+)
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
+from ranking.scorers.value import ValueScorer
 from ranking.selectors import AuthorSpread, TopKSelector
 from ranking.sources import (
     CANDIDATES_MAX,
@@ -55,16 +66,23 @@ from ranking.sources import (
     FreshSource,
     TrendingSource,
 )
+from ranking.vectors import vectors_of
 
 __all__ = ["build_filters", "build_ranker", "build_sources", "describe"]
 
 Description = dict[str, Any]  # Any: JSON
 
 
-def build_sources(config: RankingConfig, kind: FeedKind) -> tuple[CandidateSource, ...]:
-    """The sources of a feed that are on, in the order in which they are asked."""
+def build_sources(
+    config: RankingConfig, kind: FeedKind, factors: Factors | None = None
+) -> tuple[CandidateSource, ...]:
+    """The sources of a feed that are on, in the order in which they are asked.
+
+    Without the model's `factors`, those that need them are left out.
+    """
     feed = config.feed(kind)
-    return tuple(_SOURCES[name](feed) for name in feed.asked())
+    made = (_SOURCES[name](feed, factors) for name in feed.asked())
+    return tuple(source for source in made if source is not None)
 
 
 def build_filters(config: RankingConfig, kind: FeedKind) -> tuple[Filter, ...]:
@@ -83,8 +101,13 @@ def build_ranker(
     factors: Factors | None = None,
     model_version: str | None = None,
 ) -> Ranker:
-    """The ranker of a feed, in serving and in training. Cost: some 20 us."""
+    """The ranker of a feed, in serving and in training. Cost: some 20 us.
+
+    A value model is given the weights of the config; another scorer's scores are taken as they are.
+    """
     feed = config.feed(kind)
+    if isinstance(scorer, ValueScorer):
+        scorer = scorer.weighed(feed.value.weights())
     return Ranker(
         scorer=scorer,
         filters=build_filters(config, kind),
@@ -98,20 +121,48 @@ def build_ranker(
     )
 
 
-_SOURCES: Final[Mapping[str, Callable[[FeedOptions], CandidateSource]]] = MappingProxyType(
+def _editorial(feed: FeedOptions) -> EditorialSource:
+    """Every pin is a candidate, whatever the quota."""
+    quota = max(feed.sources.editorial.quota, len(feed.pins))
+    return EditorialSource(tuple(position_of(one) for one in feed.promoted()), quota)
+
+
+def _similar(options: SimilarOptions, factors: Factors | None) -> CandidateSource | None:
+    given = options.quota, options.seeds, options.days
+    if options.by == "co_engagement":
+        return SimilarSource(*given, outside=options.outside)
+    vectors = vectors_of(factors)
+    if vectors is None:
+        return None
+    return SimilarVectorsSource(vectors, *given, outside=options.outside)
+
+
+def _by_factors(options: FactorsOptions, factors: Factors | None) -> CandidateSource | None:
+    if factors is None:
+        return None
+    return FactorsSource(factors, options.quota, options.scanned, options.outside)
+
+
+_Maker = Callable[[FeedOptions, Factors | None], CandidateSource | None]
+
+_SOURCES: Final[Mapping[str, _Maker]] = MappingProxyType(
     {
-        "following": lambda feed: FollowingSource(feed.sources.following.quota),
-        "active": lambda feed: ActiveSource(
-            feed.sources.active.quota, feed.sources.active.days, feed.sources.active.outside
-        ),
-        "trending": lambda feed: TrendingSource(
-            feed.sources.trending.quota,
-            feed.sources.trending.half_life_days,
-            feed.sources.trending.outside,
-        ),
-        "fresh": lambda feed: FreshSource(feed.sources.fresh.quota, feed.sources.fresh.outside),
+        "editorial": lambda feed, _: _editorial(feed),
+        "following": lambda feed, _: FollowingSource(feed.sources.following.quota),
+        "second_degree": lambda feed, _: SecondDegreeSource(**_given(feed.sources.second_degree)),
+        "topics": lambda feed, _: TopicsSource(**_given(feed.sources.topics)),
+        "similar": lambda feed, factors: _similar(feed.sources.similar, factors),
+        "factors": lambda feed, factors: _by_factors(feed.sources.factors, factors),
+        "active": lambda feed, _: ActiveSource(**_given(feed.sources.active)),
+        "trending": lambda feed, _: TrendingSource(**_given(feed.sources.trending)),
+        "fresh": lambda feed, _: FreshSource(**_given(feed.sources.fresh)),
     }
 )
+
+
+def _given(options: SourceOptions) -> dict[str, Any]:  # Any: each field has a type of its own
+    """What a source is told; the fields of its options but `on`."""
+    return {name: value for name, value in options if name != "on"}
 
 
 def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
@@ -142,7 +193,7 @@ def _arrangements(feed: FeedOptions, factors: Factors | None) -> tuple[Arrangeme
     """Diversity first, then the rules of a page, then places of one's own, so that these hold."""
     new = feed.adjustments.new_author
     made: list[Arrangement] = []
-    if feed.diversity.on and (vectors := _vectors(factors)) is not None:
+    if feed.diversity.on and (vectors := vectors_of(factors)) is not None:
         made.append(Diversity(feed.diversity.relevance, vectors))
     if feed.caps.any() or feed.quotas.any():
         made.append(PageRules(**feed.caps.model_dump(), **feed.quotas.model_dump()))
@@ -152,11 +203,6 @@ def _arrangements(feed: FeedOptions, factors: Factors | None) -> tuple[Arrangeme
         pins = [PinnedActivity(position_of(pin.id), pin.position) for pin in feed.pins]
         made.append(Pins(tuple(pins)))
     return tuple(made)
-
-
-def _vectors(factors: object) -> Vectors | None:
-    """The factors of a model, where they tell the vectors of activities."""
-    return factors if isinstance(factors, Vectors) else None
 
 
 def _selector(spread: SpreadOptions) -> TopKSelector:

@@ -128,10 +128,10 @@ class FeedReader:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
             return pages.page(pinned, place.offset, limit)
-        active = self.configs.of(tenant)
+        active, model = self.configs.of(tenant), self.models.get(tenant)
         query = self._query(tenant, user, kind, self._places(active.config, kind))
-        sources = self._sources(query, active.config)
-        slate = await self._rank(query, active, sources, explain=explain)
+        sources = self._sources(query, active.config, model)
+        slate = await self._rank(query, active, model, sources, explain=explain)
         self.served.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
@@ -155,7 +155,8 @@ class FeedReader:
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, self.configs.of(tenant), (source,), explain=True)
+        active, model = self.configs.of(tenant), self.models.get(tenant)
+        slate = await self._rank(query, active, model, (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
@@ -171,8 +172,8 @@ class FeedReader:
         places = self._places(config, request.kind)
         query = self._query(tenant, request.user, request.kind, places)
         query = replace(query, seed=request.seed)
-        gathered = await self._gather(query, self._sources(query, config), TRIED_WAIT_MS)
         model = self.models.get(tenant)
+        gathered = await self._gather(query, self._sources(query, config, model), TRIED_WAIT_MS)
         return self._score(query, config, gathered, model, NO_MODEL, explain=True)
 
     def _places(self, config: RankingConfig, kind: FeedKind) -> int:
@@ -194,10 +195,12 @@ class FeedReader:
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
         )
 
-    def _sources(self, query: Query, config: RankingConfig) -> tuple[CandidateSource, ...]:
+    def _sources(
+        self, query: Query, config: RankingConfig, model: LiveModel | None
+    ) -> tuple[CandidateSource, ...]:
         """The mix of the config, with the following rows as the engine has them."""
         sources: list[CandidateSource] = []
-        for source in build_sources(config, query.kind):
+        for source in build_sources(config, query.kind, model.factors if model else None):
             if source.name == "following":
                 home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
                 sources.append(home.read(query))
@@ -212,6 +215,7 @@ class FeedReader:
         self,
         query: Query,
         active: ActiveVersion,
+        model: LiveModel | None,
         sources: Sequence[CandidateSource],
         *,
         explain: bool,
@@ -223,8 +227,8 @@ class FeedReader:
         gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > deadline_ms
-        model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, config, gathered, model, TOO_LATE if late else NO_MODEL, explain)
+        without = TOO_LATE if late else NO_MODEL
+        slate = self._score(query, config, gathered, None if late else model, without, explain)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -21,7 +21,6 @@ __all__ = [
     "Feature",
     "FeatureParameters",
     "Inputs",
-    "Vectors",
     "held",
     "hours_since",
     "rate",
@@ -62,15 +61,6 @@ class Factors(Protocol):
 
         `tags` is int32[n, 8], places in `tag_names`, -1 pads.
         """
-        ...
-
-
-@runtime_checkable
-class Vectors(Protocol):
-    """A factorization that tells the vectors of activities."""
-
-    def activity_vectors(self, positions: Sequence[bytes]) -> npt.NDArray[np.float32]:
-        """float32[n, d]; a row of NaN where the activity is unknown."""
         ...
 
 

@@ -1,5 +1,6 @@
 """Ranking configs over the API: saved, previewed, activated, rolled back; and what is refused."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 
 from feeds.config import FeedsConfig
 from feeds.counters import HOUR_US
+from feeds.errors import Overloaded
 from feeds.model import ActivityDraft, FeedId, TenantId
 from ranking.config import RankingConfig, json_schema
+from serving.previews import Preview
 from serving.testing import Served, served
 
 ACME = TenantId("acme")
@@ -264,6 +267,30 @@ def test_a_preview_tells_old_and_new_side_by_side(site: Site) -> None:
     assert found == expected
     assert [one["moved"] for one in slate["new"]] == [was - place for place, was in expected]
     assert -1 <= slate["kendall_tau"] < 1
+
+
+def test_a_preview_shows_what_is_pinned_in_its_place(site: Site) -> None:
+    last = site.read()["results"][-1]["id"]
+    pinned = {"personalized": {"pins": [{"id": last, "position": 0}]}}
+    told = site.told(site.api.post(PREVIEW, json=pinned))
+    (first, *_) = told["slates"][0]["new"]
+    assert (first["id"], first["position"], first["was"], first["moved"]) == (last, 0, 5, 5)
+    assert (told["first_changed"], told["slates"][0]["first_changed"]) == (1.0, True)
+
+
+def test_one_preview_of_a_tenant_is_under_way_at_a_time(site: Site) -> None:
+    site.read()
+    previews = site.service.services.previews
+    config = RankingConfig.parse(SPREAD_OFF)
+
+    async def twice() -> list[object]:
+        asked = [previews.preview(ACME, config, 10) for _ in range(2)]
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    first, second = site.service.run(twice)
+    assert isinstance(first, Preview)
+    assert isinstance(second, Overloaded)
+    assert site.api.post(PREVIEW, json=SPREAD_OFF).status_code == 200
 
 
 def test_a_preview_saves_and_serves_nothing(site: Site) -> None:
