@@ -15,6 +15,7 @@ from feeds.events import Engagement, Impression, Posted
 __all__ = [
     "COMMAND_VERSION",
     "OPERATION",
+    "ActivateVersion",
     "AddKey",
     "ClearRows",
     "Command",
@@ -26,6 +27,7 @@ __all__ = [
     "PostActivity",
     "RecordEvents",
     "RemoveActivity",
+    "SaveVersion",
     "UnfollowFeed",
     "Unkeyed",
     "decode_command",
@@ -36,8 +38,9 @@ COMMAND_VERSION: Final = 3
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
-whose defaults are what they meant. Up to version 2 nothing moved the cluster's clock, and a key was
-remembered by the clocks of those who wrote; it is remembered for as long as it was to be.
+whose defaults are what they meant. Up to version 2 a tenant had no ranking configs, nothing moved
+the cluster's clock, and a key was remembered by the clocks of those who wrote; it is remembered for
+as long as it was to be.
 """
 
 OPERATION: Final = "\0op:"
@@ -186,6 +189,30 @@ class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     once: Once | None = None
 
 
+class SaveVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="save"):
+    """Save a ranking config, whatever its bytes say, as the tenant's next version.
+
+    Of its versions, `versions_max` are kept: the oldest go, but for the active one and the one that
+    was active before it.
+    """
+
+    tenant: str
+    document: bytes
+    now_us: int
+    versions_max: int
+    once: Once | None = None
+
+
+class ActivateVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="activate"):
+    """Let a version (0: the default) be the tenant's active one, if `expected` is until now."""
+
+    tenant: str
+    version: int
+    expected: int
+    now_us: int
+    once: Once | None = None
+
+
 Command = (
     CreateTenant
     | AddKey
@@ -197,6 +224,8 @@ Command = (
     | FanOut
     | MoveClock
     | RecordEvents
+    | SaveVersion
+    | ActivateVersion
 )
 
 Unkeyed = CreateTenant | AddKey | ClearRows | FanOut | MoveClock

@@ -24,6 +24,7 @@ _POSITIVE = (
     "outbox_tasks_max",
     "events_batch_max",
     "events_max",
+    "ranking_config_bytes_max",
     "activity_bytes_max",
     "text_bytes_max",
     "segment_bytes_max",
@@ -33,6 +34,8 @@ _POSITIVE = (
     "flush_every_bytes",
 )
 """Limits with which, were they 0, nothing could be done or something would never end."""
+
+_VERSIONS_MIN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,13 @@ class FeedsConfig:
     to_max: int = 100
     """Feeds in an activity's `to` at most."""
 
+    ranking_config_bytes_max: int = 65_536
+    """Bytes of the document of a ranking config at most."""
+
+    ranking_configs_max: int = 50
+    """Versions of a tenant's ranking config that are kept; the oldest goes that is neither active
+    nor was before."""
+
     value_max: float = 1e9
     """The largest magnitude of an engagement's value."""
 
@@ -182,6 +192,11 @@ class FeedsConfig:
             low.append("page_scan_max is not above follows_max: raise it, or lower the other")
         if self.copy_limit_default > self.copy_limit_max:
             low.append("copy_limit_default is above copy_limit_max: lower it, or raise the other")
+        if self.ranking_configs_max < _VERSIONS_MIN:
+            low.append(
+                f"ranking_configs_max is {self.ranking_configs_max}: it must be at least "
+                f"{_VERSIONS_MIN}, for the active version, the one before and a new one"
+            )
         if self.retry_s and self.operation_ttl_s < 2 * self.retry_s:
             low.append("operation_ttl_s is below twice retry_s: raise it, or lower the other")
         if not self.groups:

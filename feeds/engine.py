@@ -35,6 +35,8 @@ from feeds.reader import StoreReader
 from feeds.replication.base import Replica, ReplicaStatus
 from feeds.results import (
     Accepted,
+    ConfigActivated,
+    ConfigSaved,
     FollowResult,
     Placed,
     PostResult,
@@ -286,10 +288,40 @@ class FeedEngine(StoreReader):
         command = self._intake.record(tenant, events, key, self._clock(), content)
         return self._propose(command, RecordResult, _same)
 
+    def save_ranking_config(
+        self, tenant: TenantId, document: bytes, key: str | LastingKey | None = None
+    ) -> "Future[ConfigSaved]":
+        """Save a ranking config, which the caller has checked, as the tenant's next version.
+
+        Whether its bytes are a ranking config is not looked at here. It is not active yet.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.save_config(tenant, document, key, self._clock())
+        return self._propose(command, ConfigSaved, _same)
+
+    def activate_ranking_config(
+        self,
+        tenant: TenantId,
+        version: int,
+        expected_version: int,
+        key: str | LastingKey | None = None,
+    ) -> "Future[ConfigActivated]":
+        """Let a version rank the tenant's feeds, if `expected_version` has done so until now.
+
+        Version 0 is the default. The future fails with `Conflict` where another version is active,
+        and with `NotFound` where this one is not kept.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.activate_config(
+            tenant, version, expected_version, key, self._clock()
+        )
+        return self._propose(command, ConfigActivated, _same)
+
     def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.
 
-        It is called on the replica's thread before the command's future is done, perhaps when the
+        Without events, the tenant itself was changed: its keys, its ranking configs. It
+        is called on the replica's thread before the command's future is done, perhaps when the
         view is at a later command already; what it raises is logged and goes no further. Beside a
         node, commands may be missed: then `gap` is called, on that thread too.
         """

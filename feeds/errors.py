@@ -6,8 +6,8 @@ FeedsError
 │   ├── InvalidCursor
 │   ├── InvalidTime
 │   └── LimitExceeded       a limit that is named in the config
-├── NotFound                the tenant or activity does not exist
-├── Conflict                an idempotency key was used again with other content
+├── NotFound                the tenant, activity or version does not exist
+├── Conflict                the write expected another state; or its idempotency key is used up
 ├── Overloaded              too many writes wait; retry after a moment
 ├── NoLeader                no node leads at the moment; nothing was written; retry after a moment
 ├── OutcomeUnknown          a write that may have taken effect: repeat it with its key
@@ -71,11 +71,14 @@ class LimitExceeded(InvalidInput):
 
 
 class NotFound(FeedsError):
-    """The tenant or activity does not exist."""
+    """The tenant, activity or version does not exist."""
 
 
 class Conflict(FeedsError):
-    """An idempotency key was used again with other content."""
+    """The state is not the one that the write expected, so that it changed nothing.
+
+    Or its idempotency key was used before, with other content.
+    """
 
 
 class Overloaded(FeedsError):

@@ -20,12 +20,14 @@ from feeds.checks import (
 )
 from feeds.commands import (
     OPERATION,
+    ActivateVersion,
     Command,
     FollowFeed,
     Once,
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    SaveVersion,
     UnfollowFeed,
     encode_command,
 )
@@ -46,6 +48,7 @@ from feeds.model import (
 __all__ = ["Intake"]
 
 _PLACE_MAX = 2**31 - 1
+_VERSION_MAX = 2**53 - 1  # as JSON holds numbers exactly
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -221,6 +224,43 @@ class Intake:
         batch = tuple(events)
         once = None if key is None else self._once(key, content or _encode(batch), now_us)
         return RecordEvents(tenant=tenant, events=batch, once=once)
+
+    def save_config(
+        self, tenant: TenantId, document: bytes, key: str | LastingKey | None, now_us: int
+    ) -> SaveVersion:
+        """The command that saves a ranking config."""
+        limit = self._config.ranking_config_bytes_max
+        if len(document) > limit:
+            raise LimitExceeded(
+                f"the ranking config takes {len(document)} bytes, ranking_config_bytes_max is "
+                f"{limit}: leave out what is as by default"
+            )
+        return SaveVersion(
+            tenant=tenant,
+            document=document,
+            now_us=now_us,
+            versions_max=self._config.ranking_configs_max,
+            once=None if key is None else self._once(key, document, now_us),
+        )
+
+    def activate_config(
+        self,
+        tenant: TenantId,
+        version: int,
+        expected_version: int,
+        key: str | LastingKey | None,
+        now_us: int,
+    ) -> ActivateVersion:
+        """The command that lets a version be active."""
+        for name, number in (("version", version), ("expected_version", expected_version)):
+            check_number(name, number, 0, _VERSION_MAX, "the largest")
+        return ActivateVersion(
+            tenant=tenant,
+            version=version,
+            expected=expected_version,
+            now_us=now_us,
+            once=self._once_of(key, ("activate", version, expected_version), now_us),
+        )
 
     def _activity(self, home: str, draft: ActivityDraft, now_us: int) -> Activity:
         for name in ("actor", "verb", "object"):

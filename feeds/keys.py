@@ -13,6 +13,8 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
+| config | `r` tenant | `RankingConfigs` |
+| config | `v` tenant, version 8 | document of a ranking config |
 | activities | tenant, position 16 | index 8, length 4, `Posted`, body |
 | feeds | tenant, feed, position 16, origin | index 8 of the command that wrote the row |
 | follows | tenant, `e`, follower, target | `Follow` without its ends |
@@ -59,6 +61,8 @@ __all__ = [
     "FollowerKey",
     "OutboxKey",
     "PulledKey",
+    "RankingConfigKey",
+    "RankingConfigsKey",
     "TaskCountKey",
     "TenantKey",
     "after",
@@ -159,6 +163,32 @@ class ApiKeyKey(msgspec.Struct, frozen=True):
     def prefix() -> bytes:
         """What every key of this kind begins with."""
         return b"k"
+
+
+class RankingConfigsKey(msgspec.Struct, frozen=True):
+    """In `config`: which ranking configs a tenant has, and which of them is active."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"r" + self.tenant.encode()
+
+
+class RankingConfigKey(msgspec.Struct, frozen=True):
+    """In `config`: one version of a tenant's ranking config."""
+
+    tenant: str
+    version: int
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant) + write_number(self.version)
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the keys of a tenant's versions begin with; the version follows."""
+        return b"v" + _join(tenant)
 
 
 class ActivityKey(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import Literal
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord
 from feeds.credentials import ApiKey
-from feeds.errors import InvalidInput, LimitExceeded, NotFound
+from feeds.errors import InvalidInput, LimitExceeded, NotFound, StorageError
 from feeds.events import Event, Posted
 from feeds.fanout import followers
 from feeds.intake import Intake
@@ -25,6 +25,8 @@ from feeds.keys import (
     EventKey,
     FeedRowKey,
     FollowKey,
+    RankingConfigKey,
+    RankingConfigsKey,
     TaskCountKey,
     TenantKey,
     after,
@@ -45,6 +47,7 @@ from feeds.model import (
 from feeds.rows import pulled_edges, scan, visible_rows
 from feeds.store.base import View
 from feeds.values import (
+    RankingConfigs,
     TenantRecord,
     body_of,
     decode_activity,
@@ -52,6 +55,7 @@ from feeds.values import (
     decode_counter,
     decode_edge,
     decode_event,
+    decode_ranking_configs,
     decode_remembered,
     decode_tenant,
     decode_user,
@@ -261,6 +265,44 @@ class StoreReader:
         self._check_tenant(tenant)
         data = self._view.get("dedup", DedupKey(tenant, key).encode())
         return decode_remembered(data).digest if data else None
+
+    def ranking_configs(self, tenant: TenantId) -> RankingConfigs:
+        """Which versions of its ranking config a tenant has, and which is active."""
+        self._check_tenant(tenant)
+        data = self._view.get("config", RankingConfigsKey(tenant).encode())
+        return decode_ranking_configs(data) if data else RankingConfigs()
+
+    def ranking_config(self, tenant: TenantId, version: int) -> bytes:
+        """The document of a version; raises `NotFound` where it is not kept."""
+        self._check_tenant(tenant)
+        data = self._document(tenant, version)
+        if data is None:
+            configs = self.ranking_configs(tenant)
+            raise NotFound(
+                f"ranking config version {version} is not kept: the tenant has "
+                f"{len(configs.saved)} versions, of which the newest is {configs.last}"
+            )
+        return data
+
+    def active_ranking_config(self, tenant: TenantId) -> tuple[int, bytes | None]:
+        """(version, document) of the active ranking config; (0, None) where it is the default."""
+        configs = self.ranking_configs(tenant)
+        while configs.active:
+            document = self._document(tenant, configs.active)
+            if document is not None:
+                return configs.active, document
+            read, configs = configs, self.ranking_configs(tenant)
+            if configs == read:
+                raise StorageError(
+                    f"the active ranking config {configs.active} of {tenant} is missing: verify "
+                    "the store with `headwater verify`"
+                )
+        return 0, None
+
+    def _document(self, tenant: TenantId, version: int) -> bytes | None:
+        if not 0 <= version < 2**63:
+            return None
+        return self._view.get("config", RankingConfigKey(tenant, version).encode())
 
     def _check_tenant(self, tenant: TenantId) -> None:
         if tenant not in self._known:

@@ -8,11 +8,13 @@ from typing import Literal
 
 import msgspec
 
-from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded, Overloaded
+from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded, NotFound, Overloaded
 from feeds.model import Activity, ActivityId
 
 __all__ = [
     "Accepted",
+    "ConfigActivated",
+    "ConfigSaved",
     "Drained",
     "FollowResult",
     "Placed",
@@ -86,6 +88,21 @@ class RecordResult(msgspec.Struct, frozen=True, array_like=True, tag="record"):
     duplicate: bool = False
 
 
+class ConfigSaved(msgspec.Struct, frozen=True, array_like=True, tag="saved"):
+    """The ranking config has this version."""
+
+    index: int
+    version: int
+
+
+class ConfigActivated(msgspec.Struct, frozen=True, array_like=True, tag="activated"):
+    """This version of the ranking config is active, and `previous` was before (None: nothing)."""
+
+    index: int
+    version: int
+    previous: int | None
+
+
 class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
     """The command changed nothing; `message` is a sentence for the user.
 
@@ -93,7 +110,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
     is one of the moment: the same write may take effect later.
     """
 
-    code: Literal["invalid", "conflict", "limit", "early", "overloaded"]
+    code: Literal["invalid", "conflict", "limit", "early", "overloaded", "unknown"]
     message: str
 
     def error(self) -> FeedsError:
@@ -102,6 +119,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
             "invalid": InvalidInput,
             "limit": LimitExceeded,
             "overloaded": Overloaded,
+            "unknown": NotFound,
         }
         return kinds.get(self.code, Conflict)(self.message)
 
@@ -114,6 +132,8 @@ Result = (
     | UnfollowResult
     | Drained
     | RecordResult
+    | ConfigSaved
+    | ConfigActivated
     | Rejected
 )
 

@@ -185,8 +185,8 @@ class Slate:
     """The ordered answer to one request.
 
     `model_version` is None where no model took part; `degraded` says why the fallback ranked.
-    `config_version` is None where the defaults ranked. `timings_us` maps a stage's name to its
-    time. `removed` and `explanation` are filled where an explanation was asked for.
+    `config_version` is the ranking config's, 0 of the default. `timings_us` maps a stage's name to
+    its time. `removed` and `explanation` are filled where an explanation was asked for.
     """
 
     request_id: str
@@ -197,8 +197,8 @@ class Slate:
     removed: Sequence[RemovedActivity] = ()
     scorer: str = ""
     model_version: str | None = None
+    config_version: int = 0
     degraded: str | None = None
     timings_us: Mapping[str, int] = field(default_factory=dict)
     explanation: Explanation | None = None
-    config_version: str | None = None
     scoring: Scoring | None = field(default=None, repr=False, compare=False)

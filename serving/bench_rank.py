@@ -29,10 +29,12 @@ from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.sources import propose
 from serving.activity_table import ActivityTables
+from serving.configs import HeldConfigs, service_config
 from serving.cursors import SlateStore
 from serving.follows import HeldFollows
 from serving.measure import Figure, Stopwatch, Times, rounds
 from serving.reader import FeedReader, LiveModel
+from serving.served_requests import RecentRequests
 from serving.settings import load_settings
 from serving.telemetry import Metrics
 
@@ -127,6 +129,8 @@ async def _measure(engine: FeedEngine, posted: Sequence[ActivityId], seconds: fl
         settings=settings,
         metrics=metrics,
         clock_us=lambda: NOW_US,
+        configs=HeldConfigs(engine, service_config(settings), settings.configs_held_max),
+        served=RecentRequests(settings.preview_requests_max, settings.preview_tenants_max),
     )
     values, user_us = await _matrix(engine, tables, spec, model.factors)
     page = await reader.read(TENANT, READER, "personalized", limit=PAGE)

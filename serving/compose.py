@@ -13,11 +13,14 @@ from feeds.model import TenantId
 from feeds.remote import open_beside
 from feeds.replication.base import ReplicaStatus
 from serving.activity_table import ActivityTables
+from serving.configs import HeldConfigs, service_config
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
+from serving.previews import Previews
 from serving.reader import FeedReader, LiveModels
+from serving.served_requests import RecentRequests
 from serving.settings import Settings
 from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
 from serving.slate_log.config import config_of, rules_of
@@ -65,6 +68,8 @@ class Services:
     tables: ActivityTables
     models: FollowedModels
     reader: FeedReader
+    configs: HeldConfigs
+    previews: Previews
     reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
@@ -177,6 +182,8 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
+    configs = HeldConfigs(engine, service_config(settings), settings.configs_held_max)
+    served = RecentRequests(settings.preview_requests_max, settings.preview_tenants_max)
     shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
     slate_log = SlateLog(
         settings.slate_log_path,
@@ -195,6 +202,8 @@ def compose(
         settings,
         metrics,
         clock_us,
+        configs,
+        served,
         shadows=shadows,
         slate_log=slate_log,
     )
@@ -206,6 +215,8 @@ def compose(
         tables=tables,
         models=models,
         reader=reader,
+        configs=configs,
+        previews=Previews(reader, served, configs, settings.preview_places_max),
         reads=reads,
         metrics=metrics,
         clock_us=clock_us,

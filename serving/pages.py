@@ -128,6 +128,7 @@ def slate_head(slate: Slate) -> bytes:
             "kind": slate.kind,
             "scorer": slate.scorer,
             "model_version": slate.model_version,
+            "config_version": slate.config_version,
             "degraded": slate.degraded,
         }
     )
@@ -138,6 +139,7 @@ def explanation_bytes(slate: Slate, places: Sequence[int]) -> bytes:
     explanation = slate.explanation
     return orjson.dumps(
         {
+            "config_version": slate.config_version,
             "stages": explanation.stages if explanation else (),
             "removed": slate.removed,
             "activities": [explanation.activities[place] for place in places]

@@ -29,10 +29,11 @@ from ranking.scorers.base import Scorer
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
+from serving.configs import ActiveVersion, RankingConfigs
 from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
-from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
+from serving.served_requests import RecentRequests, ServedRequest
 from serving.settings import Settings
 from serving.shadows import ShadowTrials
 from serving.slate_log.writer import NoSlateLog, SlateNotes
@@ -54,6 +55,9 @@ _OUTCOMES: Final = {
     NO_TABLE: "no_table",
     TOO_LATE: "deadline",
 }
+
+TRIED_WAIT_MS: Final = 30_000.0
+"""Milliseconds that a read which nobody waits for as a feed gives the table to load."""
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
@@ -117,15 +121,11 @@ class FeedReader:
     settings: Settings
     metrics: Metrics
     clock_us: Callable[[], int]
+    configs: RankingConfigs
+    served: RecentRequests
     clock_ns: Callable[[], int] = perf_counter_ns
-    configs: RankingConfigs = field(default_factory=NoRankingConfigs)
     shadows: ShadowTrials | None = None
     slate_log: SlateNotes = field(default_factory=NoSlateLog)
-    _service_config: RankingConfig = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Make the config of tenants that have none of their own, once."""
-        object.__setattr__(self, "_service_config", service_config(self.settings))
 
     async def read(
         self,
@@ -146,12 +146,11 @@ class FeedReader:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
             return pages.page(pinned, place.offset, limit)
-        config = self._config(tenant)
-        model = self.models.get(tenant)
-        places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
-        query = self._query(tenant, user, kind, places)
-        sources = self._sources(query, config, model)
-        slate = await self._rank(query, config, model, sources, explain=explain)
+        active, model = self.configs.of(tenant), self.models.get(tenant)
+        query = self._query(tenant, user, kind, self._places(active.config, kind))
+        sources = self._sources(query, active.config, model)
+        slate = await self._rank(query, active, model, sources, explain=explain)
+        self.served.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -174,15 +173,29 @@ class FeedReader:
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        config, model = self._config(tenant), self.models.get(tenant)
-        slate = await self._rank(query, config, model, (source,), explain=True)
+        active, model = self.configs.of(tenant), self.models.get(tenant)
+        slate = await self._rank(query, active, model, (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
         return slate if explain else replace(slate, explanation=None), unknown
 
-    def _config(self, tenant: TenantId) -> RankingConfig:
-        return self.configs.get(tenant) or self._service_config
+    async def try_config(
+        self, tenant: TenantId, request: ServedRequest, config: RankingConfig
+    ) -> Slate:
+        """The slate of an earlier request by any config, as of now; explained.
+
+        Nobody is served it: it is neither counted nor held, and waits for the table if it must.
+        """
+        places = self._places(config, request.kind)
+        query = self._query(tenant, request.user, request.kind, places)
+        query = replace(query, seed=request.seed)
+        model = self.models.get(tenant)
+        gathered = await self._gather(query, self._sources(query, config, model), TRIED_WAIT_MS)
+        return self._score(query, config, gathered, model, NO_MODEL, explain=True)
+
+    def _places(self, config: RankingConfig, kind: FeedKind) -> int:
+        return min(config.feed(kind).slate_size, self.settings.slate_size_max)
 
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
@@ -219,13 +232,14 @@ class FeedReader:
     async def _rank(
         self,
         query: Query,
-        config: RankingConfig,
+        active: ActiveVersion,
         model: LiveModel | None,
         sources: Sequence[CandidateSource],
         *,
         explain: bool,
     ) -> Slate:
         """Gather, score with the live model or by time, and count what happened."""
+        config = active.config
         deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
         started_ns = self.clock_ns()
         gathered = await self._gather(query, sources, deadline_ms)
@@ -234,6 +248,7 @@ class FeedReader:
         without = LOADING if self.models.loading(query.tenant) else NO_MODEL
         without = TOO_LATE if late else without
         slate = self._score(query, config, gathered, None if late else model, without, explain)
+        slate = replace(slate, config_version=active.version)
         self._try_shadow(query, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"

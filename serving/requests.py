@@ -29,11 +29,13 @@ from serving.errors import BadRequest
 from serving.tenants import Authenticator
 
 __all__ = [
+    "ActivateBody",
     "ActivityBody",
     "EventsBody",
     "FollowBody",
     "JsonRoute",
     "RankBody",
+    "RollBackBody",
 ]
 
 JSON_TYPE = "application/json"
@@ -273,3 +275,24 @@ class RankBody(_Body):
         min_length=1, description="Activity ids, at most `candidates_max` (500)."
     )
     explain: bool = Field(False, description="Whether stages, features and contributions come.")
+
+
+class ActivateBody(_Body):
+    """Which version ranks until now, so that nobody undoes what they have not seen."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"expected_version": 3}]})
+
+    expected_version: int = Field(
+        ge=0, le=2**53, description="The version that is active now; 0 is the default."
+    )
+    allow_empty: bool = Field(
+        False, description="Whether it may leave nothing of all the last requests."
+    )
+
+
+class RollBackBody(_Body):
+    """Which version ranks until now, where the caller has looked."""
+
+    expected_version: int | None = Field(
+        None, ge=0, le=2**53, description="The version that is active now; absent: whatever is."
+    )

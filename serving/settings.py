@@ -172,6 +172,31 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Follows of readers held in memory at most, about 0.5 KB each.",
     )
+    configs_held_max: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Tenants whose ranking config is held in memory at most, about 50 KB each.",
+    )
+    preview_requests_max: int = Field(
+        50,
+        ge=1,
+        le=1_000,
+        description="Last ranked reads of a tenant that are kept, about 0.2 KB each, and that a "
+        "preview of a ranking config ranks again, at most.",
+    )
+    preview_tenants_max: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Tenants whose last ranked reads are kept for previews at most.",
+    )
+    preview_places_max: int = Field(
+        25,
+        ge=1,
+        le=1_000,
+        description="Places of each slate that a preview shows side by side at most.",
+    )
     candidates_max: int = Field(
         500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from feeds.commands import (
+    ActivateVersion,
     AddKey,
     ClearRows,
     Command,
@@ -21,12 +22,14 @@ from feeds.commands import (
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    SaveVersion,
     UnfollowFeed,
 )
 from feeds.errors import InvalidInput, Overloaded
 from feeds.events import Event
 from feeds.machine.changes import Changes
 from feeds.machine.clock import move_clock
+from feeds.machine.configs import activate_config, save_config
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
@@ -40,11 +43,15 @@ __all__ = ["DECISIONS", "Outcome", "apply"]
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a command does: writes for one batch, its result, and the facts it left."""
+    """What a command does: writes for one batch, its result, and the facts it left.
+
+    `of_tenant` if what changed is the tenant itself, and who holds something of it must look anew.
+    """
 
     writes: Sequence[Write]
     result: Result
     events: Sequence[Event]
+    of_tenant: bool = False
 
 
 def apply(command: Command, index: int, view: View) -> Outcome:
@@ -58,7 +65,7 @@ def apply(command: Command, index: int, view: View) -> Outcome:
         result = Rejected("overloaded", str(error))
     if isinstance(result, Rejected):
         return Outcome((), result, ())
-    return Outcome(changes.writes, result, changes.events)
+    return Outcome(changes.writes, result, changes.events, changes.of_tenant)
 
 
 def _decide_once(command: Command, changes: Changes, view: View) -> Result:
@@ -88,5 +95,7 @@ DECISIONS: Final[Mapping[type[Command], Callable[[Any, Changes, View], Result]]]
     MoveClock: move_clock,
     CreateTenant: create_tenant,
     AddKey: add_key,
+    SaveVersion: save_config,
+    ActivateVersion: activate_config,
 }
 """What decides each command: found by its type, for a miss of `isinstance` costs 0.1 us."""

@@ -1,6 +1,6 @@
 """How replies look: for the API's description alone, since bytes are sent as they are stored."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,18 +9,26 @@ from serving.compose import Services
 
 __all__ = [
     "ERRORS",
+    "ActivatedVersion",
+    "ActiveVersion",
+    "ConfigVersion",
+    "ConfigVersions",
+    "Document",
     "Error",
     "ExplainedSlate",
     "Explanation",
     "FeedPage",
     "Followed",
     "Model",
+    "Pipeline",
     "Posted",
+    "Preview",
     "RankedPage",
     "RankedReply",
     "Recorded",
     "Removed",
     "Responses",
+    "SavedVersion",
     "services_of",
 ]
 
@@ -53,6 +61,7 @@ class Error(BaseModel):
     code: int = Field(description="Stream's number of the error.")
     exception: str = Field(description="The class that Stream's clients raise for it.")
     more_info: str = Field("", description="What to do next, where the detail does not say.")
+    problems: list[str] = Field([], description="Every mistake of a ranking config as a sentence.")
 
 
 Responses = dict[int | str, dict[str, Any]]  # Any: FastAPI's own type
@@ -148,6 +157,7 @@ class ExplainedActivity(BaseModel):
 class Explanation(BaseModel):
     """How a slate came about."""
 
+    config_version: int = Field(description="The ranking config that it followed; 0: the default.")
     stages: list[Stage]
     removed: list[RemovedCandidate]
     activities: list[ExplainedActivity]
@@ -193,7 +203,7 @@ class ExplainedSlate(BaseModel):
     seed: str = Field(description="What chance was derived from: a 64-bit number, as text.")
     scorer: str
     model_version: str | None
-    config_version: str | None
+    config_version: int
     spec_fingerprint: str = Field(description="SHA-256 of the features that the scorer read.")
     degraded: str | None
     recomputed: Recomputed
@@ -207,6 +217,7 @@ class _Slate(BaseModel):
     kind: str
     scorer: str
     model_version: str | None = Field(description="Null where no model took part.")
+    config_version: int = Field(description="The ranking config's version; 0 is the default.")
     degraded: str | None = Field(description="Why the feed is ordered by time; null if it is not.")
 
 
@@ -297,3 +308,112 @@ class Model(BaseModel):
     since: str | None = Field(description="When this server took it up, UTC.")
     problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")
     shadow: ShadowModel | None = Field(description="The model on trial, if there is one.")
+
+
+Document = dict[str, Any]  # Any: JSON
+"""A ranking config, or its JSON Schema."""
+
+
+class ActiveVersion(BaseModel):
+    """The ranking config that the tenant's feeds follow."""
+
+    version: int = Field(description="0 is the default.")
+    previous: int | None = Field(description="The version before; null if none was ever active.")
+    activated: str | None = Field(description="Since when, UTC; null if none was ever activated.")
+    document: Document
+    problem: str | None = Field(description="Why the default ranks instead; null if all is well.")
+
+
+class ConfigDescription(BaseModel):
+    """A version of the ranking config, without its document."""
+
+    version: int
+    saved: str = Field(description="UTC.")
+    bytes: int
+
+
+class ConfigVersions(BaseModel):
+    """The versions that are kept, the newest first."""
+
+    active: int
+    previous: int | None
+    versions: list[ConfigDescription]
+
+
+class ConfigVersion(BaseModel):
+    """A version of the ranking config."""
+
+    version: int
+    document: Document
+
+
+class SavedVersion(BaseModel):
+    """A ranking config that was saved; activate it to let it rank."""
+
+    index: int
+    version: int
+
+
+class ActivatedVersion(BaseModel):
+    """The version that ranks from now on."""
+
+    index: int
+    version: int
+    previous: int | None = Field(description="The version before.")
+
+
+class PreviewedPlace(BaseModel):
+    """A place of the new slate."""
+
+    id: str
+    position: int
+    score: float | None
+    source: str
+    was: int | None = Field(description="Its place before; null where it had none.")
+    moved: int | None = Field(description="Places that it rose; negative where it fell.")
+
+
+class PreviewedSlate(BaseModel):
+    """One of the last requests, ranked by the active config and by the new one."""
+
+    user: str
+    kind: Literal["personalized", "explore"]
+    time: str = Field(description="When it was asked, UTC; both rank the state of now.")
+    overlap_at_10: float
+    kendall_tau: float | None = Field(description="Null where both share fewer than two.")
+    first_changed: bool
+    old: list[str] = Field(description="Activities in their places until now.")
+    new: list[PreviewedPlace]
+    old_length: int
+    new_length: int
+    removed: dict[str, int] = Field(description="What the new config removes, by filter.")
+
+
+class Preview(BaseModel):
+    """What a ranking config would change; null where there are no requests to tell it from."""
+
+    active_version: int
+    requests: int
+    overlap_at_10: float | None = Field(description="The mean over the requests.")
+    kendall_tau: float | None = Field(description="The mean over the requests.")
+    first_changed: float | None = Field(description="Share of users whose first place changes.")
+    emptied: int = Field(description="Requests that would be left without an activity.")
+    slates: list[PreviewedSlate]
+
+
+class PipelineStage(BaseModel):
+    """A step of the pipeline, with its components."""
+
+    name: str
+    components: list[dict[str, Any]]  # Any: each has its own options
+
+
+class Pipeline(BaseModel):
+    """How a feed comes about: its steps in order, what is on, and the limits."""
+
+    config_version: int
+    kind: str
+    stages: list[PipelineStage]
+    limits: dict[str, float]
+    fallback: Any = Field(description="What ranks where no model does.")  # Any: text or expression
+    log_sample_rate: float

@@ -107,7 +107,7 @@ class LoggedSlate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     seed: int
     scorer: str
     model_version: str | None
-    config_version: str | None
+    config_version: int
     degraded: str | None
     spec_fingerprint: str
     feature_names: tuple[str, ...]

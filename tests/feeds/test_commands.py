@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeds.commands import (
+    ActivateVersion,
     AddKey,
     ClearRows,
     Command,
@@ -20,6 +21,7 @@ from feeds.commands import (
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    SaveVersion,
     UnfollowFeed,
     decode_command,
     encode_command,
@@ -29,6 +31,8 @@ from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
 from feeds.model import ActivityId
 from feeds.results import (
     Accepted,
+    ConfigActivated,
+    ConfigSaved,
     Drained,
     FollowResult,
     Placed,
@@ -100,6 +104,8 @@ kinds: tuple[type[msgspec.Struct], ...] = (
     FanOut,
     MoveClock,
     RecordEvents,
+    SaveVersion,
+    ActivateVersion,
 )
 commands = st.one_of([st.builds(kind, **_fields(kind)) for kind in kinds])
 results = st.one_of(
@@ -109,9 +115,13 @@ results = st.one_of(
     st.builds(FollowResult, ints, ints),
     st.builds(UnfollowResult, ints, st.booleans(), st.booleans()),
     st.builds(Drained, ints, st.booleans()),
+    st.builds(ConfigSaved, ints, ints),
+    st.builds(ConfigActivated, ints, ints, st.none() | ints),
     st.builds(RecordResult, ints, ints, tuples, st.booleans()),
     st.builds(
-        Rejected, st.sampled_from(("invalid", "conflict", "limit", "early", "overloaded")), texts
+        Rejected,
+        st.sampled_from(("invalid", "conflict", "limit", "early", "overloaded", "unknown")),
+        texts,
     ),
 )
 
@@ -143,6 +153,13 @@ def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
     with pytest.raises(FormatUnsupported, match=r"command of version 4, .* start the release that"):
         decode_command(b"\x04" + data[1:])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_command_of_an_older_release_is_the_same_command(version: int) -> None:
+    command = FanOut(tenant="demo", place="user:a", position=b"p", rows_max=5)
+    data = encode_command(command)
+    assert command == decode_command(bytes((version,)) + data[1:])
 
 
 def test_command_with_a_field_of_another_type_is_refused() -> None:

@@ -43,6 +43,9 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
             ).json()["activity"]["id"]
             for n in range(4)
         ]
+        config = {"personalized": {"deadline_ms": 77.5}}
+        bravo.post("/v2/ranking-configs", json=config)
+        bravo.post("/v2/ranking-configs/1/activate", json={"expected_version": 0})
         cursors = {
             path: bravo.get(path, params={"limit": 1}).json()["next"]
             for path in ("/v2/feeds/timeline/bob", "/v2/users/bob/feeds/personalized")
@@ -92,6 +95,25 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ],
         ("GET", "/v2/slates/{slate}/explain"): [{"url": f"/v2/slates/{sites.slate}/explain"}],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("GET", "/v2/ranking-config"): [{"url": "/v2/ranking-config"}],
+        ("GET", "/v2/ranking-config/schema"): [{"url": "/v2/ranking-config/schema"}],
+        ("GET", "/v2/ranking-configs"): [{"url": "/v2/ranking-configs"}],
+        ("GET", "/v2/ranking-configs/{version}"): [
+            {"url": "/v2/ranking-configs/0"},
+            {"url": "/v2/ranking-configs/1"},
+            {"url": "/v2/ranking-configs/2"},
+        ],
+        ("POST", "/v2/ranking-configs"): [{"url": "/v2/ranking-configs", "json": {}}],
+        ("POST", "/v2/ranking-configs/preview"): [
+            {"url": "/v2/ranking-configs/preview", "json": {}}
+        ],
+        ("POST", "/v2/ranking-configs/{version}/activate"): [
+            {"url": f"/v2/ranking-configs/{version}/activate", "json": {"expected_version": one}}
+            for version in (0, 1, 2)
+            for one in (0, 1)
+        ],
+        ("POST", "/v2/ranking-configs/rollback"): [{"url": "/v2/ranking-configs/rollback"}],
+        ("GET", "/v2/pipeline"): [{"url": "/v2/pipeline", "params": {"kind": "explore"}}],
         ("POST", "/v2/events"): [
             {
                 "url": "/v2/events",
@@ -108,6 +130,8 @@ def state(sites: Sites) -> dict[str, object]:
     return {
         "events": engine.events(bravo, 0, 1_000),
         "record": engine.user_record(bravo, UserId("bob")),
+        "configs": engine.ranking_configs(bravo),
+        "config": engine.active_ranking_config(bravo),
         "follows": engine.follows(bravo, FeedId("timeline", "bob")),
         "feed": sites.bravo.get("/v2/feeds/timeline/bob").content,
         "ranked": [

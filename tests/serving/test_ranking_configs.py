@@ -11,7 +11,7 @@ import pytest
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId, identify
 from ranking.candidates import FeedKind
 from ranking.config import RankingConfig
-from serving.ranking_configs import NoRankingConfigs, service_config
+from serving.configs import ActiveVersion, service_config
 from serving.reader import FeedReader
 from serving.settings import load_settings
 from serving.testing import Served, served
@@ -28,8 +28,10 @@ class OneConfig:
     tenant: TenantId
     config: RankingConfig
 
-    def get(self, tenant: TenantId) -> RankingConfig | None:
-        return self.config if tenant == self.tenant else None
+    def of(self, tenant: TenantId) -> ActiveVersion:
+        if tenant == self.tenant:
+            return ActiveVersion(1, self.config)
+        return ActiveVersion(0, RankingConfig.default())
 
 
 @pytest.fixture
@@ -114,7 +116,6 @@ def test_every_source_at_once_answers_a_stranger(service: Served) -> None:
 def test_without_a_config_the_settings_of_the_service_hold() -> None:
     settings = load_settings(explore_epsilon=0.5, deadline_ms=50.0, slate_size_max=30)
     config = service_config(settings)
-    assert NoRankingConfigs().get(ACME) is None
     for kind in ("personalized", "explore"):
         assert config.feed(kind).deadline_ms == 50
         assert config.feed(kind).slate_size == 30

@@ -68,9 +68,14 @@ def test_directory_of_the_spine_opens_and_works_on(spine: Path) -> None:
         check(engine)
         again = engine.post(TENANT, USER, draft(7), key="key 7").result()
         assert again.duplicate, "keys of the former release are remembered"
+        assert engine.active_ranking_config(TENANT) == (0, None)
         new = engine.post(TENANT, USER, draft(30)).result()
         assert new.index == 38
         assert len(engine.rows(TENANT, USER, 100)) == 30
+        assert engine.save_ranking_config(TENANT, b"{}").result().version == 1
+        engine.activate_ranking_config(TENANT, 1, 0).result()
+    with FeedEngine.open(spine, clock=clock) as engine:
+        assert engine.active_ranking_config(TENANT) == (1, b"{}")
 
 
 def test_log_of_the_spine_is_a_log_of_a_cluster(spine: Path) -> None:
