@@ -143,16 +143,21 @@ class ThompsonExplorer:
         _check_probability("rate", self.rate)
 
     def explore(self, selection: Selection, seed: int, trials: Callable[[], Trials]) -> Shown:
-        """Fill the places one by one. Cost: about 50 us a place."""
+        """Fill the places one by one. Cost: some 30 us a place, 100 us where chance decides."""
         known, counted = selection.order[: CONSIDERED + selection.count], trials()
         masses = self.masses(counted.engagements[known], counted.impressions[known])
+        at_most = np.cumsum(masses, axis=1)
 
         def choose(left: list[int], which: float | None) -> _Choice:
-            chances = winning(masses[left[:CONSIDERED]])
-            taken = 0 if which is None else _drawn(chances, which)
-            return _Choice(
-                taken, (1 - self.rate) * (taken == 0) + self.rate * float(chances[taken])
-            )
+            ranks = left[:CONSIDERED]
+            if which is None:
+                others = at_most[ranks[1:]].prod(axis=0)
+                first = float((masses[ranks[0]] * others).sum())
+                return _Choice(0, (1 - self.rate) + self.rate * first)
+            chances = winning(masses[ranks])
+            taken = _drawn(chances, which)
+            by_rate = self.rate * float(chances[taken])
+            return _Choice(taken, (1 - self.rate) * (taken == 0) + by_rate)
 
         return _filled(selection, seed, self.rate, choose)
 

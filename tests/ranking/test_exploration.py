@@ -187,6 +187,16 @@ def test_thompson_slates_are_as_frequent_as_their_propensities_say() -> None:
         assert abs(counts[slate] / draws - expected) < 5 * sigma
 
 
+def test_the_first_has_one_propensity_whether_chance_or_the_score_chose_it() -> None:
+    selection, trials = selection_of(6, 1), trials_of(6)
+    told: dict[bool, float] = {}
+    for seed in range(200):
+        shown = ThompsonExplorer(0.5).explore(selection, seed, lambda: trials)
+        if shown.places[0] == selection.order[0]:
+            told[bool(shown.explored[0])] = float(shown.propensities[0])
+    assert told[True] == pytest.approx(told[False], abs=1e-12)
+
+
 def test_thompson_considers_the_best_that_are_left_alone() -> None:
     selection, trials = selection_of(200, 60), trials_of(200)
     shown = ThompsonExplorer(1.0).explore(selection, 3, lambda: trials)
