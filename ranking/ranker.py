@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ class Ranker:
         for arrangement in self.arrangements:
             selection = arrangement.arrange(selection, query, kept, table)
         trace.passed("select", len(scores), selection.count)
-        explored = self.explorer.explore(selection, query.seed, _trials(kept, table))
+        explored = self.explorer.explore(selection, query.seed, partial(_trials, kept, table))
         trace.passed("explore", selection.count, len(explored))
         backfilled = backfill(self.post_filters, explored, query, kept, table)
         shown = backfilled.shown

@@ -191,3 +191,43 @@ def test_the_schema_describes_every_field_with_its_limits() -> None:
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         DEFAULT.explore = DEFAULT.personalized  # type: ignore[misc]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def paths(document: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Where a value of a document stands, objects included."""
+    below = [
+        one
+        for name, value in document.items()
+        if isinstance(value, dict)
+        for one in paths(value, (*path, name))
+    ]
+    return [*((*path, name) for name in document), *below]
+
+
+@given(st.sampled_from(paths(DEFAULT.to_document())), json_values)
+def test_whatever_stands_at_a_field_is_a_config_or_told_by_its_name(
+    path: tuple[str, ...], value: Any
+) -> None:
+    document: Any = value
+    for name in reversed(path):
+        document = {name: document}
+    told = problems(document)
+    if not told:
+        config = RankingConfig.parse(document)
+        assert config == RankingConfig.parse(config.to_document())
+    assert all(".".join(path[:1]) in sentence for sentence in told)
+    assert all(len(sentence) < 1000 for sentence in told)
+
+
+def test_keys_that_are_no_text_are_told() -> None:
+    assert problems({1: 2})
+    assert problems({"explore": {3: {}}})

@@ -176,7 +176,7 @@ def test_thompson_slates_are_as_frequent_as_their_propensities_say() -> None:
     counts: dict[tuple[int, ...], int] = {}
     told: dict[tuple[int, ...], float] = {}
     for seed in range(draws):
-        shown = explorer.explore(selection, seed, trials)
+        shown = explorer.explore(selection, seed, lambda: trials)
         slate = tuple(shown.places.tolist())
         counts[slate] = counts.get(slate, 0) + 1
         product = float(np.prod(shown.propensities))
@@ -187,9 +187,19 @@ def test_thompson_slates_are_as_frequent_as_their_propensities_say() -> None:
         assert abs(counts[slate] / draws - expected) < 5 * sigma
 
 
+def test_the_first_has_one_propensity_whether_chance_or_the_score_chose_it() -> None:
+    selection, trials = selection_of(6, 1), trials_of(6)
+    told: dict[bool, float] = {}
+    for seed in range(200):
+        shown = ThompsonExplorer(0.5).explore(selection, seed, lambda: trials)
+        if shown.places[0] == selection.order[0]:
+            told[bool(shown.explored[0])] = float(shown.propensities[0])
+    assert told[True] == pytest.approx(told[False], abs=1e-12)
+
+
 def test_thompson_considers_the_best_that_are_left_alone() -> None:
     selection, trials = selection_of(200, 60), trials_of(200)
-    shown = ThompsonExplorer(1.0).explore(selection, 3, trials)
+    shown = ThompsonExplorer(1.0).explore(selection, 3, lambda: trials)
     ranks = {candidate: rank for rank, candidate in enumerate(selection.order.tolist())}
     for place, candidate in enumerate(shown.places.tolist()):
         assert ranks[candidate] < CONSIDERED + place
@@ -212,7 +222,7 @@ def test_every_candidate_is_shown_or_in_reserve_and_a_fixed_place_stays(
     count = min(limit, candidates)
     fixed = [place for place in places if place < count]
     selection = placed_at(selection_of(candidates, count), *fixed)
-    shown = explorer.explore(selection, seed, trials_of(candidates))
+    shown = explorer.explore(selection, seed, lambda: trials_of(candidates))
     assert len(shown) == count
     assert sorted([*shown.places.tolist(), *shown.reserve.tolist()]) == list(range(candidates))
     assert (shown.propensities > 0).all()
