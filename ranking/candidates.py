@@ -17,7 +17,7 @@ from feeds.model import ActivityId, Follow, TenantId, UserId
 if TYPE_CHECKING:  # they are made of candidates themselves
     from ranking.exploration import Shown
     from ranking.features import FeatureMatrix, FeatureSpec
-    from ranking.filters import FilterResult
+    from ranking.filters import Removed
 
 __all__ = [
     "NO_FEEDBACK",
@@ -168,16 +168,21 @@ class Explanation:
 class Scoring:
     """The very numbers that a slate was made from: references, which cost nothing to keep.
 
-    `features` (built by `spec`) and `scores`, float32[n], are of `filtered.kept`; `shown` says
-    which of those the places hold.
+    `features` (built by `spec`) and `scores`, float32[n], are of `kept`, what the filters let pass;
+    `shown` says which of those the places hold. `multipliers` maps the name of an adjustment to
+    what it multiplied by, float64, a number for each place; `placed` a candidate's number to the
+    rule that gave it its place.
     """
 
-    filtered: "FilterResult"
+    kept: Candidates
+    removed: "Sequence[Removed]"
     spec: "FeatureSpec"
     features: "FeatureMatrix"
     scores: npt.NDArray[np.float32]
     shown: "Shown"
     stages: Sequence[Stage]
+    multipliers: Mapping[str, npt.NDArray[np.float64]]
+    placed: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,16 @@ class Ranker:
             scorer=self.scorer.name,
             model_version=self.model_version,
             timings_us=trace.timings_us(),
-            scoring=Scoring(filtered, spec, features, scores, shown, tuple(trace.stages)),
+            scoring=Scoring(
+                kept=kept,
+                removed=filtered.removed,
+                spec=spec,
+                features=features,
+                scores=scores,
+                shown=shown,
+                stages=tuple(trace.stages),
+                multipliers={"author_spread": shown.multipliers},
+            ),
         )
         if not explain:
             return slate

@@ -189,6 +189,7 @@ class LoggedActivity(ExplainedActivity):
     source: str
     reason: str
     propensity: float
+    placed: str | None = Field(description="The rule that gave it its place, such as a pin.")
 
 
 class ExplainedSlate(BaseModel):

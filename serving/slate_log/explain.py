@@ -46,8 +46,8 @@ class ModelVersions:
         if slate.model_version is None:
             fallback = next((each for each in _FALLBACKS if each.name == slate.scorer), None)
             return fallback or (
-                f"this release has no scorer {slate.scorer!r} that ranks without a model; the "
-                "values are those that were logged"
+                f"no model took part, and the scorer {slate.scorer!r} cannot be made again without "
+                "its config; the values are those that were logged"
             )
         found = live or self._bundled(slate.tenant, slate.model_version)
         if found is None:
@@ -152,7 +152,7 @@ def _activities(
         slate.source_names(slate.places),
         slate.reason_texts(),
         slate.numbers(slate.propensities).tolist(),
-        slate.numbers(slate.multipliers).tolist(),
+        _by_place(slate),
         slate.explored_places().tolist(),
         values,
         contributions,
@@ -167,7 +167,8 @@ def _activities(
             "reason": reason,
             "propensity": propensity,
             "explored": explored,
-            "multipliers": {"author_spread": multiplier},
+            "placed": slate.placed.get(position),
+            "multipliers": multipliers,
             "features": dict(zip(names, row, strict=True)),
             "contributions": None if parts is None else dict(zip(names, parts[:-1], strict=True)),
             "bias": None if parts is None else parts[-1],
@@ -178,11 +179,20 @@ def _activities(
             source,
             reason,
             propensity,
-            multiplier,
+            multipliers,
             explored,
             row,
             parts,
         ) in enumerate(rows)
+    ]
+
+
+def _by_place(slate: LoggedSlate) -> list[dict[str, float]]:
+    """The multipliers of each place by their names."""
+    columns = {name: slate.numbers(packed).tolist() for name, packed in slate.multipliers.items()}
+    return [
+        {name: column[place] for name, column in columns.items()}
+        for place in range(len(slate.places))
     ]
 
 

@@ -52,8 +52,10 @@ SCHEMA: Final = (
     ("source", "string"),
     ("reason", "string"),
     ("propensity", "float64"),
-    ("multiplier", "float64"),
     ("explored", "bool"),
+    ("placed", "string"),
+    ("multiplier_names", "string"),
+    ("multipliers", "list<float64>"),
     ("feature_names", "string"),
     ("features", "list<float32>"),
 )
@@ -290,15 +292,16 @@ def _parquet(slates: Sequence[LoggedSlate]) -> tuple[int, bytes]:
         "bool": pa.bool_(),
         "timestamp[us, UTC]": pa.timestamp("us", tz="UTC"),
         "list<float32>": pa.list_(pa.float32()),
+        "list<float64>": pa.list_(pa.float64()),
     }
     rows = [_Rows.of(slate) for slate in slates]
     columns: dict[str, Any] = {}  # Any: pyarrow is untyped here
     for name, kind in SCHEMA:
-        if name == "features":
-            widths = np.concatenate([np.full(len(each), each.width) for each in rows])
-            offsets = np.concatenate(([0], np.cumsum(widths))).astype(np.int32)
-            values = np.concatenate([each.features for each in rows])
-            columns[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+        lists = [each.lists[name] for each in rows if name in each.lists]
+        if lists:
+            offsets = np.concatenate(([0], np.cumsum(np.concatenate([n for n, _ in lists]))))
+            values = pa.array(np.concatenate([column for _, column in lists]))
+            columns[name] = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
         else:
             cells = [cell for each in rows for cell in each.column(name)]
             columns[name] = pa.array(cells, type=types[kind])
@@ -315,8 +318,8 @@ class _Rows:
 
     slate: LoggedSlate
     own: dict[str, list[Any]]  # Any: a column's own type
-    features: np.ndarray
-    width: int
+    lists: dict[str, tuple[np.ndarray, np.ndarray]]
+    """Of each list column, how long each row's is, and the values of all one behind the other."""
 
     def __len__(self) -> int:
         return len(self.own["activity_id"])
@@ -330,6 +333,8 @@ class _Rows:
                 value: Any = self.slate.time_us
             case "feature_names":
                 value = ",".join(self.slate.feature_names)
+            case "multiplier_names":
+                value = ",".join(self.slate.multipliers)
             case _:
                 value = getattr(self.slate, name)
         return [value] * len(self)
@@ -337,7 +342,7 @@ class _Rows:
     @classmethod
     def of(cls, slate: LoggedSlate) -> "_Rows":
         """The slate's rows."""
-        places, names = slate.places, slate.feature_names
+        places = slate.places
         own: dict[str, list[Any]] = {
             "activity_id": list(places.activity_ids()),
             "position": list(range(len(places))),
@@ -345,8 +350,8 @@ class _Rows:
             "source": slate.source_names(places),
             "reason": slate.reason_texts(),
             "propensity": slate.numbers(slate.propensities).tolist(),
-            "multiplier": slate.numbers(slate.multipliers).tolist(),
             "explored": slate.explored_places().tolist(),
+            "placed": [slate.placed.get(place) for place in range(len(places))],
         }
         values = slate.features_of(places).values
         if (rest := slate.candidates) is not None:
@@ -357,7 +362,18 @@ class _Rows:
             own["position"] += [NOT_SHOWN] * len(left)
             own["score"] += rest.score_values()[left].tolist()
             own["source"] += [sources[place] for place in left]
-            for name in ("reason", "propensity", "multiplier", "explored"):
+            for name in ("reason", "propensity", "explored", "placed"):
                 own[name] += [None] * len(left)
             values = np.concatenate((values, slate.features_of(rest).values[left]))
-        return cls(slate, own, values.ravel(), len(names))
+        multipliers = [slate.numbers(packed) for packed in slate.multipliers.values()]
+        by_place = np.zeros((len(places), len(multipliers)))
+        for number, column in enumerate(multipliers):
+            by_place[:, number] = column
+        of_each = np.zeros(len(values), np.int64)
+        of_each[: len(places)] = len(multipliers)
+        widths = np.full(len(values), values.shape[1])
+        lists: dict[str, tuple[np.ndarray, np.ndarray]] = {
+            "features": (widths, values.ravel()),
+            "multipliers": (of_each, by_place.ravel()),
+        }
+        return cls(slate, own, lists)

@@ -94,9 +94,10 @@ class LoggedSlate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One served slate.
 
     `places` are what was shown, in order; of each, `reason` (uint16[n]) is a place in `reasons`,
-    `propensities` and `multipliers` are float64[n], `explored` is bool[n]. `candidates` are all
-    that the filters kept, in the ranker's order; None unless the tenant asks for them. `time_us`
-    is microseconds since the epoch, `seed` what chance was derived from.
+    `propensities` is float64[n], `explored` is bool[n], and `multipliers` holds float64[n] by the
+    adjustment's name; `placed` maps a place to the rule that gave it, such as a pin. `candidates`
+    are all that the filters kept, in the ranker's order; None unless the tenant asks for them.
+    `time_us` is microseconds since the epoch, `seed` what chance was derived from.
     """
 
     slate_id: str
@@ -118,9 +119,10 @@ class LoggedSlate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     places: LoggedRows
     reason: bytes
     propensities: bytes
-    multipliers: bytes
     explored: bytes
-    candidates: LoggedRows | None = None
+    multipliers: dict[str, bytes]
+    placed: dict[int, str]
+    candidates: LoggedRows | None
 
     def features_of(self, rows: LoggedRows) -> FeatureMatrix:
         """The features of the places, or of the candidates, bit for bit."""
@@ -136,7 +138,7 @@ class LoggedSlate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return [self.sources[place] for place in rows.source_places().tolist()]
 
     def numbers(self, packed: bytes) -> npt.NDArray[np.float64]:
-        """`propensities` or `multipliers` as numbers, float64[n]."""
+        """`propensities` or one of the `multipliers` as numbers, float64[n]."""
         return np.frombuffer(packed, "<f8")
 
     def explored_places(self) -> npt.NDArray[np.bool_]:
@@ -146,10 +148,10 @@ class LoggedSlate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     def is_whole(self) -> bool:
         """Whether all columns fit each other, so that every reading of them succeeds."""
         count, features = len(self.places), len(self.feature_names)
-        columns = (len(self.reason), len(self.propensities), len(self.multipliers))
+        columns = (len(self.reason), len(self.propensities), len(self.explored))
         return (
-            columns == (2 * count, 8 * count, 8 * count)
-            and len(self.explored) == count
+            columns == (2 * count, 8 * count, count)
+            and all(len(column) == 8 * count for column in self.multipliers.values())
             and all(
                 rows.fits(features) and _below(rows.source, np.int8, len(self.sources))
                 for rows in (self.places, self.candidates)
@@ -186,7 +188,7 @@ def log(query: Query, slate: Slate, candidate_ids: Sequence[str] | None) -> Logg
     """
     scoring = slate.scoring
     assert scoring is not None
-    kept, shown, features = scoring.filtered.kept, scoring.shown, scoring.features
+    kept, shown, features = scoring.kept, scoring.shown, scoring.features
     once: dict[str, int] = {}
     reason = [once.setdefault(place.reason, len(once)) for place in slate.ranked]
     return LoggedSlate(
@@ -206,8 +208,7 @@ def log(query: Query, slate: Slate, candidate_ids: Sequence[str] | None) -> Logg
         reasons=tuple(once),
         stages=tuple(scoring.stages),
         removed=tuple(
-            RemovedCount(each.filter, each.reason, len(each.rows))
-            for each in scoring.filtered.removed
+            RemovedCount(each.filter, each.reason, len(each.rows)) for each in scoring.removed
         ),
         places=LoggedRows.of(
             [place.activity_id for place in slate.ranked],
@@ -217,8 +218,15 @@ def log(query: Query, slate: Slate, candidate_ids: Sequence[str] | None) -> Logg
         ),
         reason=np.array(reason, "<u2").tobytes(),
         propensities=shown.propensities.astype("<f8").tobytes(),
-        multipliers=shown.multipliers.astype("<f8").tobytes(),
         explored=shown.explored.tobytes(),
+        multipliers={
+            name: column.astype("<f8").tobytes() for name, column in scoring.multipliers.items()
+        },
+        placed={
+            place: scoring.placed[candidate]
+            for place, candidate in enumerate(shown.places.tolist() if scoring.placed else ())
+            if candidate in scoring.placed
+        },
         candidates=None
         if candidate_ids is None
         else LoggedRows.of(candidate_ids, kept.source, scoring.scores, features.values),

@@ -31,7 +31,7 @@ class Made(NamedTuple):
     def logged(self, *, candidates: bool = False) -> LoggedSlate:
         """The slate as it is logged."""
         assert self.slate.scoring is not None
-        rows = self.slate.scoring.filtered.kept.rows
+        rows = self.slate.scoring.kept.rows
         return log(self.query, self.slate, self.table.ids(rows) if candidates else None)
 
 

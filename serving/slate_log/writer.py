@@ -126,7 +126,7 @@ class SlateLog:
         if len(self._queue) >= self.config.queue_max:
             self._metrics.slates_dropped.labels("queue").inc()
             return
-        ids = table.ids(scoring.filtered.kept.rows) if rules.candidates else None
+        ids = table.ids(scoring.kept.rows) if rules.candidates else None
         self._queue.append(_Noted(query, slate, key, ids))
         if len(self._queue) >= self.config.flush_records:
             self._wake.set()

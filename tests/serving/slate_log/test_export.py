@@ -99,6 +99,9 @@ def same(log: Log, found: pd.DataFrame) -> None:
         features = np.concatenate([np.zeros(0, np.float32), *rows.features])
         assert each.places.features == features.astype(np.float32).tobytes()
         assert each.propensities == rows.propensity.to_numpy(np.float64).tobytes()
+        multipliers = np.concatenate([np.zeros(0), *rows.multipliers])
+        assert each.multipliers == {"author_spread": multipliers.tobytes()}
+        assert set(rows.multiplier_names) <= {"author_spread"}
         assert {int(time.timestamp() * 1e6 + 0.5) for time in rows.time} <= {each.time_us}
         assert set(rows.seed) <= {each.seed}
 
@@ -112,7 +115,8 @@ def test_every_slate_is_exported_once_by_day(log: Log, tmp_path: Path) -> None:
     row = found[~found.explored].iloc[0]
     assert (row.scorer, row.model_version, row.kind) == ("boosted", "2", "personalized")
     assert row.feature_names.split(",") == list(BOOSTED.spec.names)
-    assert (row.source, row.reason, row.multiplier) == ("test", "from test", 1.0)
+    assert (row.source, row.reason) == ("test", "from test")
+    assert found.placed.isna().all()
 
 
 def test_scores_come_out_again_from_an_exported_frame(log: Log, tmp_path: Path) -> None:
@@ -132,6 +136,7 @@ def test_candidates_that_were_not_shown_have_no_position(tmp_path: Path) -> None
     rest = found[found.position < 0]
     assert 9 - sum(1 for each in log.slates if len(each.candidates or ()) < 2) == len(rest)
     assert rest.propensity.isna().all()
+    assert [0] * len(rest) == [len(each) for each in rest.multipliers]
     assert not found.duplicated(["slate_id", "activity_id"]).any()
 
 

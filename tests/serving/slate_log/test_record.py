@@ -1,5 +1,7 @@
 """A slate comes back from its record as it was, bit for bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.testing_models import boosted_scorer
-from serving.slate_log.record import RecordDamaged, decode, encode
+from serving.slate_log.record import RecordDamaged, decode, encode, log
 from serving.slate_log.testing import ACME, made_slate
 
 
@@ -48,14 +50,14 @@ def test_what_was_logged_is_read_back_bit_for_bit(
     assert features.names == scoring.features.names
     assert features.values.tobytes() == scoring.features.values[shown.places].tobytes()
     assert found.numbers(found.propensities).tobytes() == shown.propensities.tobytes()
-    assert found.numbers(found.multipliers).tobytes() == shown.multipliers.tobytes()
+    assert found.multipliers == {"author_spread": shown.multipliers.tobytes()}
     assert found.explored_places().tolist() == shown.explored.tolist()
     assert found.source_names(found.places) == [place.source for place in slate.ranked]
     assert found.reason_texts() == [place.reason for place in slate.ranked]
     assert found.stages == tuple(scoring.stages)
     if candidates:
         assert found.candidates is not None
-        kept = scoring.filtered.kept
+        kept = scoring.kept
         assert found.candidates.activity_ids() == made.table.ids(kept.rows)
         assert found.candidates.scores == scoring.scores.tobytes()
         values = found.features_of(found.candidates).values
@@ -82,6 +84,22 @@ def test_columns_that_do_not_fit_are_refused(cut: str) -> None:
     fields = {name: getattr(slate, name) for name in slate.__struct_fields__} | {"places": rows}
     with pytest.raises(RecordDamaged, match="columns"):
         decode(encode(type(slate)(**fields)))
+
+
+def test_rules_that_placed_an_activity_are_logged_by_place() -> None:
+    made = made_slate("a", 9)
+    assert made.slate.scoring is not None
+    first, _, third, *_ = made.slate.scoring.shown.places.tolist()
+    scoring = replace(made.slate.scoring, placed={first: "pin", third: "quota", 99: "pin"})
+    found = log(made.query, replace(made.slate, scoring=scoring), None)
+    assert decode(encode(found)).placed == {0: "pin", 2: "quota"}
+
+
+def test_multipliers_that_do_not_fit_are_refused() -> None:
+    slate = made_slate("a").logged()
+    fields = {name: getattr(slate, name) for name in slate.__struct_fields__}
+    with pytest.raises(RecordDamaged, match="columns"):
+        decode(encode(type(slate)(**fields | {"multipliers": {"author_spread": b""}})))
 
 
 def test_names_that_are_not_there_are_refused() -> None:

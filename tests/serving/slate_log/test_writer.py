@@ -227,3 +227,31 @@ def test_a_limit_of_the_system_leaves_whole_records(tmp_path: Path) -> None:
     assert 0 < len(logged(tmp_path)) < 40
     assert max(segment.bytes for segment in segments_of(tmp_path / ACME)) <= limit
     assert sum(SegmentReader(each.path).torn_bytes for each in segments_of(tmp_path / ACME)) == 0
+
+
+CRASHING = """
+import os, sys
+from pathlib import Path
+from serving.slate_log.config import SlateLogConfig, SlateRules
+from serving.slate_log.testing import made_slate
+from serving.slate_log.writer import SlateLog
+from serving.telemetry import Metrics
+
+config = SlateLogConfig(flush_ms=60_000)
+log = SlateLog(Path(sys.argv[1]), config, lambda _: SlateRules(), Metrics(), lambda: 7)
+log.start()
+log.note(*made_slate("written"))
+assert log.flush()
+log.note(*made_slate("waiting"))
+os._exit(9)
+"""
+
+
+def test_a_crash_loses_what_waits_and_nothing_else(tmp_path: Path) -> None:
+    for number in range(1, 3):
+        done = subprocess.run(
+            [sys.executable, "-c", CRASHING, str(tmp_path)], capture_output=True, check=False
+        )
+        assert done.returncode == 9, done.stderr
+        assert ["written"] * number == [slate.slate_id for slate in logged(tmp_path)]
+        assert number == len(segments_of(tmp_path / ACME))
