@@ -84,13 +84,17 @@ class Ranker:
             timings_us=trace.timings_us(),
             scoring=Scoring(
                 kept=kept,
-                removed=filtered.removed,
+                removed=(*filtered.removed, *backfilled.removed),
                 spec=spec,
                 features=features,
                 scores=scores,
                 shown=shown,
                 stages=tuple(trace.stages),
-                multipliers={"author_spread": shown.multipliers},
+                multipliers={
+                    **{name: of[shown.places] for name, of in adjusted.multipliers.items()},
+                    "author_spread": shown.multipliers,
+                },
+                placed=shown.placed,
             ),
         )
         if not explain:

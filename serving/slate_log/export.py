@@ -42,7 +42,7 @@ SCHEMA: Final = (
     ("kind", "string"),
     ("scorer", "string"),
     ("model_version", "string"),
-    ("config_version", "int64"),
+    ("config_version", "int32"),
     ("spec_fingerprint", "string"),
     ("degraded", "string"),
     ("seed", "uint64"),
