@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from feeds.errors import FormatUnsupported, InvalidInput
-from feeds.events import Engagement, Impression, Posted
+from feeds.events import Engagement, FeedbackGiven, Impression, Posted
 
 __all__ = [
     "COMMAND_VERSION",
@@ -21,6 +21,7 @@ __all__ = [
     "CreateTenant",
     "FanOut",
     "FollowFeed",
+    "GiveFeedback",
     "MoveClock",
     "Once",
     "PostActivity",
@@ -32,12 +33,13 @@ __all__ = [
     "encode_command",
 ]
 
-COMMAND_VERSION: Final = 3
+COMMAND_VERSION: Final = 4
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
 whose defaults are what they meant. Up to version 2 nothing moved the cluster's clock, and a key was
-remembered by the clocks of those who wrote; it is remembered for as long as it was to be.
+remembered by the clocks of those who wrote; it is remembered for as long as it was to be. Up to
+version 3 nobody gave feedback.
 """
 
 OPERATION: Final = "\0op:"
@@ -186,6 +188,15 @@ class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     once: Once | None = None
 
 
+class GiveFeedback(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="feedback"):
+    """Let a user say what to show; at most `muted_max` authors, and tags, are muted at once."""
+
+    tenant: str
+    given: FeedbackGiven
+    muted_max: int
+    once: Once | None = None
+
+
 Command = (
     CreateTenant
     | AddKey
@@ -197,6 +208,7 @@ Command = (
     | FanOut
     | MoveClock
     | RecordEvents
+    | GiveFeedback
 )
 
 Unkeyed = CreateTenant | AddKey | ClearRows | FanOut | MoveClock

@@ -115,6 +115,9 @@ class FeedsConfig:
     to_max: int = 100
     """Feeds in an activity's `to` at most."""
 
+    muted_max: int = 256
+    """Authors, and as many tags, that a user can have muted at once."""
+
     value_max: float = 1e9
     """The largest magnitude of an engagement's value."""
 

@@ -18,6 +18,7 @@ from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
+from serving.served import Served, ServedMemory
 from serving.settings import Settings
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
@@ -75,6 +76,7 @@ class Services:
         await self.models.stop()
         self.engine.close()
         self.reader.slates.close()
+        self.reader.served.close()
 
     async def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing.
@@ -132,12 +134,14 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
+    served: Served | None = None,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
-    `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
-    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    `models` in place of the loader's; `slates` and `served` where processes share them, and
+    `clock_us` one clock. Raises a `StorageError` where the directory is in use, damaged or of
+    another format, or the node does not answer; `NoLeader` or `StaleRead` where its cluster does
+    not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
@@ -156,7 +160,13 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
     )
     follows = HeldFollows(engine, settings.follows_held_max)
-    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
+    if served is None:
+        served = ServedMemory(
+            time.monotonic, settings.served_max, settings.served_users_max, settings.served_ttl_s
+        )
+    reader = FeedReader(
+        engine, tables, follows, models, slates, settings, metrics, clock_us, served=served
+    )
     return Services(
         settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
     )

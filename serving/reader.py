@@ -8,7 +8,8 @@ orders by time and the answer says so in `degraded`: a feed is never refused bec
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
@@ -19,20 +20,22 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
-from ranking.candidates import Candidates, FeedKind, Query, Slate, Stage
+from ranking.candidates import Candidates, Feedback, FeedKind, Query, Slate, Stage
 from ranking.config import RankingConfig
 from ranking.fallback import fallback_scorer
 from ranking.features import Factors
-from ranking.pipeline import build_ranker, build_sources
+from ranking.pipeline import build_feedback_filters, build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor, Slates
+from serving.feedback import is_said, withdrawn
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
 from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
+from serving.served import Served, ServedMemory, followed_by, repeats
 from serving.settings import Settings
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
@@ -103,6 +106,7 @@ class FeedReader:
     clock_us: Callable[[], int]
     clock_ns: Callable[[], int] = perf_counter_ns
     configs: RankingConfigs = field(default_factory=NoRankingConfigs)
+    served: Served = field(default_factory=lambda: ServedMemory(time.monotonic, 0, 0, 0))
     _service_config: RankingConfig = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,20 +122,42 @@ class FeedReader:
         limit: int,
         cursor: str | None = None,
         explain: bool = False,
+        exclude: Sequence[str] = (),
     ) -> Page:
         """A page of a ranked feed: the first one makes the slate, a cursor turns its pages.
 
-        Raises `InvalidCursor`, or `SlateExpired` where the slate of the cursor is no longer held.
+        A new slate does not repeat what the user was served lately, unless there is less than a
+        page of anything else. Raises `InvalidCursor`, `LimitExceeded` for too many activities to
+        exclude, or `SlateExpired` where the slate of the cursor is no longer held.
         """
-        pages = RankedPages(self.engine, self.tables, self.follows, self.settings.home_group)
+        page = await self._page(tenant, user, kind, limit, cursor, explain, self._excluded(exclude))
+        self.served.note(tenant, user, page.shown)
+        return page
+
+    async def _page(
+        self,
+        tenant: TenantId,
+        user: UserId,
+        kind: FeedKind,
+        limit: int,
+        cursor: str | None,
+        explain: bool,
+        excluded: Collection[bytes],
+    ) -> Page:
+        pages = RankedPages(self.engine, self.tables)
+        config = self._config(tenant)
+        places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
         if cursor is not None:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
-            return pages.page(pinned, place.offset, limit)
-        config = self._config(tenant)
-        places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
+            query = replace(self._query(tenant, user, kind, places), excluded=excluded)
+            gone = await self._withdrawn(query, config, pinned, place.offset)
+            return pages.page(pinned, place.offset, limit, query.follows, withdrawn=gone)
+        served = self.served.of(tenant, user) - {position_of(p.id) for p in config.feed(kind).pins}
         query = self._query(tenant, user, kind, places)
-        slate = await self._rank(query, config, self._sources(query, config), explain=explain)
+        query = replace(query, excluded=excluded, served=served)
+        sources = self._sources(query, config)
+        slate = await self._rank(query, config, sources, explain=explain, page=limit)
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -160,6 +186,27 @@ class FeedReader:
         unknown = [name for name in positions if name not in told]
         return slate if explain else replace(slate, explanation=None), unknown
 
+    async def _withdrawn(
+        self, query: Query, config: RankingConfig, slate: PinnedSlate, offset: int
+    ) -> Collection[Position]:
+        """What of the slate's further places the user has taken back since it was made."""
+        if not is_said(query):
+            return ()
+        filters = build_feedback_filters(config, query.kind)
+        asked = [position_of(slate.activity_id(place)) for place in range(offset, len(slate))]
+        table = self.tables.ready(query.tenant)
+        if table is None or (table.rows(asked) < 0).any():
+            table = await asyncio.to_thread(own_table, self.engine, query, asked)
+        return withdrawn(query, filters, asked, table)
+
+    def _excluded(self, exclude: Sequence[str]) -> Collection[bytes]:
+        limit = self.settings.exclude_max
+        if len(exclude) > limit:
+            raise LimitExceeded(
+                f"{len(exclude)} activities to exclude, exclude_max is {limit}: name fewer"
+            )
+        return frozenset(position_of(activity) for activity in exclude)
+
     def _config(self, tenant: TenantId) -> RankingConfig:
         return self.configs.get(tenant) or self._service_config
 
@@ -167,6 +214,7 @@ class FeedReader:
         """The request with the user's side, read now; its seed derives from request and user."""
         request_id = os.urandom(16).hex()
         seed = hashlib.blake2b(f"{request_id}:{user}".encode(), digest_size=8).digest()
+        record = self.engine.user_record(tenant, user)
         return Query(
             tenant=tenant,
             user=user,
@@ -175,8 +223,9 @@ class FeedReader:
             limit=limit,
             request_id=request_id,
             seed=int.from_bytes(seed),
-            record=self.engine.user_record(tenant, user),
+            record=record,
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
+            feedback=Feedback.of(record),
         )
 
     def _sources(self, query: Query, config: RankingConfig) -> tuple[CandidateSource, ...]:
@@ -200,15 +249,29 @@ class FeedReader:
         sources: Sequence[CandidateSource],
         *,
         explain: bool,
+        page: int = 0,
     ) -> Slate:
-        """Gather, score with the live model or by time, and count what happened."""
+        """Gather, score with the live model or by time, and count what happened.
+
+        A slate of less than a `page` is filled up with what was served lately.
+        """
         deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
         started_ns = self.clock_ns()
         gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > deadline_ms
         model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, config, gathered, model, TOO_LATE if late else NO_MODEL, explain)
+        without = TOO_LATE if late else NO_MODEL
+        slate = self._score(query, config, gathered, model, without, explain)
+        missing, again = page - len(slate.ranked), None
+        if missing > 0:
+            again = repeats(query, config, gathered.candidates, gathered.table)
+        if again is not None:
+            rest = replace(query, served=(), limit=missing)
+            refill = self._score(
+                rest, config, gathered._replace(candidates=again), model, without, explain
+            )
+            slate = followed_by(slate, refill)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})

@@ -12,6 +12,7 @@ __all__ = [
     "Error",
     "Explanation",
     "FeedPage",
+    "FeedbackTaken",
     "Followed",
     "Model",
     "Posted",
@@ -218,6 +219,13 @@ class Recorded(BaseModel):
     index: int
     recorded: int
     unknown: list[str] = Field(description="Activities that do not exist; their events are lost.")
+    duplicate: bool = Field(description="Whether the idempotency key was used before.")
+
+
+class FeedbackTaken(BaseModel):
+    """The user's word is in the log."""
+
+    index: int = Field(description="Place in the log; reads that need it ask for `min_index`.")
     duplicate: bool = Field(description="Whether the idempotency key was used before.")
 
 

@@ -88,6 +88,15 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("POST", "/v2/feedback"): [
+            {"url": "/v2/feedback", "json": {"user": "bob", "kind": kind} | about}
+            for kind, about in (
+                ("mute", {"author": "user:ann"}),
+                ("hide", {"activity_id": one}),
+                ("unhide", {"activity_id": one}),
+                ("show_less", {"activity_id": one}),
+            )
+        ],
         ("POST", "/v2/events"): [
             {
                 "url": "/v2/events",
@@ -106,10 +115,10 @@ def state(sites: Sites) -> dict[str, object]:
         "record": engine.user_record(bravo, UserId("bob")),
         "follows": engine.follows(bravo, FeedId("timeline", "bob")),
         "feed": sites.bravo.get("/v2/feeds/timeline/bob").content,
-        "ranked": [
+        "ranked": sorted(  # what was served comes last: the order is another at each read
             entry["id"]
             for entry in sites.bravo.get("/v2/users/bob/feeds/personalized").json()["results"]
-        ],
+        ),
     }
 
 
