@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from feeds.errors import FormatUnsupported, InvalidInput
-from feeds.events import Engagement, Impression, Posted
+from feeds.events import Engagement, FeedbackGiven, Impression, Posted
 
 __all__ = [
     "COMMAND_VERSION",
@@ -22,6 +22,7 @@ __all__ = [
     "CreateTenant",
     "FanOut",
     "FollowFeed",
+    "GiveFeedback",
     "MoveClock",
     "Once",
     "PostActivity",
@@ -38,9 +39,9 @@ COMMAND_VERSION: Final = 3
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
-whose defaults are what they meant. Up to version 2 a tenant had no ranking configs, nothing moved
-the cluster's clock, and a key was remembered by the clocks of those who wrote; it is remembered for
-as long as it was to be.
+whose defaults are what they meant. Up to version 2 a tenant had no ranking configs, nobody gave
+feedback, nothing moved the cluster's clock, and a key was remembered by the clocks of those who
+wrote; it is remembered for as long as it was to be.
 """
 
 OPERATION: Final = "\0op:"
@@ -213,6 +214,15 @@ class ActivateVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     once: Once | None = None
 
 
+class GiveFeedback(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="feedback"):
+    """Let a user say what to show; at most `muted_max` authors, and tags, are muted at once."""
+
+    tenant: str
+    given: FeedbackGiven
+    muted_max: int
+    once: Once | None = None
+
+
 Command = (
     CreateTenant
     | AddKey
@@ -226,6 +236,7 @@ Command = (
     | RecordEvents
     | SaveVersion
     | ActivateVersion
+    | GiveFeedback
 )
 
 Unkeyed = CreateTenant | AddKey | ClearRows | FanOut | MoveClock

@@ -124,6 +124,8 @@ class FeedsConfig:
     ranking_configs_max: int = 50
     """Versions of a tenant's ranking config that are kept; the oldest goes that is neither active
     nor was before."""
+    muted_max: int = 256
+    """Authors, and as many tags, that a user can have muted at once."""
 
     value_max: float = 1e9
     """The largest magnitude of an engagement's value."""

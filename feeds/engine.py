@@ -21,7 +21,7 @@ from feeds.commands import AddKey, Command, CreateTenant, Unkeyed
 from feeds.config import FeedsConfig
 from feeds.credentials import SCOPES, check_key_id
 from feeds.errors import InvalidInput
-from feeds.events import Engagement, Impression
+from feeds.events import Engagement, FeedbackGiven, Impression
 from feeds.idempotency import LastingKey, operation
 from feeds.model import (
     Activity,
@@ -316,6 +316,22 @@ class FeedEngine(StoreReader):
             tenant, version, expected_version, key, self._clock()
         )
         return self._propose(command, ConfigActivated, _same)
+
+    def give_feedback(
+        self,
+        tenant: TenantId,
+        given: FeedbackGiven,
+        key: str | LastingKey | None = None,
+        content: bytes | None = None,
+    ) -> "Future[RecordResult]":
+        """Take in what a user said to show; every read after the future is done honours it.
+
+        An activity that does not exist, where its tags are meant, is named in `unknown`. Fails with
+        `LimitExceeded` where `muted_max` are muted. `key` and `content` are as of `record`.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.feedback(tenant, given, key, self._clock(), content)
+        return self._propose(command, RecordResult, _same)
 
     def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.

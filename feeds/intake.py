@@ -23,6 +23,7 @@ from feeds.commands import (
     ActivateVersion,
     Command,
     FollowFeed,
+    GiveFeedback,
     Once,
     PostActivity,
     RecordEvents,
@@ -33,7 +34,7 @@ from feeds.commands import (
 )
 from feeds.config import FeedsConfig
 from feeds.errors import InvalidInput, LimitExceeded, UnknownFeedGroup
-from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
+from feeds.events import ENGAGEMENT_KINDS, Engagement, FeedbackGiven, Impression, Posted
 from feeds.idempotency import LastingKey, stamp
 from feeds.model import (
     Activity,
@@ -261,6 +262,34 @@ class Intake:
             now_us=now_us,
             once=self._once_of(key, ("activate", version, expected_version), now_us),
         )
+
+    def feedback(
+        self,
+        tenant: TenantId,
+        given: FeedbackGiven,
+        key: str | LastingKey | None,
+        now_us: int,
+        content: bytes | None = None,
+    ) -> GiveFeedback:
+        """The command that takes in what a user said of an activity, an author or tags."""
+        check_user_id(given.user)
+        check_time(given.time_us, now_us, self._config.future_time_max_s)
+        if given.activity_id:
+            check_activity_id(given.activity_id)
+        self._text("author", given.actor)
+        if len(given.tags) > self._config.tags_max:
+            raise LimitExceeded(
+                f"{len(given.tags)} tags, tags_max is {self._config.tags_max}: name fewer"
+            )
+        for tag in given.tags:
+            if len(tag.encode("utf-8", "replace")) > self._config.tag_bytes_max:
+                raise LimitExceeded(
+                    f"a tag takes more than tag_bytes_max, {self._config.tag_bytes_max} bytes: no "
+                    "activity has such a tag"
+                )
+            self._text("tag", tag)
+        once = None if key is None else self._once(key, content or _encode(given), now_us)
+        return GiveFeedback(tenant=tenant, given=given, muted_max=self._config.muted_max, once=once)
 
     def _activity(self, home: str, draft: ActivityDraft, now_us: int) -> Activity:
         for name in ("actor", "verb", "object"):

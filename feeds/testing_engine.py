@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord, kind_code
 from feeds.engine import FeedEngine
-from feeds.events import Engagement, Event, Impression, Posted
+from feeds.events import Engagement, Event, FeedbackGiven, Impression, Posted
 from feeds.keys import Entity
 from feeds.model import TenantId, UserId, position_of
 from feeds.replication.memory import MemoryReplica
@@ -89,6 +89,8 @@ def _recount(
     for event in log:
         if isinstance(event, Posted):
             facts[event.activity_id] = event
+        if isinstance(event, FeedbackGiven):
+            users.setdefault(event.user, UserRecord.empty()).give(event)
         if not isinstance(event, Impression | Engagement):
             continue
         about = facts[event.activity_id]

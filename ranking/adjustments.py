@@ -6,7 +6,7 @@ scores changes nothing, what lies below the window stays where it is, and a mult
 raises anything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,7 @@ __all__ = [
     "Adjustment",
     "OutOfNetworkMultiplier",
     "ShowLessMultiplier",
+    "ShowMoreMultiplier",
     "adjust",
 ]
 
@@ -120,8 +121,8 @@ class ShowLessMultiplier:
         said = query.feedback
         if not (said.less_authors or said.less_tags):
             return None
-        authors = self._by_number(table.names.authors, said.less_authors, query.now_us)
-        tags = self._by_number(table.names.tags, said.less_tags, query.now_us)
+        authors = _said(table.names.authors, said.less_authors, query.now_us, self.recovered)
+        tags = _said(table.names.tags, said.less_tags, query.now_us, self.recovered)
         of_tags = tags[table.tags[candidates.rows]].min(axis=1)
         lowest: Multipliers = np.minimum(authors[table.author[candidates.rows]], of_tags)
         return lowest
@@ -135,9 +136,49 @@ class ShowLessMultiplier:
         share = min(max((days - self.removed_days) / self.recovery_days, 0.0), 1.0)
         return self.floor + (1 - self.floor) * share
 
-    def _by_number(self, names: Interner, less: Mapping[str, int], now_us: int) -> Multipliers:
-        by_number = np.ones(names.size + 1)
-        values = [self.recovered((now_us - time_us) / DAY_US) for time_us in less.values()]
-        by_number[names.numbers(less)] = values
-        by_number[UNKNOWN] = 1.0
-        return by_number
+
+@dataclass(frozen=True, slots=True)
+class ShowMoreMultiplier:
+    """An author or tag of which the user wanted more counts more, and less so as time goes by.
+
+    It counts `multiplier` times at first, and falls in a straight line to 1 over `days`. The
+    highest of author and tags holds.
+    """
+
+    multiplier: float = 1.5
+    days: float = 140.0
+    name: str = "show_more"
+
+    def multipliers(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> Multipliers | None:
+        """The multiplier of each candidate; nothing where the user did not say so."""
+        said = query.feedback
+        if not (said.more_authors or said.more_tags):
+            return None
+        authors = _said(table.names.authors, said.more_authors, query.now_us, self.faded)
+        tags = _said(table.names.tags, said.more_tags, query.now_us, self.faded)
+        of_tags = tags[table.tags[candidates.rows]].max(axis=1)
+        highest: Multipliers = np.maximum(authors[table.author[candidates.rows]], of_tags)
+        return highest
+
+    def faded(self, days: float) -> float:
+        """The multiplier so many days after the user said so.
+
+        >>> [round(ShowMoreMultiplier().faded(days), 3) for days in (0, 70, 140, 200)]
+        [1.5, 1.25, 1.0, 1.0]
+        """
+        share = min(max(days / self.days, 0.0), 1.0)
+        return self.multiplier + (1 - self.multiplier) * share
+
+
+def _said(
+    names: Interner, said: Mapping[str, int], now_us: int, value: Callable[[float], float]
+) -> Multipliers:
+    """The value of each name by the days since it was said, float64[names + 1]; 1 of the others."""
+    by_number = np.ones(names.size + 1)
+    by_number[names.numbers(said)] = [
+        value((now_us - time_us) / DAY_US) for time_us in said.values()
+    ]
+    by_number[UNKNOWN] = 1.0
+    return by_number

@@ -41,14 +41,22 @@ FeedKind = Literal["personalized", "explore"]
 class Feedback:
     """What the user said of authors and tags; authors are named as activities name their actor.
 
-    `less_authors` and `less_tags` map to the time of saying so, in microseconds since the epoch.
-    Who makes it bounds it: a few hundred names cost some 50 us of a ranking.
+    Those of which the user wants less, or more, map to the time of saying so, in microseconds since
+    the epoch. Who makes it bounds it: a few hundred names cost some 50 us of a ranking.
     """
 
     muted_authors: Collection[str] = ()
     muted_tags: Collection[str] = ()
     less_authors: Mapping[str, int] = field(default_factory=dict)
     less_tags: Mapping[str, int] = field(default_factory=dict)
+    more_authors: Mapping[str, int] = field(default_factory=dict)
+    more_tags: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, record: UserRecord) -> "Feedback":
+        """What the record of a user holds of it; shared with the record."""
+        authors, tags = record.of_authors, record.of_tags
+        return cls(authors.muted, tags.muted, authors.less, tags.less, authors.more, tags.more)
 
 
 NO_FEEDBACK: Final = Feedback()

@@ -27,6 +27,7 @@ __all__ = [
     "Pin",
     "QuotasOptions",
     "ShowLessOptions",
+    "ShowMoreOptions",
     "SourceOptions",
     "SourcesOptions",
     "SpreadOptions",
@@ -340,6 +341,18 @@ class ShowLessOptions(Options):
     )
 
 
+class ShowMoreOptions(Options):
+    """An author or tag of which the user wants more counts more for a while."""
+
+    on: bool = Field(default=True, description="Whether `show more` has an effect.")
+    multiplier: float = Field(
+        default=1.5, ge=1, le=10, description="What the lift is multiplied by at first."
+    )
+    days: float = Field(
+        default=140.0, gt=0, le=3_650, description="Days until it counts no more than others."
+    )
+
+
 class AdjustmentsOptions(Options):
     """What is done to scores by rule: named multipliers, which the explanation shows."""
 
@@ -354,6 +367,9 @@ class AdjustmentsOptions(Options):
     )
     show_less: ShowLessOptions = Field(
         default=ShowLessOptions(), description="What the user wants less of comes back slowly."
+    )
+    show_more: ShowMoreOptions = Field(
+        default=ShowMoreOptions(), description="What the user wants more of counts more."
     )
 
 

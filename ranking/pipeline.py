@@ -8,7 +8,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from feeds.model import position_of
-from ranking.adjustments import Adjustment, OutOfNetworkMultiplier, ShowLessMultiplier
+from ranking.adjustments import (
+    Adjustment,
+    OutOfNetworkMultiplier,
+    ShowLessMultiplier,
+    ShowMoreMultiplier,
+)
 from ranking.arrangements import (
     Arrangement,
     Diversity,
@@ -68,7 +73,7 @@ from ranking.sources import (
 )
 from ranking.vectors import vectors_of
 
-__all__ = ["build_filters", "build_ranker", "build_sources", "describe"]
+__all__ = ["build_feedback_filters", "build_filters", "build_ranker", "build_sources", "describe"]
 
 Description = dict[str, Any]  # Any: JSON
 
@@ -91,6 +96,15 @@ def build_filters(config: RankingConfig, kind: FeedKind) -> tuple[Filter, ...]:
     less = feed.adjustments.show_less
     by_feedback = (ShowLessFilter(less.removed_days),) if less.on else ()
     return (RemovedFilter(), *_filters(feed.filters), *by_feedback)
+
+
+def build_feedback_filters(config: RankingConfig, kind: FeedKind) -> tuple[Filter, ...]:
+    """Those filters of a feed by which a user, or a request, takes back what a slate holds."""
+    every = (*build_filters(config, kind), *_filters(config.feed(kind).post_filters))
+    return tuple(each for each in every if each.name in _BY_FEEDBACK)
+
+
+_BY_FEEDBACK: Final = ("hidden", "muted_author", "muted_tag", "show_less", "excluded")
 
 
 def build_ranker(
@@ -180,12 +194,14 @@ def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
 
 
 def _adjustments(options: AdjustmentsOptions) -> tuple[Adjustment, ...]:
-    outside, less = options.out_of_network, options.show_less
+    outside, less, more = options.out_of_network, options.show_less, options.show_more
     made: list[Adjustment] = []
     if outside.on:
         made.append(OutOfNetworkMultiplier(outside.multiplier))
     if less.on:
         made.append(ShowLessMultiplier(less.removed_days, less.recovery_days, less.floor))
+    if more.on:
+        made.append(ShowMoreMultiplier(more.multiplier, more.days))
     return tuple(made)
 
 

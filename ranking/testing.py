@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import CounterRecord, UserRecord, counted_tags, kind_code
-from feeds.events import Engagement, EngagementKind, Event, Impression, Posted, Removed
+from feeds.events import (
+    Engagement,
+    EngagementKind,
+    Event,
+    FeedbackGiven,
+    Impression,
+    Posted,
+    Removed,
+)
 from feeds.model import FeedId, Follow, TenantId, UserId, activity_id, position_of
 from ranking.candidates import NO_FEEDBACK, Candidates, Feedback, FeedKind, Query
 from ranking.features import COUNTS, FEATURES, FeatureMatrix, FeatureSpec
@@ -148,6 +156,8 @@ class Recorded:
             self.activities.setdefault(event.activity_id, entry)
         elif isinstance(event, Removed):
             self.activities.pop(event.activity_id, None)
+        elif isinstance(event, FeedbackGiven):
+            self.users.setdefault(event.user, UserRecord.empty()).give(event)
         elif isinstance(event, Impression | Engagement) and event.activity_id in self.activities:
             self._count(event)
 

@@ -130,7 +130,7 @@ async def _measure(engine: FeedEngine, posted: Sequence[ActivityId], seconds: fl
         metrics=metrics,
         clock_us=lambda: NOW_US,
         configs=HeldConfigs(engine, service_config(settings), settings.configs_held_max),
-        served=RecentRequests(settings.preview_requests_max, settings.preview_tenants_max),
+        recent=RecentRequests(settings.preview_requests_max, settings.preview_tenants_max),
     )
     values, user_us = await _matrix(engine, tables, spec, model.factors)
     page = await reader.read(TENANT, READER, "personalized", limit=PAGE)

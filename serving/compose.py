@@ -20,6 +20,7 @@ from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.previews import Previews
 from serving.reader import FeedReader, LiveModels
+from serving.served import Served, ServedMemory
 from serving.served_requests import RecentRequests
 from serving.settings import Settings
 from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
@@ -95,6 +96,7 @@ class Services:
         await asyncio.to_thread(self.slate_log.stop)
         self.engine.close()
         self.reader.slates.close()
+        self.reader.served.close()
 
     async def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing.
@@ -154,14 +156,16 @@ def compose(
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
     shadow_slates: ShadowSlates | None = None,
+    served: Served | None = None,
     slot: int = 0,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
-    `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock; `shadow_slates` is told what models on trial would have shown; `slot` is this process's
-    number among them. Raises a `StorageError` where the directory is in use, damaged or of another
-    format, or the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    `models` in place of the loader's; `slates` and `served` where processes share them, and
+    `clock_us` one clock; `shadow_slates` is told what models on trial would have shown; `slot` is
+    this process's number among them. Raises a `StorageError` where the directory is in use, damaged
+    or of another format, or the node does not answer; `NoLeader` or `StaleRead` where its cluster
+    does not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
@@ -183,7 +187,11 @@ def compose(
     )
     follows = HeldFollows(engine, settings.follows_held_max)
     configs = HeldConfigs(engine, service_config(settings), settings.configs_held_max)
-    served = RecentRequests(settings.preview_requests_max, settings.preview_tenants_max)
+    recent = RecentRequests(settings.preview_requests_max, settings.preview_tenants_max)
+    if served is None:
+        served = ServedMemory(
+            time.monotonic, settings.served_max, settings.served_users_max, settings.served_ttl_s
+        )
     shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
     slate_log = SlateLog(
         settings.slate_log_path,
@@ -203,7 +211,8 @@ def compose(
         metrics,
         clock_us,
         configs,
-        served,
+        recent,
+        served=served,
         shadows=shadows,
         slate_log=slate_log,
     )
@@ -216,7 +225,7 @@ def compose(
         models=models,
         reader=reader,
         configs=configs,
-        previews=Previews(reader, served, configs, settings.preview_places_max),
+        previews=Previews(reader, recent, configs, settings.preview_places_max),
         reads=reads,
         metrics=metrics,
         clock_us=clock_us,

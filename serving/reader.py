@@ -8,7 +8,8 @@ orders by time and the answer says so in `degraded`: a feed is never refused bec
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
@@ -19,11 +20,11 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
-from ranking.candidates import Candidates, FeedKind, Query, Slate, Stage
+from ranking.candidates import Candidates, Feedback, FeedKind, Query, Slate, Stage
 from ranking.config import RankingConfig
 from ranking.fallback import fallback_scorer
 from ranking.features import Factors
-from ranking.pipeline import build_ranker, build_sources
+from ranking.pipeline import build_feedback_filters, build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
 from ranking.sources import CandidateSource, propose
@@ -31,8 +32,10 @@ from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.configs import ActiveVersion, RankingConfigs
 from serving.cursors import PinnedSlate, SlateCursor, Slates
+from serving.feedback import is_said, withdrawn
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
+from serving.served import Served, ServedMemory, followed_by, repeats
 from serving.served_requests import RecentRequests, ServedRequest
 from serving.settings import Settings
 from serving.shadows import ShadowTrials
@@ -122,8 +125,9 @@ class FeedReader:
     metrics: Metrics
     clock_us: Callable[[], int]
     configs: RankingConfigs
-    served: RecentRequests
+    recent: RecentRequests
     clock_ns: Callable[[], int] = perf_counter_ns
+    served: Served = field(default_factory=lambda: ServedMemory(time.monotonic, 0, 0, 0))
     shadows: ShadowTrials | None = None
     slate_log: SlateNotes = field(default_factory=NoSlateLog)
 
@@ -136,21 +140,44 @@ class FeedReader:
         limit: int,
         cursor: str | None = None,
         explain: bool = False,
+        exclude: Sequence[str] = (),
     ) -> Page:
         """A page of a ranked feed: the first one makes the slate, a cursor turns its pages.
 
-        Raises `InvalidCursor`, or `SlateExpired` where the slate of the cursor is no longer held.
+        A new slate does not repeat what the user was served lately, unless there is less than a
+        page of anything else. Raises `InvalidCursor`, `LimitExceeded` for too many activities to
+        exclude, or `SlateExpired` where the slate of the cursor is no longer held.
         """
-        pages = RankedPages(self.engine, self.tables, self.follows, self.settings.home_group)
+        page = await self._page(tenant, user, kind, limit, cursor, explain, self._excluded(exclude))
+        self.served.note(tenant, user, page.shown)
+        return page
+
+    async def _page(
+        self,
+        tenant: TenantId,
+        user: UserId,
+        kind: FeedKind,
+        limit: int,
+        cursor: str | None,
+        explain: bool,
+        excluded: Collection[bytes],
+    ) -> Page:
+        pages = RankedPages(self.engine, self.tables)
+        active = self.configs.of(tenant)
+        config, places = active.config, self._places(active.config, kind)
         if cursor is not None:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
-            return pages.page(pinned, place.offset, limit)
-        active, model = self.configs.of(tenant), self.models.get(tenant)
-        query = self._query(tenant, user, kind, self._places(active.config, kind))
-        sources = self._sources(query, active.config, model)
-        slate = await self._rank(query, active, model, sources, explain=explain)
-        self.served.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
+            query = replace(self._query(tenant, user, kind, places), excluded=excluded)
+            gone = await self._withdrawn(query, config, pinned, place.offset)
+            return pages.page(pinned, place.offset, limit, query.follows, withdrawn=gone)
+        model = self.models.get(tenant)
+        served = self.served.of(tenant, user) - {position_of(p.id) for p in config.feed(kind).pins}
+        query = self._query(tenant, user, kind, places)
+        query = replace(query, excluded=excluded, served=served)
+        sources = self._sources(query, config, model)
+        slate = await self._rank(query, active, model, sources, explain=explain, page=limit)
+        self.recent.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -197,10 +224,32 @@ class FeedReader:
     def _places(self, config: RankingConfig, kind: FeedKind) -> int:
         return min(config.feed(kind).slate_size, self.settings.slate_size_max)
 
+    async def _withdrawn(
+        self, query: Query, config: RankingConfig, slate: PinnedSlate, offset: int
+    ) -> Collection[Position]:
+        """What of the slate's further places the user has taken back since it was made."""
+        if not is_said(query):
+            return ()
+        filters = build_feedback_filters(config, query.kind)
+        asked = [position_of(slate.activity_id(place)) for place in range(offset, len(slate))]
+        table = self.tables.ready(query.tenant)
+        if table is None or (table.rows(asked) < 0).any():
+            table = await asyncio.to_thread(own_table, self.engine, query, asked)
+        return withdrawn(query, filters, asked, table)
+
+    def _excluded(self, exclude: Sequence[str]) -> Collection[bytes]:
+        limit = self.settings.exclude_max
+        if len(exclude) > limit:
+            raise LimitExceeded(
+                f"{len(exclude)} activities to exclude, exclude_max is {limit}: name fewer"
+            )
+        return frozenset(position_of(activity) for activity in exclude)
+
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
         request_id = os.urandom(16).hex()
         seed = hashlib.blake2b(f"{request_id}:{user}".encode(), digest_size=8).digest()
+        record = self.engine.user_record(tenant, user)
         return Query(
             tenant=tenant,
             user=user,
@@ -209,8 +258,9 @@ class FeedReader:
             limit=limit,
             request_id=request_id,
             seed=int.from_bytes(seed),
-            record=self.engine.user_record(tenant, user),
+            record=record,
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
+            feedback=Feedback.of(record),
         )
 
     def _sources(
@@ -237,17 +287,31 @@ class FeedReader:
         sources: Sequence[CandidateSource],
         *,
         explain: bool,
+        page: int = 0,
     ) -> Slate:
-        """Gather, score with the live model or by time, and count what happened."""
+        """Gather, score with the live model or by time, and count what happened.
+
+        A slate of less than a `page` is filled up with what was served lately.
+        """
         config = active.config
         deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
         started_ns = self.clock_ns()
         gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
         late = (gathered_ns - started_ns) / 1e6 > deadline_ms
+        model = None if late else model
         without = LOADING if self.models.loading(query.tenant) else NO_MODEL
         without = TOO_LATE if late else without
-        slate = self._score(query, config, gathered, None if late else model, without, explain)
+        slate = self._score(query, config, gathered, model, without, explain)
+        missing, again = page - len(slate.ranked), None
+        if missing > 0:
+            again = repeats(query, config, gathered.candidates, gathered.table)
+        if again is not None:
+            rest = replace(query, served=(), limit=missing)
+            refill = self._score(
+                rest, config, gathered._replace(candidates=again), model, without, explain
+            )
+            slate = followed_by(slate, refill)
         slate = replace(slate, config_version=active.version)
         self._try_shadow(query, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000

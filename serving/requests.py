@@ -31,6 +31,7 @@ from serving.tenants import Authenticator
 __all__ = [
     "ActivateBody",
     "ActivityBody",
+    "Body",
     "EventsBody",
     "FollowBody",
     "JsonRoute",
@@ -112,11 +113,13 @@ def _within_64_bits(digits: str) -> None:
         )
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What a client sends: read strictly, and nothing that is not asked for."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ActivityBody(_Body):
+class ActivityBody(Body):
     """An activity to post. Every key besides these is the app's own and comes back as it was."""
 
     model_config = ConfigDict(
@@ -167,7 +170,7 @@ class ActivityBody(_Body):
         )
 
 
-class FollowBody(_Body):
+class FollowBody(Body):
     """A feed to follow."""
 
     model_config = ConfigDict(
@@ -180,7 +183,7 @@ class FollowBody(_Body):
     )
 
 
-class _EventBody(_Body):
+class _EventBody(Body):
     user: str = Field(description="The user's id.")
     activity_id: str = Field(description="The activity's id, from a reply of this server.")
     time: str | None = Field(None, description="ISO 8601, UTC without an offset; absent means now.")
@@ -226,7 +229,7 @@ class EngagementBody(_EventBody):
         return Engagement(**self._fields(now_us), kind=self.kind, value=self.value)
 
 
-class EventsBody(_Body):
+class EventsBody(Body):
     """Impressions and engagements, at most `events_batch_max` (1,000) at a time."""
 
     model_config = ConfigDict(
@@ -264,7 +267,7 @@ class EventsBody(_Body):
         return [event.event(now_us) for event in self.events]
 
 
-class RankBody(_Body):
+class RankBody(Body):
     """Activities that the caller wants in the best order for the user."""
 
     model_config = ConfigDict(
@@ -277,7 +280,7 @@ class RankBody(_Body):
     explain: bool = Field(False, description="Whether stages, features and contributions come.")
 
 
-class ActivateBody(_Body):
+class ActivateBody(Body):
     """Which version ranks until now, so that nobody undoes what they have not seen."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"expected_version": 3}]})
@@ -290,7 +293,7 @@ class ActivateBody(_Body):
     )
 
 
-class RollBackBody(_Body):
+class RollBackBody(Body):
     """Which version ranks until now, where the caller has looked."""
 
     expected_version: int | None = Field(

@@ -212,6 +212,26 @@ class Settings(BaseSettings):
     slate_ttl_s: float = Field(
         900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
     )
+    served_max: int = Field(
+        200,
+        ge=0,
+        le=1_000,
+        description="Places of each user that are remembered, so that a new slate does not repeat "
+        "them, 24 bytes each; 0 remembers nothing.",
+    )
+    served_users_max: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Users whose served places are remembered at most; those served longest ago "
+        "leave first.",
+    )
+    served_ttl_s: float = Field(
+        1_800.0, ge=1, le=604_800, description="Seconds for which a served place is remembered."
+    )
+    exclude_max: int = Field(
+        200, ge=0, le=500, description="Activities that one ranked read can leave out at most."
+    )
     deadline_ms: float = Field(
         100.0,
         ge=1,

@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import UserRecord
-from feeds.events import Engagement, Event, Followed, Impression, Posted, Removed, Unfollowed
+from feeds.events import (
+    Engagement,
+    Event,
+    FeedbackGiven,
+    Followed,
+    Impression,
+    Posted,
+    Removed,
+    Unfollowed,
+)
 from feeds.model import (
     ActivityId,
     FeedId,
@@ -25,7 +34,7 @@ from feeds.model import (
     position_of,
     user_of_actor,
 )
-from ranking.candidates import Candidates, FeedKind, Query
+from ranking.candidates import Candidates, Feedback, FeedKind, Query
 from ranking.config import RankingConfig
 from ranking.extractors.base import USER_GROUP
 from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
@@ -87,6 +96,8 @@ class ReplayState:
                     self._records[event.user].add(event, known.position, posted.actor, posted.tags)
                     if not self.table.whole and self.table.rows([known.position])[0] < 0:
                         self.table.count_outside(event, posted)
+            case FeedbackGiven():
+                self._records[event.user].give(event)
             case Posted():
                 self._post(index, event)
             case Removed():
@@ -99,6 +110,7 @@ class ReplayState:
 
     def query(self, user: UserId, now_us: int, kind: FeedKind = "personalized") -> Query:
         """What the user's read of a ranked feed would be at a time."""
+        record = self._records.get(user) or UserRecord.empty()
         return Query(
             tenant=self.tenant,
             user=user,
@@ -107,8 +119,9 @@ class ReplayState:
             limit=25,
             request_id=f"replay-{user}-{now_us}",
             seed=0,
-            record=self._records.get(user) or UserRecord.empty(),
+            record=record,
             follows=self._follows.get(home_of(user)) or {},
+            feedback=Feedback.of(record),
         )
 
     def sources(self, config: RequestConfig, kind: FeedKind) -> tuple[CandidateSource, ...]:

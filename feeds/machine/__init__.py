@@ -17,6 +17,7 @@ from feeds.commands import (
     CreateTenant,
     FanOut,
     FollowFeed,
+    GiveFeedback,
     MoveClock,
     Once,
     PostActivity,
@@ -30,6 +31,7 @@ from feeds.events import Event
 from feeds.machine.changes import Changes
 from feeds.machine.clock import move_clock
 from feeds.machine.configs import activate_config, save_config
+from feeds.machine.feedback import give_feedback
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
@@ -86,6 +88,7 @@ def _decide_once(command: Command, changes: Changes, view: View) -> Result:
 # Any: each is called with the commands of its own type alone.
 DECISIONS: Final[Mapping[type[Command], Callable[[Any, Changes, View], Result]]] = {
     RecordEvents: record,
+    GiveFeedback: give_feedback,
     PostActivity: post,
     FollowFeed: follow,
     UnfollowFeed: unfollow,

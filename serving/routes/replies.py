@@ -18,6 +18,7 @@ __all__ = [
     "ExplainedSlate",
     "Explanation",
     "FeedPage",
+    "FeedbackTaken",
     "Followed",
     "Model",
     "Pipeline",
@@ -296,6 +297,13 @@ class ShadowModel(BaseModel):
     overlap_at_10: float | None = Field(description="Mean share of the first ten in both.")
     rank_correlation: float | None = Field(description="Mean of Spearman's rank correlation.")
     problem: str | None = Field(description="Why no newer one is on trial; or null.")
+
+
+class FeedbackTaken(BaseModel):
+    """The user's word is in the log."""
+
+    index: int = Field(description="Place in the log; reads that need it ask for `min_index`.")
+    duplicate: bool = Field(description="Whether the idempotency key was used before.")
 
 
 class Model(BaseModel):

@@ -16,6 +16,7 @@ from feeds.commands import (
     CreateTenant,
     FanOut,
     FollowFeed,
+    GiveFeedback,
     MoveClock,
     Once,
     PostActivity,
@@ -27,8 +28,15 @@ from feeds.commands import (
     encode_command,
 )
 from feeds.errors import FormatUnsupported, InvalidInput
-from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
-from feeds.model import ActivityId
+from feeds.events import (
+    ENGAGEMENT_KINDS,
+    Engagement,
+    FeedbackGiven,
+    FeedbackKind,
+    Impression,
+    Posted,
+)
+from feeds.model import ActivityId, UserId
 from feeds.results import (
     Accepted,
     ConfigActivated,
@@ -88,6 +96,9 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         tuple[str, ...]: tuples,
         Once | None: once,
         tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
+        FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "show_less")),
+        UserId: texts,
+        FeedbackGiven: st.deferred(lambda: st.builds(FeedbackGiven, **_fields(FeedbackGiven))),
         Posted: st.deferred(lambda: st.builds(Posted, **_fields(Posted))),
     }
     return {field.name: by_type[field.type] for field in msgspec.structs.fields(kind)}
@@ -106,6 +117,7 @@ kinds: tuple[type[msgspec.Struct], ...] = (
     RecordEvents,
     SaveVersion,
     ActivateVersion,
+    GiveFeedback,
 )
 commands = st.one_of([st.builds(kind, **_fields(kind)) for kind in kinds])
 results = st.one_of(
@@ -151,8 +163,8 @@ def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
 
 def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
-    with pytest.raises(FormatUnsupported, match=r"command of version 4, .* start the release that"):
-        decode_command(b"\x04" + data[1:])
+    with pytest.raises(FormatUnsupported, match=r"command of version 5, .* start the release that"):
+        decode_command(b"\x05" + data[1:])
 
 
 @pytest.mark.parametrize("version", [1, 2])

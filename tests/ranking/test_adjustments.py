@@ -8,6 +8,7 @@ from ranking.adjustments import (
     Adjustment,
     OutOfNetworkMultiplier,
     ShowLessMultiplier,
+    ShowMoreMultiplier,
     adjust,
 )
 from ranking.candidates import Feedback, Query
@@ -116,3 +117,17 @@ def test_a_multiplier_below_one_raises_nothing_and_a_constant_changes_no_order(
     assert (adjusted(scores)[[0, 2]] == scores[[0, 2]]).all()
     moved = adjusted(scores + np.float32(constant)) - constant
     np.testing.assert_allclose(moved, adjusted(scores), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("days", "expected"), [(0, 1.5), (70, 1.25), (140, 1.0), (1000, 1.0)])
+def test_show_more_fades_in_a_straight_line(days: int, expected: float) -> None:
+    said = Feedback(more_authors={"user:bob": T0_US}, more_tags={"nothing": T0_US})
+    found = multiplied(ShowMoreMultiplier(), query(T0_US + days * DAY_US, feedback=said))
+    assert found == pytest.approx([1, expected, expected, 1])
+
+
+def test_the_highest_of_author_and_tags_holds() -> None:
+    said = Feedback(more_authors={"user:bob": T0_US - 70 * DAY_US}, more_tags={"gate": T0_US})
+    found = multiplied(ShowMoreMultiplier(), query(T0_US, feedback=said))
+    assert found == pytest.approx([1.5, 1.5, 1.25, 1])
+    assert multiplied(ShowMoreMultiplier(), query(T0_US)) is None

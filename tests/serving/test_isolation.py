@@ -114,6 +114,15 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ],
         ("POST", "/v2/ranking-configs/rollback"): [{"url": "/v2/ranking-configs/rollback"}],
         ("GET", "/v2/pipeline"): [{"url": "/v2/pipeline", "params": {"kind": "explore"}}],
+        ("POST", "/v2/feedback"): [
+            {"url": "/v2/feedback", "json": {"user": "bob", "kind": kind} | about}
+            for kind, about in (
+                ("mute", {"author": "user:ann"}),
+                ("hide", {"activity_id": one}),
+                ("unhide", {"activity_id": one}),
+                ("show_less", {"activity_id": one}),
+            )
+        ],
         ("POST", "/v2/events"): [
             {
                 "url": "/v2/events",
@@ -134,10 +143,10 @@ def state(sites: Sites) -> dict[str, object]:
         "config": engine.active_ranking_config(bravo),
         "follows": engine.follows(bravo, FeedId("timeline", "bob")),
         "feed": sites.bravo.get("/v2/feeds/timeline/bob").content,
-        "ranked": [
+        "ranked": sorted(  # what was served comes last: the order is another at each read
             entry["id"]
             for entry in sites.bravo.get("/v2/users/bob/feeds/personalized").json()["results"]
-        ],
+        ),
     }
 
 
