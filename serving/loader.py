@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -130,14 +131,16 @@ class Loader:
                 pause_s = min(2 * pause_s, self._config.retry_max_s)
 
     def poll(self, stop: threading.Event | None = None) -> None:
-        """Look at every tenant once; raises `RankingError` where tenants cannot be listed."""
+        """Look at every tenant once, live models first.
+
+        Raises `RankingError` where tenants cannot be listed.
+        """
         named = self._registry.aliases()
         tenants = self._tenants or sorted(named)
-        for tenant in tenants[: self._config.tenants_max]:
+        for alias, tenant in product(ALIASES, tenants[: self._config.tenants_max]):
             if stop is not None and stop.is_set():
                 return
-            for alias in ALIASES:
-                self._follow(tenant, alias, named.get(tenant, {}))
+            self._follow(tenant, alias, named.get(tenant, {}))
 
     def _follow(self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None) -> None:
         """Hand over what an alias names; `named` None where that has to be asked for."""
