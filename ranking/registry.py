@@ -24,12 +24,14 @@ from ranking.files import copy_files, locked, replace_file, sweep_drafts, whole_
 from ranking.manifest import manifest_digest
 
 __all__ = [
+    "ALIASES",
     "Alias",
     "DirectoryRegistry",
     "ModelRegistry",
     "ModelVersion",
     "check_fetched",
     "check_published",
+    "known_aliases",
     "open_registry",
     "promoted",
     "rolled_back",
@@ -38,6 +40,9 @@ __all__ = [
 ]
 
 Alias = Literal["live", "previous", "shadow"]
+
+ALIASES: Final[tuple[Alias, ...]] = ("live", "previous", "shadow")
+"""All of them, the most urgent first."""
 
 VERSIONS_MAX: Final = 1_000_000
 """Versions of one tenant; the directory names of more would no longer sort."""
@@ -85,6 +90,13 @@ class ModelRegistry(Protocol):
 
     def alias(self, tenant: TenantId, name: Alias) -> ModelVersion | None:
         """The version that an alias names, or None. Cheap: made for polling."""
+        ...
+
+    def aliases(self) -> dict[TenantId, Mapping[Alias, int] | None]:
+        """What every tenant's aliases name, in one pass: made for polling many.
+
+        None for a tenant whose aliases cannot be read: asking for one of them says why.
+        """
         ...
 
     def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
@@ -144,6 +156,11 @@ def open_registry(uri: str, clock: Callable[[], int] | None = None) -> ModelRegi
 def wall_clock_us() -> int:
     """The real time, in microseconds since the epoch."""
     return time.time_ns() // 1_000
+
+
+def known_aliases(aliases: Mapping[str, int]) -> dict[Alias, int]:
+    """Those of the aliases that mean something to us. Pure."""
+    return {name: aliases[name] for name in ALIASES if name in aliases}
 
 
 def promoted(
@@ -247,6 +264,10 @@ class DirectoryRegistry:
         number = self._aliases(tenant).get(name)
         return None if number is None else self._version(tenant, number)
 
+    def aliases(self) -> dict[TenantId, Mapping[Alias, int] | None]:
+        """See `ModelRegistry.aliases`."""
+        return {tenant: self._known_aliases(tenant) for tenant in self.tenants()}
+
     def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
         """See `ModelRegistry.promote`."""
         wanted = self._version(tenant, version)
@@ -309,6 +330,12 @@ class DirectoryRegistry:
             return {}
         except (OSError, msgspec.MsgspecError) as error:
             raise _unavailable(path, error) from error
+
+    def _known_aliases(self, tenant: TenantId) -> Mapping[Alias, int] | None:
+        try:
+            return known_aliases(self._aliases(tenant))
+        except RegistryUnavailable:
+            return None
 
     def _move(
         self, tenant: TenantId, change: Callable[[Mapping[str, int]], dict[str, int]]

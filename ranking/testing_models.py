@@ -172,6 +172,7 @@ class RegistryContract:
         self._publish(registry, tmp_path)
         assert registry.alias(ACME, "live") is None
         assert registry.tenants() == [ACME]
+        assert registry.aliases() == {ACME: {}}
 
     def test_promoted_version_is_live_and_the_former_one_previous(
         self, registry: ModelRegistry, tmp_path: Path
@@ -182,6 +183,7 @@ class RegistryContract:
         assert registry.alias(ACME, "previous") is None
         assert registry.promote(ACME, 2) == second
         assert self._aliases(registry) == (second, first)
+        assert registry.aliases() == {ACME: {"live": 2, "previous": 1}}
         assert registry.roll_back(ACME) == first
         assert self._aliases(registry) == (first, second)
         assert registry.roll_back(ACME) == second
@@ -243,6 +245,7 @@ class RegistryContract:
         for version in (first, second, second):
             assert registry.set_shadow(ACME, version.version) == version
             assert registry.alias(ACME, "shadow") == version
+        assert registry.aliases() == {ACME: {"live": 1, "shadow": 2}}
         with pytest.raises(ModelNotFound, match="no version 9"):
             registry.set_shadow(ACME, 9)
         assert registry.alias(ACME, "shadow") == second

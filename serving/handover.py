@@ -20,7 +20,6 @@ from ranking.files import replace_file
 from ranking.registry import Alias, ModelVersion
 
 __all__ = [
-    "ALIASES",
     "Handed",
     "Problem",
     "bundle_name",
@@ -34,9 +33,6 @@ __all__ = [
     "write_handed",
     "write_problem",
 ]
-
-ALIASES: Final[tuple[Alias, ...]] = ("live", "previous", "shadow")
-"""What is handed over, the most urgent first."""
 
 _BYTES_MAX: Final = 65_536
 _BUNDLE_NAME: Final = re.compile(r"[1-9][0-9]*-[0-9a-f]{12}")

@@ -15,10 +15,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +29,15 @@ from feeds.model import TenantId, check_tenant_id
 from ranking.errors import RankingError, RegistryUnavailable
 from ranking.files import sweep_drafts
 from ranking.manifest import BundleLimits, check_files
-from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
-from serving.handover import (
+from ranking.registry import (
     ALIASES,
+    Alias,
+    ModelRegistry,
+    ModelVersion,
+    open_registry,
+    wall_clock_us,
+)
+from serving.handover import (
     bundle_name,
     clear_problem,
     is_bundle_name,
@@ -62,6 +69,9 @@ class LoaderConfig:
     """Bundles of a tenant that stay besides those that an alias names."""
     tenants_max: int = 10_000
     """Tenants that are followed; further ones, in order of their names, are not."""
+    check_s: float = 60.0
+    """Seconds until a version is looked at again whose number is the same: a registry may be
+    another one."""
     model_bytes_max: int = 67_108_864
     """Bytes of a bundle's files; a larger model is not handed over."""
 
@@ -103,6 +113,7 @@ class Loader:
         self._verify = verify
         self._clock_us = clock_us
         self._monotonic_s = monotonic_s
+        self._settled: dict[tuple[TenantId, Alias], tuple[ModelVersion, float]] = {}
         self._failures: dict[tuple[TenantId, Alias], _Failure] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -120,20 +131,25 @@ class Loader:
                 pause_s = min(2 * pause_s, self._config.retry_max_s)
 
     def poll(self, stop: threading.Event | None = None) -> None:
-        """Look at every tenant once; raises `RankingError` where tenants cannot be listed."""
-        tenants = self._tenants or self._registry.tenants()
-        for tenant in tenants[: self._config.tenants_max]:
+        """Look at every tenant once, live models first.
+
+        Raises `RankingError` where tenants cannot be listed.
+        """
+        named = self._registry.aliases()
+        tenants = self._tenants or sorted(named)
+        for alias, tenant in product(ALIASES, tenants[: self._config.tenants_max]):
             if stop is not None and stop.is_set():
                 return
-            for alias in ALIASES:
-                self._follow(tenant, alias)
+            self._follow(tenant, alias, named.get(tenant, {}))
 
-    def _follow(self, tenant: TenantId, alias: Alias) -> None:
+    def _follow(self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None) -> None:
+        """Hand over what an alias names; `named` None where that has to be asked for."""
         home, version = self._out / tenant, None
         try:
-            if self._is_waiting(tenant, alias, ""):
+            if self._is_waiting(tenant, alias, "") or self._is_settled(tenant, alias, named):
                 return
-            version = self._registry.alias(tenant, alias)
+            if named is None or alias in named:
+                version = self._registry.alias(tenant, alias)
             if version is None:
                 if alias != "live":
                     withdraw(home, alias)
@@ -144,8 +160,24 @@ class Loader:
                 self._hand_over(home, alias, version)
             clear_problem(home, alias)
             self._failures.pop((tenant, alias), None)
+            self._settled[tenant, alias] = version, self._monotonic_s() + self._config.check_s
         except (RankingError, OSError) as error:
+            self._settled.pop((tenant, alias), None)
             self._fail(tenant, alias, version, str(error))
+
+    def _is_settled(
+        self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None
+    ) -> bool:
+        """Whether the alias names what was handed over a while ago, which is still there."""
+        version, until_s = self._settled.get((tenant, alias), (None, 0.0))
+        return (
+            version is not None
+            and named is not None
+            and named.get(alias) == version.version
+            and self._monotonic_s() < until_s
+            and (tenant, alias) not in self._failures
+            and _is_handed_over(self._out / tenant, alias, version)
+        )
 
     def _is_waiting(self, tenant: TenantId, alias: Alias, digest: str) -> bool:
         """Whether this failed a moment ago: another version than the one that did is tried."""

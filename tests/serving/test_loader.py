@@ -17,7 +17,7 @@ import xgboost
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.errors import RankingError, RegistryUnavailable
-from ranking.registry import Alias, DirectoryRegistry
+from ranking.registry import Alias, DirectoryRegistry, ModelVersion
 from ranking.testing import T0_US
 from ranking.testing_models import ACME, boosted_scorer, model_bundle
 from serving.handover import read_handed, read_problem
@@ -191,6 +191,31 @@ def test_one_tenant_that_fails_does_not_hold_up_another(house: House) -> None:
     assert (house.live(ACME), house.live(BETA)) == (None, 1)
 
 
+def test_many_tenants_whose_aliases_stay_are_asked_for_in_one_pass(tmp_path: Path) -> None:
+    asked: list[tuple[TenantId, Alias]] = []
+
+    class Counting(DirectoryRegistry):
+        def alias(self, tenant: TenantId, name: Alias) -> ModelVersion | None:
+            asked.append((tenant, name))
+            return super().alias(tenant, name)
+
+    house = House(tmp_path, LoaderConfig())
+    house.registry = Counting(tmp_path / "registry", lambda: T0_US)
+    loader = Loader(house.registry, house.out, verify=_verify, monotonic_s=lambda: house.now_s)
+    for tenant in (ACME, BETA):
+        house.publish(tenant)
+    for _ in range(3):
+        loader.poll()
+        assert asked == [(ACME, "live"), (BETA, "live")]
+    house.publish(ACME, seed=2)
+    loader.poll()
+    assert asked[2:] == [(ACME, "live"), (ACME, "previous")]
+    assert (house.live(ACME), house.live(ACME, "previous"), house.live(BETA)) == (2, 1, 1)
+    house.now_s = 60.0
+    loader.poll()
+    assert len(asked) == 7
+
+
 def test_later_tenants_are_followed_unless_some_are_named(tmp_path: Path) -> None:
     named = House(tmp_path, LoaderConfig(), ACME)
     for tenant in (ACME, BETA):
@@ -301,6 +326,7 @@ def test_registry_made_anew_is_told_apart_by_the_digest(house: House) -> None:
     house.loader.poll()
     shutil.rmtree(house.path / "registry")
     house.publish(seed=2)
+    house.now_s = LoaderConfig().check_s
     house.loader.poll()
     live = read_handed(house.out / ACME)
     assert live is not None
