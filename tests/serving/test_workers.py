@@ -252,6 +252,30 @@ def test_a_node_that_does_not_answer_is_told(tmp_path: Path) -> None:
     assert "no engine answers" in told.stderr
 
 
+def test_workers_follow_an_activated_config_without_a_restart(
+    cluster: Path, key: str, start: Start
+) -> None:
+    del cluster
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    wait_until(lambda: lags(service, key) == ["1", "2"], "both workers to tell their lag")
+    with service.client(key) as client:
+        assert client.post("/v2/ranking-configs", json={}).status_code == 201
+
+    # What one worker activated ranks at the other, which had held what was active before.
+    for version, (stopped, other) in enumerate([(first, second), (second, first), (first, second)]):
+        with standing_still(other):
+            assert ask(service, key, PERSONALIZED).json()["config_version"] == version % 2
+        with standing_still(stopped), service.client(key) as client:
+            path = f"/v2/ranking-configs/{(version + 1) % 2}/activate"
+            reply = client.post(path, json={"expected_version": version % 2})
+            assert reply.status_code == 200, reply.text
+        with standing_still(other):
+            page = ask(service, key, PERSONALIZED, min_index=reply.json()["index"])
+            assert page.json()["config_version"] == (version + 1) % 2
+
+
 def test_a_worker_that_cannot_start_ends_the_service(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
