@@ -28,6 +28,7 @@ def loader_arguments(settings: Settings) -> list[str]:
         *("--registry", settings.registry_uri),
         *("--out", str(settings.models_path)),
         *("--poll-s", str(settings.loader_poll_s)),
+        *("--log-format", settings.log_format),
     ]
 
 

@@ -1,9 +1,11 @@
 """From settings to services: the only place that wires."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
@@ -20,7 +22,10 @@ from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
 from serving.telemetry import Metrics
+from serving.tenant_metrics import TenantMetrics
 from serving.tenants import Authenticator
+from serving.tracing import Tracing, open_tracing
+from serving.worker import METRICS_DIRECTORY
 
 __all__ = ["Services", "clock_from", "compose"]
 
@@ -62,6 +67,8 @@ class Services:
     reads: Reads
     metrics: Metrics
     clock_us: Callable[[], int]
+    tenant_metrics: TenantMetrics
+    tracing: Tracing
 
     async def start(self) -> None:
         """Load tables and models, and follow what changes."""
@@ -75,6 +82,7 @@ class Services:
         await self.models.stop()
         self.engine.close()
         self.reader.slates.close()
+        await asyncio.to_thread(self.tracing.close)
 
     async def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing.
@@ -132,17 +140,27 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
+    worker: int | None = None,
+    tracing: Tracing | None = None,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
-    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    clock; `worker` is the number of this one; `tracing` in place of the settings'.
+
+    Raises a `StorageError` where the directory is in use, damaged or of another format, or the node
+    does not answer; `NoLeader` or `StaleRead` where its cluster does not; `SettingsInvalid` where
+    what traces need is not installed.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
+    tracing = tracing or open_tracing(settings)
     config, metrics = _limits(settings, feeds), Metrics()
     engine, reads = _open_engine(settings, config, metrics, clock_us)
-    models = models or ModelCache(settings.models_path, clock_us=clock_us)
+    models = models or ModelCache(
+        settings.models_path,
+        clock_us=clock_us,
+        loaded=lambda model: tracing.model_loaded(model.tenant, model.version, model.load_ms),
+    )
     tables = ActivityTables(
         engine,
         metrics,
@@ -158,8 +176,28 @@ def compose(
     follows = HeldFollows(engine, settings.follows_held_max)
     reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
     return Services(
-        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+        settings,
+        config,
+        engine,
+        authenticator,
+        tables,
+        models,
+        reader,
+        reads,
+        metrics,
+        clock_us,
+        _tenant_metrics(settings, worker),
+        tracing,
     )
+
+
+def _tenant_metrics(settings: Settings, worker: int | None) -> TenantMetrics:
+    """A worker has a file of its own among those of Prometheus, whose names end otherwise."""
+    directory = os.environ.get(METRICS_DIRECTORY)
+    file = None
+    if worker is not None and directory is not None:
+        file = Path(directory) / f"{worker}.tenants"
+    return TenantMetrics(settings.metrics_tenants_max, settings.metrics_tenant_idle_s, file)
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:

@@ -34,6 +34,7 @@ from serving.handover import (
     write_live,
     write_problem,
 )
+from serving.logs import configure_logs
 from serving.verify import verify_apart
 
 __all__ = ["Loader", "LoaderConfig", "main"]
@@ -223,14 +224,7 @@ def sweep(out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Follow the registry until SIGTERM, or until the parent at the other end of stdin is gone."""
     given = _parser().parse_args(arguments)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    configure_logs("info", given.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -261,6 +255,9 @@ def _parser() -> argparse.ArgumentParser:
         help="tenants to follow; all of the registry's, also later ones, where none is named",
     )
     parser.add_argument("--poll-s", type=float, default=2.0, help="seconds between two looks")
+    parser.add_argument(
+        "--log-format", choices=("json", "text"), default="json", help="how log lines are written"
+    )
     parser.add_argument("--keep", type=int, default=2, help="old bundles to keep of each tenant")
     return parser
 

@@ -128,7 +128,10 @@ class ModelCache:
         config: ModelCacheConfig = ModelCacheConfig(),
         monotonic_s: Callable[[], float] = time.monotonic,
         clock_us: Callable[[], int] = system_clock_us,
+        loaded: Callable[[LoadedModel], None] = lambda _: None,
     ) -> None:
+        """`loaded` is told of each model that is taken up."""
+        self._loaded = loaded
         self._directory = directory
         self._config = config
         self._monotonic_s = monotonic_s
@@ -229,6 +232,7 @@ class ModelCache:
         followed.previous = now
         followed.since_us = self._clock_us()
         self._put(model)
+        self._loaded(model)
         _log.info("model_swapped", tenant=tenant, version=model.version, load_ms=model.load_ms)
 
     def _put(self, model: LoadedModel) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -28,6 +29,7 @@ from ranking.scorers.recency import RecencyScorer
 from ranking.sources import CandidateSource, default_sources, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
+from serving.current_request import note_source, note_step
 from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
@@ -123,7 +125,9 @@ class FeedReader:
         query = self._query(tenant, user, kind, self.settings.slate_size_max)
         slate = await self._rank(query, self._sources(query), explain=explain)
         pinned = PinnedSlate.of(slate, slate_head(slate))
+        began_ns = self.clock_ns()
         page = pages.page(pinned, 0, limit, query.follows, slate)
+        note_step("hydrate", began_ns, {"hydrate": (self.clock_ns() - began_ns) // 1_000})
         if page.next is not None:
             self.slates.pin(pinned)
             self.metrics.slates.set(len(self.slates))
@@ -172,7 +176,7 @@ class FeedReader:
         for source in default_sources(query.kind):
             if source.name == "following":
                 home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
-                sources.append(home.read(query))
+                sources.append(note_source(home.name, partial(home.read, query)))
             else:
                 sources.append(SparedSource(source, self._source_failed))
         return tuple(sources)
@@ -192,7 +196,9 @@ class FeedReader:
         slate = self._score(query, gathered, model, TOO_LATE if late else NO_MODEL, explain)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
-        self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
+        stages_us = {"gather": gather_us, **slate.timings_us}
+        self.metrics.note_slate(query.kind, outcome, stages_us)
+        note_step("rank", started_ns, stages_us, query.kind, outcome)
         if slate.explanation is None:
             return slate
         stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)

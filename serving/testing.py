@@ -29,6 +29,7 @@ from serving.http_protocol import uvicorn_config
 from serving.models import ModelCounts, ModelStatus
 from serving.reader import LiveModel
 from serving.settings import load_settings
+from serving.tracing import Tracing
 
 __all__ = [
     "HeldModel",
@@ -140,11 +141,15 @@ def served(
     data_dir: Path,
     feeds: FeedsConfig | None = None,
     models: FollowedModels | None = None,
+    tracing: Tracing | None = None,
     **settings: object,
 ) -> Iterator[Served]:
     """A service on a data directory until the block ends; `settings` as in `Settings`."""
     services = compose(
-        load_settings(data_dir=data_dir, port=0, **settings), feeds, models or HeldModels()
+        load_settings(data_dir=data_dir, port=0, **settings),
+        feeds,
+        models or HeldModels(),
+        tracing=tracing,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn_config(create_app(services), services.settings)

@@ -8,8 +8,10 @@ import pytest
 from feeds.config import FeedsConfig
 from ranking.features import FEATURES
 from serving import docs
+from serving.node_metrics import NODE_FAMILIES
 from serving.settings import Settings
 from serving.telemetry import Metrics
+from serving.tenant_metrics import TENANT_FAMILIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,5 +79,7 @@ def test_every_feature_is_on_its_page(pages: dict[str, str]) -> None:
 
 
 def test_every_metric_is_on_its_page(pages: dict[str, str]) -> None:
-    for metric in Metrics().registry.collect():
-        assert f"| `{metric.name}` |" in pages["metrics.md"]
+    told = [metric.name for metric in Metrics().registry.collect()]
+    told += [family.name for family in (*NODE_FAMILIES, *TENANT_FAMILIES)]
+    for name in told:
+        assert f"\n### {name}\n" in pages["metrics.md"]
