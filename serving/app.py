@@ -3,9 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from feeds.errors import FeedsError
@@ -16,6 +18,15 @@ from serving.routes import configs, events, feedback, feeds, health, model, rank
 from serving.telemetry import TelemetryMiddleware
 
 __all__ = ["create_app"]
+
+NO_TELEMETRY: Final[TelemetryConfig] = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+"""What FastAPI tells OpenTelemetry by itself: nothing. Its spans would hold paths and queries, and
+so users' names."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -36,6 +47,7 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         strict_content_type=False,
+        telemetry=NO_TELEMETRY,
     )
     app.state.services = services
     for module in (feeds, ranked, slates, events, feedback, model, configs, health):
@@ -48,5 +60,11 @@ def create_app(services: Services) -> FastAPI:
         body_bytes_max=services.settings.body_bytes_max,
         timeout_s=services.settings.client_timeout_s,
     )
-    app.add_middleware(TelemetryMiddleware, metrics=services.metrics)
+    app.add_middleware(
+        TelemetryMiddleware,
+        metrics=services.metrics,
+        tenants=services.tenant_metrics,
+        tracing=services.tracing,
+        settings=services.settings,
+    )
     return app

@@ -30,6 +30,7 @@ def loader_arguments(settings: Settings) -> list[str]:
         *("--poll-s", str(settings.loader_poll_s)),
         *("--model-bytes-max", str(settings.model_bytes_max)),
         *("--model-load-s-max", str(settings.model_load_s_max)),
+        *("--log-format", settings.log_format),
     ]
 
 

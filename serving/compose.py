@@ -1,9 +1,11 @@
 """From settings to services: the only place that wires."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
@@ -27,7 +29,10 @@ from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
 from serving.slate_log.config import config_of, rules_of
 from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
+from serving.tenant_metrics import TenantMetrics
 from serving.tenants import Authenticator
+from serving.tracing import Tracing, open_tracing
+from serving.worker import METRICS_DIRECTORY
 
 __all__ = ["Services", "clock_from", "compose"]
 
@@ -76,6 +81,8 @@ class Services:
     clock_us: Callable[[], int]
     shadows: ShadowTrials
     slate_log: SlateLog
+    tenant_metrics: TenantMetrics
+    tracing: Tracing
     slate_lookups: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(SLATE_LOOKUPS_MAX)
     )
@@ -97,6 +104,7 @@ class Services:
         self.engine.close()
         self.reader.slates.close()
         self.reader.served.close()
+        await asyncio.to_thread(self.tracing.close)
 
     async def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing.
@@ -157,21 +165,29 @@ def compose(
     clock_us: Callable[[], int] | None = None,
     shadow_slates: ShadowSlates | None = None,
     served: Served | None = None,
-    slot: int = 0,
+    worker: int | None = None,
+    tracing: Tracing | None = None,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` and `served` where processes share them, and
-    `clock_us` one clock; `shadow_slates` is told what models on trial would have shown; `slot` is
-    this process's number among them. Raises a `StorageError` where the directory is in use, damaged
-    or of another format, or the node does not answer; `NoLeader` or `StaleRead` where its cluster
-    does not.
+    `clock_us` one clock; `shadow_slates` is told what models on trial would have shown; `worker` is
+    the number of this one; `tracing` in place of the settings'.
+
+    Raises a `StorageError` where the directory is in use, damaged or of another format, or the node
+    does not answer; `NoLeader` or `StaleRead` where its cluster does not; `SettingsInvalid` where
+    what traces need is not installed.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
+    tracing = tracing or open_tracing(settings)
     config, metrics = _limits(settings, feeds), Metrics()
     engine, reads = _open_engine(settings, config, metrics, clock_us)
     models = models or ModelCache(
-        settings.models_path, _model_limits(settings), clock_us=clock_us, metrics=metrics
+        settings.models_path,
+        _model_limits(settings),
+        clock_us=clock_us,
+        metrics=metrics,
+        loaded=lambda model: tracing.model_loaded(model.tenant, model.version, model.load_ms),
     )
     tables = ActivityTables(
         engine,
@@ -199,7 +215,7 @@ def compose(
         rules_of(settings),
         metrics,
         clock_us,
-        slot=slot,
+        slot=worker or 0,
     )
     reader = FeedReader(
         engine,
@@ -231,6 +247,8 @@ def compose(
         clock_us=clock_us,
         shadows=shadows,
         slate_log=slate_log,
+        tenant_metrics=_tenant_metrics(settings, worker),
+        tracing=tracing,
     )
 
 
@@ -245,6 +263,15 @@ def _model_limits(settings: Settings) -> ModelCacheConfig:
 
 def _shadow_limits(settings: Settings) -> ShadowConfig:
     return ShadowConfig(sample=settings.shadow_sample, time_share=settings.shadow_time_share)
+
+
+def _tenant_metrics(settings: Settings, worker: int | None) -> TenantMetrics:
+    """A worker has a file of its own among those of Prometheus, whose names end otherwise."""
+    directory = os.environ.get(METRICS_DIRECTORY)
+    file = None
+    if worker is not None and directory is not None:
+        file = Path(directory) / f"{worker}.tenants"
+    return TenantMetrics(settings.metrics_tenants_max, settings.metrics_tenant_idle_s, file)
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:

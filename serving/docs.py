@@ -6,7 +6,7 @@ the source as it stands, so that a default is shown as it was written (`64 * 102
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +15,12 @@ import typer
 
 from serving import cli
 from serving.docs_ranking import ranking_config_sections
+from serving.exposition import Family, MetricKind
 from serving.extras import DISTRIBUTION
+from serving.node_metrics import NODE_FAMILIES
+from serving.tenant_metrics import TENANT_FAMILIES
 
-__all__ = ["Setting", "commands", "pages", "settings", "write"]
+__all__ = ["Setting", "commands", "metrics", "pages", "settings", "write"]
 
 PACKAGES = ("feeds", "ranking", "serving", "training")
 
@@ -30,7 +33,15 @@ The registry of features, version {version}; a `FeatureSpec` names those that a 
 same code computes them in training and in serving. A missing value is NaN, never 0. Those of the
 family `counts` are there for ranking expressions; the default spec leaves them out."""
 _SETTINGS_CLASSES = ("Config", "Settings", "FeatureParameters")
-_METRIC_KINDS = ("Counter", "Gauge", "Histogram")
+_ABOUT_METRICS = """\
+What the service measures, in Prometheus's text format. A counter `headwater_x` is queried as
+`headwater_x_total`, a histogram as `headwater_x_bucket`, `_sum` and `_count`. What they are good
+for, and who may read them, is in [observability.md](observability.md)."""
+_METRIC_KINDS: Mapping[str, MetricKind] = {
+    "Counter": "counter",
+    "Gauge": "gauge",
+    "Histogram": "histogram",
+}
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "pattern": "matches"}
 
 
@@ -260,16 +271,32 @@ def _is_error(node: ast.stmt) -> bool:
     return isinstance(node, ast.ClassDef) and bool(node.bases) and node.name != "Answer"
 
 
-def _metrics_page(root: Path) -> str:
-    rows = []
+def metrics(root: Path) -> list[tuple[str, list[Family]]]:
+    """Where metrics are told, and every metric that is told there."""
+    return [
+        ("GET /metrics: of the service", list(_service_metrics(root))),
+        ("GET /metrics: of the engine", list(NODE_FAMILIES)),
+        ("GET /metrics/tenants: of each tenant", list(TENANT_FAMILIES)),
+    ]
+
+
+def _service_metrics(root: Path) -> Iterator[Family]:
     tree = ast.parse((root / "serving" / "telemetry.py").read_bytes())
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Name) and call.func.id in _METRIC_KINDS:
             name, doc, *labels = (ast.literal_eval(argument) for argument in call.args)
-            shown = ", ".join(f"`{label}`" for label in (labels[0] if labels else ()))
-            rows.append((f"`{name}`", call.func.id.lower(), shown, doc))
-    about = "What `GET /metrics` reports, in Prometheus's text format."
-    return _page("Metrics", [[about], _table(("metric", "kind", "labels", "meaning"), rows)])
+            yield Family(name, _METRIC_KINDS[call.func.id], tuple(*labels), doc)
+
+
+def _metrics_page(root: Path) -> str:
+    sections: list[Sequence[str]] = [[_ABOUT_METRICS]]
+    for place, families in metrics(root):
+        sections.append([f"## {place}"])
+        for one in families:
+            labels = ", ".join(f"`{label}`" for label in one.labels)
+            shown = f"{one.kind.capitalize()}{' by ' if labels else ''}{labels}. {one.doc}"
+            sections += [[f"### {one.name}"], [shown]]
+    return _page("Metrics", sections)
 
 
 if __name__ == "__main__":

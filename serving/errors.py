@@ -4,6 +4,7 @@ ApiError                 an answer that is an error, with the code that Stream's
 ├── BadRequest      400  the request cannot be right; nothing was changed
 │   └── ConfigRefused   a ranking config that cannot be used; `problems` names every mistake
 ├── KeyRefused      401  no key, or one that this server does not know
+├── OperatorRefused 401  not the operator's token
 ├── NotAllowed      403  the key may not do this
 ├── ClientTooSlow   408  the request did not come within `client_timeout_s`
 ├── SlateExpired    410  the pages of a ranked feed are no longer held: read again
@@ -47,6 +48,7 @@ __all__ = [
     "HeadTooLarge",
     "KeyRefused",
     "NotAllowed",
+    "OperatorRefused",
     "SlateExpired",
     "Unavailable",
     "error_response",
@@ -110,6 +112,19 @@ class KeyRefused(ApiError):
             detail,
             more_info="Send 'Authorization: Bearer hw_<key id>_<secret>'; "
             "`headwater tenants` makes keys.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+class OperatorRefused(ApiError):
+    """The request lacks the operator's token."""
+
+    answer = Answer(401, 2, "ApiKeyException")
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            detail,
+            more_info="Send 'Authorization: Bearer <token>', the setting metrics_token.",
             headers={"WWW-Authenticate": "Bearer"},
         )
 

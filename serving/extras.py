@@ -16,6 +16,7 @@ _IMPORTED_AS: Mapping[str, str] = {
     "lightfm": "lightfm-next",
     "sklearn": "scikit-learn",
     "xdist": "pytest-xdist",
+    "yaml": "pyyaml",
     "xgboost": "xgboost-cpu",
 }
 """Modules whose distribution has another name, beyond `_` for `-`."""

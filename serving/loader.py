@@ -46,6 +46,7 @@ from serving.handover import (
     write_handed,
     write_problem,
 )
+from serving.logs import configure_logs
 from serving.verify import LOAD_SECONDS_MAX, verify_apart
 
 __all__ = ["Loader", "LoaderConfig", "main"]
@@ -295,14 +296,7 @@ def sweep(out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Follow the registry until SIGTERM, or until the parent at the other end of stdin is gone."""
     given = _parser().parse_args(arguments)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    configure_logs("info", given.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -351,6 +345,9 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=LOAD_SECONDS_MAX,
         help="seconds that loading a model may take; a slower one is refused",
+    )
+    parser.add_argument(
+        "--log-format", choices=("json", "text"), default="json", help="how log lines are written"
     )
     return parser
 

@@ -176,7 +176,10 @@ class ModelCache:
         clock_us: Callable[[], int] = system_clock_us,
         metrics: Metrics | None = None,
         load: LoadBundle = load_bundle,
+        loaded: Callable[[LoadedModel], None] = lambda _: None,
     ) -> None:
+        """`loaded` is told of each model that is taken up."""
+        self._told_of_load = loaded
         self._directory = directory
         self._config = config
         self._limits = BundleLimits(bytes_max=config.model_bytes_max)
@@ -409,6 +412,7 @@ class ModelCache:
         former = (None, None) if held is None else (held.live, held.shadow)
         self._put(tenant, _Held(model, *former))
         self._metrics.model_load_seconds.observe(model.load_ms / 1e3)
+        self._told_of_load(model)
         _log.info("model_swapped", tenant=tenant, version=model.version, load_ms=model.load_ms)
 
     def _has_room(self, model: LoadedModel, held: _Held | None) -> bool:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -31,6 +32,7 @@ from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.configs import ActiveVersion, RankingConfigs
+from serving.current_request import note_source, note_step
 from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.feedback import is_said, withdrawn
 from serving.follows import HeldFollows
@@ -179,7 +181,9 @@ class FeedReader:
         slate = await self._rank(query, active, model, sources, explain=explain, page=limit)
         self.recent.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
         pinned = PinnedSlate.of(slate, slate_head(slate))
+        began_ns = self.clock_ns()
         page = pages.page(pinned, 0, limit, query.follows, slate)
+        note_step("hydrate", began_ns, {"hydrate": (self.clock_ns() - began_ns) // 1_000})
         if page.next is not None:
             self.slates.pin(pinned)
             self.metrics.slates.set(len(self.slates))
@@ -271,7 +275,7 @@ class FeedReader:
         for source in build_sources(config, query.kind, model.factors if model else None):
             if source.name == "following":
                 home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
-                sources.append(home.read(query))
+                sources.append(note_source(home.name, partial(home.read, query)))
             else:
                 sources.append(SparedSource(source, self._source_failed))
         return tuple(sources)
@@ -318,7 +322,9 @@ class FeedReader:
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.slate_log.note(query, slate, gathered.table)
-        self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
+        stages_us = {"gather": gather_us, **slate.timings_us}
+        self.metrics.note_slate(query.kind, outcome, stages_us)
+        note_step("rank", started_ns, stages_us, query.kind, outcome)
         if slate.explanation is None:
             return slate
         stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)

@@ -16,6 +16,7 @@ from serving.children import LoaderProcess, loader_arguments
 from serving.imports import refuse_training_imports
 from serving.logs import configure_logs
 from serving.settings import Settings, load_settings
+from serving.tracing import check_tracing
 
 __all__ = ["command"]
 
@@ -82,7 +83,8 @@ def command(
         "loader": loader,
     }
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
+    check_tracing(settings)
     refuse_training_imports()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads are slower
     if settings.engine is None:

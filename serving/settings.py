@@ -1,5 +1,9 @@
-"""What the service can be told: every setting with its unit and its limits, read once at start."""
+"""What the service can be told: every setting with its unit and its limits, read once at start.
 
+It is long because every setting stands here, with its meaning, and nothing else.
+"""
+
+import re
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -31,6 +35,15 @@ MODEL_MEMORY_BASE: Final = 65_536
 def model_memory_bytes(file_bytes: int) -> int:
     """What a model counts for in `models_bytes_max`, by the bytes of its files."""
     return MODEL_MEMORY_FACTOR * file_bytes + MODEL_MEMORY_BASE
+
+
+TOKEN_CHARACTERS_MIN: Final = 16
+"""Characters of a token that opens something, at least."""
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+
+SECRETS: Final = frozenset({"metrics_token"})
+"""Settings whose value is never shown."""
 
 
 class SettingsInvalid(ValueError):
@@ -85,6 +98,58 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important log line that is written."
+    )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="How a log line is written: a JSON object, or `key='value'` for people."
+    )
+    log_requests: Literal["debug", "info"] = Field(
+        "debug",
+        description="The level of the one line that each request leaves; below `log_level` it is "
+        "not written.",
+    )
+    slow_request_ms: float = Field(
+        500.0,
+        ge=1,
+        le=600_000,
+        description="Milliseconds beyond which a request is logged as a warning, with its stages.",
+    )
+    metrics_token: str = Field(
+        "",
+        repr=False,
+        max_length=200,
+        description="What an operator sends as `Authorization: Bearer` to read the tenants' "
+        "metrics at `/metrics/tenants`, 16 characters at least; empty means nobody may.",
+    )
+    metrics_tenants_max: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Tenants that have metrics of their own in one process at most; the others "
+        "are counted together, as `_other`.",
+    )
+    metrics_tenant_idle_s: float = Field(
+        900.0,
+        ge=1,
+        le=604_800,
+        description="Seconds without a request after which a tenant has no metrics any more, and "
+        "another one may have its place.",
+    )
+    trace_exporter: Literal["off", "console", "otlp"] = Field(
+        "off",
+        description="Where traces of requests go: nowhere, to stderr as lines of JSON, or to a "
+        "collector by OTLP over HTTP (needs the extra `trace`).",
+    )
+    trace_endpoint: str = Field(
+        "http://127.0.0.1:4318/v1/traces",
+        pattern=r"^https?://[^\s/@]+(/\S*)?$",
+        description="URL that the `otlp` exporter posts traces to.",
+    )
+    trace_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the traces that begin here that is kept; the caller decides for a "
+        "request with a `traceparent`.",
     )
     loader: bool = Field(
         True, description="Whether the loader process runs beside the service and follows models."
@@ -364,6 +429,16 @@ class Settings(BaseSettings):
                 raise ValueError(str(error)) from None
         return text
 
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_token(cls, text: str) -> str:
+        if text and (len(text) < TOKEN_CHARACTERS_MIN or not _TOKEN.fullmatch(text)):
+            raise ValueError(
+                f"a token has {TOKEN_CHARACTERS_MIN} characters at least, letters, digits and "
+                "-._~+/= alone"
+            )
+        return text
+
     @model_validator(mode="after")
     def _check_workers(self) -> "Settings":
         if self.workers > 1 and self.engine is None:
@@ -440,7 +515,8 @@ def _sentence(problem: Any) -> str:  # Any: pydantic's ErrorDetails
     if not problem["loc"]:  # settings that do not go together
         return str(message)
     name = str(problem["loc"][0])
+    value = "not what it must be" if name in SECRETS else repr(str(problem["input"])[:80])
     return (
-        f"{name} is {str(problem['input'])[:80]!r}: {message}; set --{name.replace('_', '-')} "
+        f"{name} is {value}: {message}; set --{name.replace('_', '-')} "
         f"or {ENV_PREFIX}{name.upper()}"
     )

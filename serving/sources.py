@@ -8,6 +8,7 @@ what an unfollow left there: what the user sees in the feed can be ranked.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from feeds.model import FeedId, Position
 from ranking.candidates import Query
 from ranking.sources import CANDIDATES_MAX, CandidateSource
 from ranking.table import ActivityTable
+from serving.current_request import note_source
 from serving.table_loading import load_names
 
 __all__ = ["EngineFollowingSource", "PositionsSource", "SparedSource", "own_table"]
@@ -86,7 +88,7 @@ class SparedSource:
     def propose(self, query: Query, table: ActivityTable) -> Rows:
         """What the source proposes; nothing where it fails."""
         try:
-            return self.source.propose(query, table)
+            return note_source(self.source.name, partial(self.source.propose, query, table))
         except Exception as error:  # noqa: BLE001 - whatever a source does, the feed is answered
             _log.error("source_failed", source=self.source.name, error=type(error).__name__)
             self.failed(self.source.name)

@@ -1,7 +1,7 @@
 """What the service tells about itself: metrics with bounded labels, structured logs, request ids.
 
-Neither holds what users wrote, nor keys, nor tenants' or users' ids as labels: a route is its
-template, a status its class of three digits.
+Neither holds what users wrote, nor keys or users' ids, and the metrics name no tenant either: those
+of tenants are apart (`serving.tenant_metrics`). A route is its template, a status three digits.
 """
 
 import os
@@ -15,7 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.current_request import CurrentRequest, entered, left
 from serving.errors import INTERNAL, error_response
+from serving.settings import Settings
+from serving.tenant_metrics import TenantMetrics
+from serving.tracing import Tracing
 from serving.worker import METRICS_DIRECTORY
 
 __all__ = ["Metrics", "TelemetryMiddleware"]
@@ -216,11 +220,22 @@ class Metrics:
 
 
 class TelemetryMiddleware:
-    """Counts and times requests, gives each an id, and answers 500 where one failed."""
+    """Counts, times and traces requests, gives each an id, and answers 500 where one failed."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        tenants: TenantMetrics,
+        tracing: Tracing,
+        settings: Settings,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tenants = tenants
+        self._tracing = tracing
+        self._log_request = _log.info if settings.log_requests == "info" else _log.debug
+        self._slow_s = settings.slow_request_ms / 1e3
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -230,18 +245,21 @@ class TelemetryMiddleware:
         started = perf_counter()
         request_id = os.urandom(16).hex()
         scope["headwater.request_id"] = request_id
+        span = self._tracing.begin(scope["headers"], request_id)
+        request = CurrentRequest(request_id, span)
+        told = [(b"x-request-id", request_id.encode())]
+        if span is not None:
+            told.append((b"traceresponse", span.traceparent.encode()))
         status = 0
 
         async def send_noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                ]
+                message["headers"] = [*message["headers"], *told]
             await send(message)
 
+        token = entered(request)
         try:
             await self._app(scope, receive, send_noted)
         except Exception as error:
@@ -255,21 +273,39 @@ class TelemetryMiddleware:
             )
             await response(scope, receive, send_noted)
         finally:
-            self._note(scope, status, perf_counter() - started)
+            left(token)
+            self._note(request, scope, status, perf_counter() - started)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, request: CurrentRequest, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        _log.debug(
-            "request_answered",
-            request_id=scope["headwater.request_id"],
-            method=method,
-            route=route,
-            status=status,
-            ms=round(seconds * 1e3, 3),
-        )
+        if request.tenant is not None:
+            self._tenants.note(request, status, seconds)
+        if request.span is not None:
+            request.span.end(request, method, route, status)
+        if seconds > self._slow_s:
+            line = _line(request, method, route, status, seconds)
+            _log.warning("request_slow", **line, stages_ms=request.stages_ms())
+        else:
+            self._log_request("request_answered", **_line(request, method, route, status, seconds))
+
+
+def _line(
+    request: CurrentRequest, method: str, route: str, status: int, seconds: float
+) -> dict[str, str | int | float | None]:
+    """What a log line says of a request: no path, no header, nothing that a user wrote."""
+    traced = {} if request.span is None else {"trace_id": request.span.trace_id}
+    return {
+        "request_id": request.id,
+        "method": method,
+        "route": route,
+        "status": status,
+        "tenant": request.tenant,
+        "ms": round(seconds * 1e3, 3),
+        **traced,
+    }
 
 
 def route_of(scope: Scope) -> str:

@@ -15,6 +15,7 @@ from fastapi.security.base import SecurityBase
 
 from feeds.credentials import ApiKey, parse_api_key, verify
 from feeds.model import TenantId
+from serving.current_request import current_request
 from serving.errors import KeyRefused, NotAllowed
 
 __all__ = ["Authenticator", "KeyScheme", "Reader", "Writer"]
@@ -98,7 +99,10 @@ class KeyScheme(SecurityBase):
     async def __call__(self, request: Request) -> TenantId:
         """The tenant of the request's key."""
         authenticator: Authenticator = request.app.state.services.authenticator
-        return authenticator.tenant(request.headers.get("authorization"), self._scope)
+        tenant = authenticator.tenant(request.headers.get("authorization"), self._scope)
+        if (answered := current_request()) is not None:
+            answered.tenant = tenant
+        return tenant
 
 
 Reader = Annotated[TenantId, Depends(KeyScheme("read"))]

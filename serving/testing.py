@@ -31,6 +31,7 @@ from serving.models import ModelCounts, ModelStatus
 from serving.reader import LiveModel
 from serving.settings import load_settings
 from serving.shadows import ShadowSlates
+from serving.tracing import Tracing
 
 __all__ = [
     "HeldModel",
@@ -168,6 +169,7 @@ def served(
     feeds: FeedsConfig | None = None,
     models: FollowedModels | None = None,
     shadow_slates: ShadowSlates | None = None,
+    tracing: Tracing | None = None,
     **settings: object,
 ) -> Iterator[Served]:
     """A service on a data directory until the block ends; `settings` as in `Settings`."""
@@ -176,6 +178,7 @@ def served(
         feeds,
         models or HeldModels(),
         shadow_slates=shadow_slates,
+        tracing=tracing,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn_config(create_app(services), services.settings)

@@ -29,8 +29,8 @@ READY: Final = b"ready\n"
 METRICS_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable that names the directory where all workers' metrics are, to Prometheus."""
 
-LAG_NOTED_S: Final = 1.0
-"""Seconds between two notes of the store's lag."""
+NOTED_S: Final = 1.0
+"""Seconds between two notes of the store's lag and of what tenants asked."""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
     from serving.shared_served import SharedServed  # noqa: PLC0415
     from serving.shared_slates import SharedSlates  # noqa: PLC0415
 
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, settings.log_format)
     listener = socket.socket(fileno=plan.listener)
     slates = SharedSlates(
         Path(plan.slates), time.monotonic, settings.slates_max, settings.slate_ttl_s
@@ -98,7 +98,9 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
         settings.served_users_max,
         settings.served_ttl_s,
     )
-    services = compose(settings, slates=slates, clock_us=clock_us, served=served, slot=plan.number)
+    services = compose(
+        settings, slates=slates, clock_us=clock_us, served=served, worker=plan.number
+    )
     config = uvicorn_config(create_app(services), settings)
     server = ToldServer(config, _say_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -106,7 +108,7 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
         signal.signal(number, lambda *_: None)
 
     async def serve() -> None:
-        beside = [asyncio.create_task(_note_lag()), asyncio.create_task(_end_with_input())]
+        beside = [asyncio.create_task(_note()), asyncio.create_task(_end_with_input())]
         try:
             await server.serve(sockets=[listener])
         finally:
@@ -116,10 +118,11 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
                 with suppress(asyncio.CancelledError):
                     await task
 
-    async def _note_lag() -> None:
+    async def _note() -> None:
         while True:
             services.reads.problem()
-            await asyncio.sleep(LAG_NOTED_S)
+            services.tenant_metrics.save()
+            await asyncio.sleep(NOTED_S)
 
     async def _end_with_input() -> None:
         reader = asyncio.StreamReader()

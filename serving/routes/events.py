@@ -1,10 +1,9 @@
 """What users saw and did."""
 
-import asyncio
-
 import orjson
 from fastapi import APIRouter, Request, Response
 
+from serving.current_request import applied, current_request
 from serving.requests import EventsBody, JsonRoute
 from serving.routes import replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
@@ -34,7 +33,9 @@ async def record(
     events = body.facts(services.clock_us(), services.feeds.events_batch_max)
     content = body.model_dump_json().encode() if idempotency_key is not None else None
     future = services.engine.record(tenant, events, idempotency_key, content)
-    result = await asyncio.wrap_future(future)
+    result = await applied(future)
+    if (answered := current_request()) is not None:
+        answered.events += result.recorded
     return json_reply(
         orjson.dumps(
             {

@@ -1,6 +1,5 @@
 """Posting to feeds, following them and reading them newest first."""
 
-import asyncio
 from typing import Annotated
 
 import orjson
@@ -8,6 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 
 from feeds.model import FeedId, encode_body
 from serving.consistency import Consistent
+from serving.current_request import applied
 from serving.requests import ActivityBody, FollowBody, JsonRoute
 from serving.routes import replies
 from serving.routes.replies import ERRORS, Responses, services_of
@@ -73,7 +73,7 @@ async def post(
     engine = services_of(request).engine
     home = FeedId.parse(f"{group}:{feed}")
     future = engine.post(tenant, home, body.draft(), idempotency_key)
-    result = await asyncio.wrap_future(future)
+    result = await applied(future)
     activity = encode_body(result.activity)[:-1] + b',"origin":null}'
     rest = orjson.dumps({"index": result.index, "duplicate": result.duplicate})
     return json_reply(b'{"activity":' + activity + b"," + rest[1:], 201)
@@ -82,7 +82,7 @@ async def post(
 @router.delete("/activities/{activity}", response_model=replies.Removed, summary="Remove")
 async def remove(request: Request, tenant: Writer, activity: str) -> Response:
     """Remove an activity from every feed; it is no error if there is none."""
-    result = await asyncio.wrap_future(services_of(request).engine.remove(tenant, activity))
+    result = await applied(services_of(request).engine.remove(tenant, activity))
     return json_reply(orjson.dumps({"index": result.index, "removed": result.removed}))
 
 
@@ -102,7 +102,7 @@ async def follow(
         FeedId.parse(body.target),
         copy_limit=body.copy_limit,
     )
-    result = await asyncio.wrap_future(future)
+    result = await applied(future)
     return json_reply(orjson.dumps({"index": result.index, "copied": result.copied}), 201)
 
 
@@ -125,5 +125,5 @@ async def unfollow(
     future = services_of(request).engine.unfollow(
         tenant, FeedId.parse(f"{group}:{feed}"), FeedId.parse(target), keep_history=keep_history
     )
-    result = await asyncio.wrap_future(future)
+    result = await applied(future)
     return json_reply(orjson.dumps({"index": result.index, "removed": result.removed}))

@@ -14,6 +14,7 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
+        *(ROOT / "deploy").glob("*.md"),
         *(
             path
             for package in ("feeds", "ranking", "serving", "training")

@@ -11,8 +11,10 @@ from ranking.config import RankingConfig
 from ranking.features import COUNTS, FEATURES
 from serving import docs
 from serving.docs_ranking import config_groups
+from serving.node_metrics import NODE_FAMILIES
 from serving.settings import Settings
 from serving.telemetry import Metrics
+from serving.tenant_metrics import TENANT_FAMILIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,8 +91,10 @@ def test_every_feature_is_on_its_page(pages: dict[str, str]) -> None:
 
 
 def test_every_metric_is_on_its_page(pages: dict[str, str]) -> None:
-    for metric in Metrics().registry.collect():
-        assert f"| `{metric.name}` |" in pages["metrics.md"]
+    told = [metric.name for metric in Metrics().registry.collect()]
+    told += [family.name for family in (*NODE_FAMILIES, *TENANT_FAMILIES)]
+    for name in told:
+        assert f"\n### {name}\n" in pages["metrics.md"]
 
 
 def test_every_field_of_a_ranking_config_is_on_its_page(pages: dict[str, str]) -> None:

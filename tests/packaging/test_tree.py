@@ -50,9 +50,9 @@ def test_locks_fit_pyproject_and_every_requirement_has_a_hash() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_extras_are_the_four_that_the_documentation_names() -> None:
+def test_extras_are_the_five_that_the_documentation_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == {"serve", "train", "notebook", "dev"}
+    assert set(project["optional-dependencies"]) == {"serve", "train", "trace", "notebook", "dev"}
 
 
 def test_what_serves_requires_nothing_that_trains() -> None:

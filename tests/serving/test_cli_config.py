@@ -1,6 +1,7 @@
 """`headwater config`, run as users run it: on a data directory, and over the API of a service."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,9 @@ TOO_NEW = {"personalized": {"filters": {"age": {"on": True, "days_max": 0.01}}}}
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
+    """What a service in this process logs must not stand between what a command prints."""
     before = structlog.get_config()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     yield
     structlog.configure(**before)
 

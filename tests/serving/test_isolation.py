@@ -11,7 +11,7 @@ from feeds.model import FeedId, TenantId, UserId
 from serving.testing import Served, served
 
 MARK = "only-for-bravo"
-OPERATORS = {"/healthz", "/readyz", "/metrics"}
+OPERATORS = {"/healthz", "/readyz", "/metrics", "/metrics/tenants"}
 """Routes without a key: they show no tenant's content."""
 
 

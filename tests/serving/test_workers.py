@@ -19,6 +19,7 @@ from feeds.testing_ports import free_ports
 from serving.testing import COMMAND, ServiceProcess, add_tenant, wait_until
 
 ACME = TenantId("acme")
+TOKEN = "operators-alone-0123456789"
 PERSONALIZED = "/v2/users/bob/feeds/personalized"
 POSTS = "/v2/feeds/user/ann/activities"
 
@@ -53,6 +54,7 @@ def start(
 ) -> Iterator[Callable[..., ServiceProcess]]:
     """Starts a service beside the node, which ends with the test."""
     monkeypatch.setenv("HEADWATER_WRITE_RETRY_S", "0.3")
+    monkeypatch.setenv("HEADWATER_METRICS_TOKEN", TOKEN)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with ExitStack() as stack:
 
@@ -109,6 +111,13 @@ def ids(reply: httpx.Response) -> list[str]:
 def logged(service: ServiceProcess, event: str) -> int:
     """How many times the service has logged it."""
     return service.log.read_text().count(f'"event": "{event}"')
+
+
+def slates(service: ServiceProcess) -> float:
+    """Ranked reads of the tenant, whichever worker is asked."""
+    lines = ask(service, TOKEN, "/metrics/tenants").text.splitlines()
+    of_acme = 'headwater_tenant_ranked_reads_total{tenant="acme"'
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(of_acme))
 
 
 def lags(service: ServiceProcess, key: str) -> list[str]:
@@ -210,6 +219,31 @@ def test_workers_serve_one_feed_whoever_dies(
     assert service.end() == 0
     assert not any(one.is_running() for one in running)
     assert list(tmp_path.glob("headwater-*")) == []
+
+
+def test_what_a_tenant_asked_is_counted_by_all_workers_and_outlives_them(
+    cluster: Path, key: str, start: Start
+) -> None:
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    for stopped, times in ((first, 3), (second, 2)):
+        with standing_still(stopped):
+            for _ in range(times):
+                assert ask(service, key, PERSONALIZED).status_code == 200
+    for stopped in (second, first):
+        wait_until(lambda: slates(service) == 5, "the other's numbers, which come in a second")
+        with standing_still(stopped):
+            assert slates(service) == 5
+
+    first.kill()
+    wait_until(lambda: logged(service, "worker_ready") == 3, "another worker")
+    with standing_still(second):
+        assert slates(service) == 5
+
+    assert 'headwater_node_role{role="leader"} 1' in ask(service, key, "/metrics").text
+    stop_cluster(cluster)
+    assert "headwater_node_up 0" in ask(service, key, "/metrics").text
 
 
 def test_workers_end_where_who_started_them_is_killed(key: str, start: Start) -> None:
