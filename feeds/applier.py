@@ -104,9 +104,10 @@ class Applier:
         self._left += [
             key for family, key, value in writes if family == "outbox" and value is not None
         ]
-        if events and self._listeners:
+        if (events or outcome.of_tenant) and self._listeners:
             self._untold.append((TenantId(command.tenant), index, events))
-        return encode_result(outcome.result), command.tenant if events else None, writes
+        told = bool(events) or outcome.of_tenant
+        return encode_result(outcome.result), command.tenant if told else None, writes
 
     def _tell(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         for listener in self._listeners:

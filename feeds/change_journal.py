@@ -29,7 +29,10 @@ _CHUNK: Final = 64
 """Commands whose events are in memory at once: 64,000 events at most."""
 
 Listener = Callable[[TenantId, int, Sequence[Event]], None]
-"""(tenant, log index, events) of an applied command; the store may be further already."""
+"""(tenant, log index, events) of an applied command; the store may be further already.
+
+Without events the tenant itself changed: its keys, its quotas, or whether it exists.
+"""
 
 Gap = Callable[[], None]
 """Called where changes were missed: whatever was derived from them must be read anew."""

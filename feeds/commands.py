@@ -25,17 +25,19 @@ __all__ = [
     "PostActivity",
     "RecordEvents",
     "RemoveActivity",
+    "RevokeKey",
+    "RotateKey",
     "UnfollowFeed",
     "Unkeyed",
     "decode_command",
     "encode_command",
 ]
 
-COMMAND_VERSION: Final = 2
+COMMAND_VERSION: Final = 3
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
-whose defaults are what they meant.
+whose defaults are what they meant. Up to version 2 a key had no date, and a tenant any number.
 """
 
 OPERATION: Final = "\0op:"
@@ -65,12 +67,39 @@ class CreateTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
 
 
 class AddKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="key"):
-    """Give a tenant an API key; a key id is used once."""
+    """Give a tenant an API key; a key id is used once.
+
+    The tenant may have `keys_max` keys that are not expired (0: any number).
+    """
 
     tenant: str
     key_id: str
     secret_sha256: bytes
     scopes: tuple[str, ...]
+    now_us: int = 0
+    keys_max: int = 0
+
+
+class RotateKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="rotate"):
+    """Let the key `new_key_id`, with another secret, have the scopes of a key of this tenant.
+
+    The old key is good until `expires_us`; it is removed if that is not after `now_us`.
+    """
+
+    tenant: str
+    key_id: str
+    new_key_id: str
+    secret_sha256: bytes
+    now_us: int
+    expires_us: int
+    keys_max: int
+
+
+class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="revoke"):
+    """Take an API key from a tenant; nothing happens if it has none of this id."""
+
+    tenant: str
+    key_id: str
 
 
 class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
@@ -173,6 +202,8 @@ class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
 Command = (
     CreateTenant
     | AddKey
+    | RotateKey
+    | RevokeKey
     | PostActivity
     | RemoveActivity
     | FollowFeed
@@ -182,7 +213,7 @@ Command = (
     | RecordEvents
 )
 
-Unkeyed = CreateTenant | AddKey | ClearRows | FanOut
+Unkeyed = CreateTenant | AddKey | RotateKey | RevokeKey | ClearRows | FanOut
 """Commands without an idempotency key: proposed again, they do no harm."""
 
 _encoder = msgspec.msgpack.Encoder()

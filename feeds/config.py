@@ -23,6 +23,7 @@ _POSITIVE = (
     "fanout_rows_max",
     "outbox_tasks_max",
     "events_batch_max",
+    "tenant_keys_max",
     "events_max",
     "activity_bytes_max",
     "text_bytes_max",
@@ -114,6 +115,12 @@ class FeedsConfig:
 
     to_max: int = 100
     """Feeds in an activity's `to` at most."""
+
+    tenant_keys_max: int = 50
+    """API keys of a tenant, or of all operators, that are not expired, at most."""
+
+    key_grace_s_max: int = 30 * 86_400
+    """Seconds for which the old key of a rotation may stay good at most."""
 
     value_max: float = 1e9
     """The largest magnitude of an engagement's value."""

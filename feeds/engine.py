@@ -17,9 +17,10 @@ import msgspec
 from feeds.answers import answered
 from feeds.applier import Listener
 from feeds.change_journal import Gap
-from feeds.commands import AddKey, Command, CreateTenant, Unkeyed
+from feeds.checks import check_number
+from feeds.commands import AddKey, Command, CreateTenant, RevokeKey, RotateKey, Unkeyed
 from feeds.config import FeedsConfig
-from feeds.credentials import SCOPES, check_key_id
+from feeds.credentials import APP_SCOPES, NO_TENANT, OPERATOR, SCOPES, check_key_id
 from feeds.errors import InvalidInput
 from feeds.events import Engagement, Impression
 from feeds.idempotency import LastingKey, operation
@@ -170,21 +171,56 @@ class FeedEngine(StoreReader):
         tenant: TenantId,
         key_id: str,
         secret_sha256: bytes,
-        scopes: Sequence[str] = SCOPES,
+        scopes: Sequence[str] = APP_SCOPES,
     ) -> "Future[None]":
-        """Give a tenant an API key by its public id and the hash of its secret."""
-        self._check_tenant(tenant)
-        if len(secret_sha256) != 32:  # noqa: PLR2004 - SHA-256 has 32 bytes
-            raise InvalidInput("secret_sha256 is not 32 bytes: hash the secret with hash_secret")
-        if unknown := [scope for scope in scopes if scope not in SCOPES]:
-            raise InvalidInput(f"scope {unknown[0]!r} is not known: use {' or '.join(SCOPES)}")
+        """Give a tenant an API key by its public id and the hash of its secret.
+
+        With `NO_TENANT` and the scope `OPERATOR` it is an operator's.
+        """
+        self._check_owner(tenant)
+        known = (OPERATOR,) if tenant == NO_TENANT else SCOPES
+        if unknown := [scope for scope in scopes if scope not in known]:
+            raise InvalidInput(f"scope {unknown[0][:80]!r} is not known: use {' or '.join(known)}")
+        if not scopes:
+            raise InvalidInput(f"a key without scopes allows nothing: use {' or '.join(known)}")
         command = AddKey(
             tenant=tenant,
             key_id=check_key_id(key_id),
-            secret_sha256=secret_sha256,
-            scopes=tuple(scopes),
+            secret_sha256=_check_hash(secret_sha256),
+            scopes=tuple(dict.fromkeys(scopes)),
+            now_us=self._clock(),
+            keys_max=self._config.tenant_keys_max,
         )
         return self._propose(command, Accepted, lambda _: None)
+
+    def rotate_key(
+        self,
+        tenant: TenantId,
+        key_id: str,
+        new_key_id: str,
+        secret_sha256: bytes,
+        grace_s: int,
+    ) -> "Future[None]":
+        """Let a new key have the scopes of an old one, which is good for `grace_s` seconds more."""
+        self._check_owner(tenant)
+        check_number("grace_s", grace_s, 0, self._config.key_grace_s_max, "key_grace_s_max")
+        now_us = self._clock()
+        command = RotateKey(
+            tenant=tenant,
+            key_id=check_key_id(key_id),
+            new_key_id=check_key_id(new_key_id),
+            secret_sha256=_check_hash(secret_sha256),
+            now_us=now_us,
+            expires_us=now_us + grace_s * 1_000_000,
+            keys_max=self._config.tenant_keys_max,
+        )
+        return self._propose(command, Accepted, lambda _: None)
+
+    def revoke_key(self, tenant: TenantId, key_id: str) -> "Future[bool]":
+        """Take an API key from a tenant; the future says whether it had it."""
+        self._check_owner(tenant)
+        command = RevokeKey(tenant=tenant, key_id=check_key_id(key_id))
+        return self._propose(command, RemoveResult, lambda result: result.removed)
 
     def post(
         self,
@@ -285,7 +321,8 @@ class FeedEngine(StoreReader):
     def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.
 
-        It is called on the replica's thread before the command's future is done, perhaps when the
+        Without events, the tenant itself was changed: its keys, its quotas, whether it exists. It
+        is called on the replica's thread before the command's future is done, perhaps when the
         view is at a later command already; what it raises is logged and goes no further. Beside a
         node, commands may be missed: then `gap` is called, on that thread too.
         """
@@ -331,6 +368,12 @@ class FeedEngine(StoreReader):
             self._name_operation(), config.operation_ttl_s, self._clock(), config.dedup_keys_max
         )
         return msgspec.structs.replace(command, once=once)
+
+
+def _check_hash(secret_sha256: bytes) -> bytes:
+    if len(secret_sha256) != 32:  # noqa: PLR2004 - SHA-256 has 32 bytes
+        raise InvalidInput("secret_sha256 is not 32 bytes: hash the secret with hash_secret")
+    return secret_sha256
 
 
 def _same(result: _Value) -> _Value:

@@ -12,6 +12,7 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
+| config | `i` tenant, key id | expiry 8 of the key; none of keys from before version 3 |
 | activities | tenant, position 16 | index 8, length 4, `Posted`, body |
 | feeds | tenant, feed, position 16, origin | index 8 of the command that wrote the row |
 | follows | tenant, `e`, follower, target | `Follow` without its ends |
@@ -57,6 +58,7 @@ __all__ = [
     "PulledKey",
     "TaskCountKey",
     "TenantKey",
+    "TenantKeyKey",
     "after",
     "read_number",
     "write_number",
@@ -156,6 +158,32 @@ class ApiKeyKey:
     def prefix() -> bytes:
         """What every key of this kind begins with."""
         return b"k"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKeyKey:
+    """In `config`: that a tenant has an API key, so that its keys are counted without all others.
+
+    An operator's are those of the tenant without a name.
+    """
+
+    tenant: str
+    key_id: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant) + self.key_id.encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), key_id = _split(key[1:], 1)
+        return cls(tenant, key_id.decode())
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the keys of one tenant begin with; the key id follows."""
+        return b"i" + _join(tenant)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord
-from feeds.credentials import ApiKey
+from feeds.credentials import NO_TENANT, ApiKey
 from feeds.errors import InvalidInput, LimitExceeded, NotFound
 from feeds.events import Event, Posted
 from feeds.fanout import followers
@@ -104,8 +104,8 @@ class StoreReader:
         return decode_api_key(data) if data else None
 
     def keys(self, tenant: TenantId) -> list[ApiKey]:
-        """The API keys of a tenant, by id."""
-        self._check_tenant(tenant)
+        """The API keys of a tenant, or with `NO_TENANT` of the operators, by id."""
+        self._check_owner(tenant)
         prefix = ApiKeyKey.prefix()
         keys = (decode_api_key(data) for _, data in scan(self._view, "config", prefix, b"l"))
         return [key for key in keys if key.tenant == tenant]
@@ -251,6 +251,11 @@ class StoreReader:
     def _check_tenant(self, tenant: TenantId) -> None:
         if tenant not in self._known:
             self.tenant(tenant)
+
+    def _check_owner(self, tenant: TenantId) -> None:
+        """Whose keys they may be: a tenant's that exists, or the operators'."""
+        if tenant != NO_TENANT:
+            self._check_tenant(tenant)
 
     def _check_limit(self, number: int, limit: int, name: str, low: int = 1) -> None:
         if not low <= number <= limit:

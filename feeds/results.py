@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded, Overloaded
+from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded, NotFound, Overloaded
 from feeds.model import Activity, ActivityId
 
 __all__ = [
@@ -93,7 +93,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
     is one of the moment: the same write may take effect later.
     """
 
-    code: Literal["invalid", "conflict", "limit", "early", "overloaded"]
+    code: Literal["invalid", "conflict", "limit", "early", "overloaded", "unknown"]
     message: str
 
     def error(self) -> FeedsError:
@@ -102,6 +102,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
             "invalid": InvalidInput,
             "limit": LimitExceeded,
             "overloaded": Overloaded,
+            "unknown": NotFound,
         }
         return kinds.get(self.code, Conflict)(self.message)
 

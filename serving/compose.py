@@ -153,8 +153,9 @@ def compose(
     if slates is None:  # an empty one is false
         slates = SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
     authenticator = Authenticator(
-        engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
+        engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s, clock_us
     )
+    engine.subscribe(authenticator.changed, authenticator.missed)
     follows = HeldFollows(engine, settings.follows_held_max)
     reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
     return Services(

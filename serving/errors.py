@@ -95,7 +95,7 @@ class KeyRefused(ApiError):
         super().__init__(
             detail,
             more_info="Send 'Authorization: Bearer hw_<key id>_<secret>'; "
-            "`headwater tenants` makes keys.",
+            "`headwater keys` makes keys.",
             headers={"WWW-Authenticate": "Bearer"},
         )
 

@@ -33,7 +33,9 @@ __all__ = [
     "EventsBody",
     "FollowBody",
     "JsonRoute",
+    "KeyBody",
     "RankBody",
+    "RotationBody",
 ]
 
 JSON_TYPE = "application/json"
@@ -260,6 +262,26 @@ class EventsBody(_Body):
                 f"{events_batch_max}; send them in batches; nothing was changed"
             )
         return [event.event(now_us) for event in self.events]
+
+
+class KeyBody(_Body):
+    """What a new API key shall allow."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"scopes": ["read", "write"]}]})
+
+    scopes: list[Literal["read", "write", "admin"]] = Field(
+        ["read", "write"], min_length=1, max_length=8, description="What the key allows."
+    )
+
+
+class RotationBody(_Body):
+    """How long the old key stays good."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"grace_s": 86_400}]})
+
+    grace_s: int = Field(
+        86_400, ge=0, description="Seconds for which the old key stays good; 30 days at most."
+    )
 
 
 class RankBody(_Body):

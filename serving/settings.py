@@ -90,7 +90,11 @@ class Settings(BaseSettings):
         10_000, ge=1, le=1_000_000, description="API keys held in memory at most."
     )
     keys_cached_s: float = Field(
-        60.0, ge=0, le=3_600, description="Seconds until a key is read from the store again."
+        60.0,
+        ge=0,
+        le=3_600,
+        description="Seconds until a key is read from the store again; one that was revoked is "
+        "refused as soon as the process hears of it.",
     )
     follows_held_max: int = Field(
         100_000,

@@ -4,8 +4,8 @@ A command that cannot take effect has a result that says so, and no writes; noth
 because of what a command holds.
 """
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from feeds.commands import (
     AddKey,
@@ -14,34 +14,40 @@ from feeds.commands import (
     CreateTenant,
     FanOut,
     FollowFeed,
+    Once,
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    RevokeKey,
+    RotateKey,
     UnfollowFeed,
 )
 from feeds.errors import InvalidInput, Overloaded
 from feeds.events import Event
 from feeds.machine.changes import Changes
+from feeds.machine.credentials import add_key, revoke_key, rotate_key
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
 from feeds.machine.records import record
 from feeds.machine.spread import fan_out
-from feeds.machine.tenants import add_key, create_tenant
+from feeds.machine.tenants import create_tenant
 from feeds.results import Rejected, Result
 from feeds.store.base import View, Write
 
-__all__ = ["Outcome", "apply"]
-
-_UNKEYED: Final = (CreateTenant, AddKey, ClearRows, FanOut)  # looked through more quickly
+__all__ = ["DECISIONS", "Outcome", "apply"]
 
 
 class Outcome(NamedTuple):
-    """What a command does: writes for one batch, its result, and the facts it left."""
+    """What a command does: writes for one batch, its result, and the facts it left.
+
+    `of_tenant` if what changed is the tenant itself, and who holds something of it must look anew.
+    """
 
     writes: Sequence[Write]
     result: Result
     events: Sequence[Event]
+    of_tenant: bool = False
 
 
 def apply(command: Command, index: int, view: View) -> Outcome:
@@ -55,43 +61,36 @@ def apply(command: Command, index: int, view: View) -> Outcome:
         result = Rejected("overloaded", str(error))
     if isinstance(result, Rejected):
         return Outcome((), result, ())
-    return Outcome(changes.writes, result, changes.events)
+    return Outcome(changes.writes, result, changes.events, changes.of_tenant)
 
 
 def _decide_once(command: Command, changes: Changes, view: View) -> Result:
     """Under an idempotency key that was used, the answer of that time; nothing happens again."""
-    if isinstance(command, _UNKEYED) or command.once is None:
-        return _decide(command, changes, view)
-    recalled = recall(command.once, changes, view)
+    decide = DECISIONS[type(command)]
+    once: Once | None = getattr(command, "once", None)  # those of `Unkeyed` have no such field
+    if once is None:
+        return decide(command, changes, view)
+    recalled = recall(once, changes, view)
     if recalled is not None:
         return recalled
-    result = _decide(command, changes, view)
+    result = decide(command, changes, view)
     if not isinstance(result, Rejected):
-        remember(command.once, changes, view, result)
+        remember(once, changes, view, result)
     return result
 
 
-def _decide(command: Command, changes: Changes, view: View) -> Result:
-    result: Result
-    match command:
-        case RecordEvents():
-            result = record(command, changes, view)
-        case PostActivity():
-            result = post(command, changes, view)
-        case FollowFeed():
-            result = follow(command, changes, view)
-        case UnfollowFeed():
-            result = unfollow(command, changes, view)
-        case RemoveActivity():
-            result = remove(command, changes, view)
-        case ClearRows():
-            result = clear(command, changes, view)
-        case FanOut():
-            result = fan_out(command, changes, view)
-        case CreateTenant():
-            result = create_tenant(command, changes, view)
-        case AddKey():
-            result = add_key(command, changes, view)
-        case _:
-            assert_never(command)
-    return result
+# Any: each is called with the commands of its own type alone.
+DECISIONS: Final[Mapping[type[Command], Callable[[Any, Changes, View], Result]]] = {
+    RecordEvents: record,
+    PostActivity: post,
+    FollowFeed: follow,
+    UnfollowFeed: unfollow,
+    RemoveActivity: remove,
+    ClearRows: clear,
+    FanOut: fan_out,
+    CreateTenant: create_tenant,
+    AddKey: add_key,
+    RotateKey: rotate_key,
+    RevokeKey: revoke_key,
+}
+"""What decides each command: found by its type, for a miss of `isinstance` costs 0.1 us."""

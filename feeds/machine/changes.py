@@ -16,6 +16,8 @@ class Changes:
         self.index = index
         self.writes: list[Write] = []
         self.events: list[Event] = []
+        self.of_tenant = False
+        """Whether the tenant itself changed: its keys, its quotas, whether it exists."""
         self._event_prefix = b""
 
     def put(self, family: str, key: bytes, value: bytes | None) -> None:

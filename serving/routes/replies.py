@@ -13,6 +13,8 @@ __all__ = [
     "Explanation",
     "FeedPage",
     "Followed",
+    "Keys",
+    "MadeKey",
     "Model",
     "Posted",
     "RankedPage",
@@ -20,6 +22,8 @@ __all__ = [
     "Recorded",
     "Removed",
     "Responses",
+    "Revoked",
+    "Tenant",
     "services_of",
 ]
 
@@ -229,3 +233,39 @@ class Model(BaseModel):
     spec_fingerprint: str | None = Field(description="SHA-256 of the features that it reads.")
     since: str | None = Field(description="When this server took it up, UTC.")
     problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")
+
+
+class Tenant(BaseModel):
+    """Whose key it is."""
+
+    tenant: str
+    created: str = Field(description="UTC.")
+
+
+class KeyDescription(BaseModel):
+    """An API key, without its secret."""
+
+    key_id: str
+    scopes: list[str]
+    created: str | None = Field(description="UTC; null of a key from before this was noted.")
+    expires: str | None = Field(description="UTC; null where it is good until it is revoked.")
+
+
+class Keys(BaseModel):
+    """The keys of the tenant, by id."""
+
+    keys: list[KeyDescription]
+
+
+class MadeKey(BaseModel):
+    """A new key: keep it, it is told once."""
+
+    key_id: str
+    api_key: str
+
+
+class Revoked(BaseModel):
+    """A key that is no more."""
+
+    key_id: str
+    revoked: bool

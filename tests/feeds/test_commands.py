@@ -19,6 +19,8 @@ from feeds.commands import (
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    RevokeKey,
+    RotateKey,
     UnfollowFeed,
     decode_command,
     encode_command,
@@ -91,6 +93,8 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
 kinds: tuple[type[msgspec.Struct], ...] = (
     CreateTenant,
     AddKey,
+    RotateKey,
+    RevokeKey,
     PostActivity,
     RemoveActivity,
     FollowFeed,
@@ -139,8 +143,8 @@ def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
 
 def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
-    with pytest.raises(FormatUnsupported, match=r"command of version 3, .* start the release that"):
-        decode_command(b"\x03" + data[1:])
+    with pytest.raises(FormatUnsupported, match=r"command of version 4, .* start the release that"):
+        decode_command(b"\x04" + data[1:])
 
 
 def test_command_with_a_field_of_another_type_is_refused() -> None:

@@ -11,8 +11,11 @@ from feeds.model import FeedId, TenantId, UserId
 from serving.testing import Served, served
 
 MARK = "only-for-bravo"
+BRAVOS_KEY = "bravor0wkey"
+ALL = ("read", "write", "admin")
 OPERATORS = {"/healthz", "/readyz", "/metrics"}
 """Routes without a key: they show no tenant's content."""
+ADMINS = {"/v2/tenant", "/v2/keys", "/v2/keys/{key_id}", "/v2/keys/{key_id}/rotate"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Sites:
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     with (
         served(tmp_path_factory.mktemp("isolation") / "data") as service,
-        service.tenant("alpha") as alpha,
+        service.tenant("alpha", ALL) as alpha,
         service.tenant("bravo") as bravo,
     ):
         bravo.post("/v2/feeds/timeline/bob/follows", json={"target": "user:ann"})
@@ -88,6 +91,13 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("GET", "/v2/tenant"): [{"url": "/v2/tenant"}],
+        ("GET", "/v2/keys"): [{"url": "/v2/keys"}],
+        ("POST", "/v2/keys"): [{"url": "/v2/keys", "json": {"scopes": ["read"]}}],
+        ("POST", "/v2/keys/{key_id}/rotate"): [
+            {"url": f"/v2/keys/{BRAVOS_KEY}/rotate", "json": {"grace_s": 0}}
+        ],
+        ("DELETE", "/v2/keys/{key_id}"): [{"url": f"/v2/keys/{BRAVOS_KEY}"}],
         ("POST", "/v2/events"): [
             {
                 "url": "/v2/events",
@@ -103,6 +113,7 @@ def state(sites: Sites) -> dict[str, object]:
     engine, bravo = sites.service.services.engine, TenantId("bravo")
     return {
         "events": engine.events(bravo, 0, 1_000),
+        "keys": engine.keys(bravo),
         "record": engine.user_record(bravo, UserId("bob")),
         "follows": engine.follows(bravo, FeedId("timeline", "bob")),
         "feed": sites.bravo.get("/v2/feeds/timeline/bob").content,
@@ -158,7 +169,9 @@ def test_a_reading_key_cannot_write(sites: Sites) -> None:
     with sites.service.tenant("charlie", scopes=("read",)) as reader:
         for (method, path), requests in requests_of(sites).items():
             reply = reader.request(method, **requests[0])
-            if method == "GET" or path.endswith("/rank"):
+            if path in ADMINS:
+                assert reply.status_code == 403, (method, path)
+            elif method == "GET" or path.endswith("/rank"):
                 assert reply.status_code == 200, (method, path, reply.text)
             else:
                 assert (reply.status_code, reply.json()["code"]) == (403, 17), (method, path)
