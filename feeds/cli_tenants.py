@@ -1,6 +1,6 @@
 """`headwater tenants`: who may use this server."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,11 +9,20 @@ from feeds.cli_keys import SCOPES_DEFAULT, Scopes
 from feeds.errors import InvalidInput
 from feeds.model import TenantId, check_tenant_id
 
+if TYPE_CHECKING:
+    from feeds.reader import StoreReader
+
 __all__ = ["tenants"]
 
 Tenant = Annotated[str, typer.Argument(help="The tenant's name.")]
 
-tenants = typer.Typer(name="tenants", help="Create and list tenants.", no_args_is_help=True)
+Limit = Annotated[
+    int | None, typer.Option(min=0, help="The most that there may be; 0 is nothing at all.")
+]
+
+tenants = typer.Typer(name="tenants", help="Create and list tenants, and bound what they use.")
+quota = typer.Typer(name="quota", help="What a tenant may use.")
+tenants.add_typer(quota)
 
 
 @tenants.command("create")
@@ -42,9 +51,64 @@ def create(
 
 @tenants.command("list")
 def list_(data_dir: DataDir = DATA_DIR, engine_socket: Engine = None, json: AsJson = False) -> None:
-    """List the tenants and how many API keys each has."""
+    """List the tenants: their keys, what they store, and their own quotas."""
+    from feeds.tenants import describe_tenant  # noqa: PLC0415 - as above
+
     with told(json), read(data_dir, engine_socket) as reader:
-        found = {str(tenant): len(reader.keys(tenant)) for tenant in reader.tenants()}
-        listed = {"tenants": [{"tenant": name, "keys": keys} for name, keys in found.items()]}
-        shown = {name: f"{keys} API keys" for name, keys in found.items()}
-        show(f"{len(found)} tenants", shown, listed, json=json)
+        keys = reader.key_counts()
+        found = [describe_tenant(reader, tenant, keys[tenant]) for tenant in reader.tenants()]
+        shown = {one["tenant"]: _sentence(one) for one in found}
+        show(f"{len(found)} tenants", shown, {"tenants": found}, json=json)
+
+
+@quota.command("set")
+def set_quota(
+    tenant: Tenant,
+    requests_per_s: Limit = None,
+    events_per_s: Limit = None,
+    storage_bytes: Limit = None,
+    training_minutes: Limit = None,
+    default: Annotated[
+        list[str] | None,
+        typer.Option("--default", help="A quota for which the server's default shall hold again."),
+    ] = None,
+    data_dir: DataDir = DATA_DIR,
+    engine_socket: Engine = None,
+    json: AsJson = False,
+) -> None:
+    """Change some of a tenant's quotas; running services keep to them at once."""
+    from feeds.quotas import QUOTAS  # noqa: PLC0415 - as above
+
+    given = (requests_per_s, events_per_s, storage_bytes, training_minutes)
+    changes = {name: value for name, value in zip(QUOTAS, given, strict=True) if value is not None}
+    with told(json), opened(data_dir, engine_socket) as engine:
+        known = check_tenant_id(tenant)
+        engine.set_quotas(known, changes | dict.fromkeys(default or [])).result()
+        _show_quotas(engine, known, json=json)
+
+
+@quota.command("show")
+def show_quota(
+    tenant: Tenant, data_dir: DataDir = DATA_DIR, engine_socket: Engine = None, json: AsJson = False
+) -> None:
+    """Show a tenant's own quotas."""
+    with told(json), read(data_dir, engine_socket) as reader:
+        _show_quotas(reader, check_tenant_id(tenant), json=json)
+
+
+def _show_quotas(reader: "StoreReader", tenant: TenantId, *, json: bool) -> None:
+    from feeds.tenants import describe_tenant  # noqa: PLC0415 - as above
+
+    quotas = describe_tenant(reader, tenant, 0)["quotas"]
+    shown = {name: "default" if value is None else value for name, value in quotas.items()}
+    show(f"quotas of {tenant}", shown, {"tenant": tenant, "quotas": quotas}, json=json)
+
+
+def _sentence(told: dict[str, Any]) -> str:  # Any: JSON
+    own = [f"{name} {value}" for name, value in told["quotas"].items() if value is not None]
+    parts = [
+        f"{told['keys']} API keys",
+        f"{told['activities']} activities of {told['storage_bytes']} bytes",
+        *([f"quotas: {', '.join(own)}"] if own else []),
+    ]
+    return "; ".join(parts)

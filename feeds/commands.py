@@ -27,6 +27,7 @@ __all__ = [
     "RemoveActivity",
     "RevokeKey",
     "RotateKey",
+    "SetQuotas",
     "UnfollowFeed",
     "Unkeyed",
     "decode_command",
@@ -37,7 +38,8 @@ COMMAND_VERSION: Final = 3
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
-whose defaults are what they meant. Up to version 2 a key had no date, and a tenant any number.
+whose defaults are what they meant. Up to version 2 a key had no date, a tenant had any number of
+them, and what it stored was not counted.
 """
 
 OPERATION: Final = "\0op:"
@@ -102,12 +104,20 @@ class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     key_id: str
 
 
+class SetQuotas(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="quotas"):
+    """Change some of a tenant's quotas, by name; None is the server's default."""
+
+    tenant: str
+    quotas: dict[str, int | None]
+
+
 class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
     """Put an activity into its home feed and the feeds in `to`, and before their followers.
 
     Posted again and again, it gets into `places_max` feeds at most. Rows are put before
     `inline_max` followers (None: all of them); tasks do the rest, of which the tenant may have
-    `tasks_max`.
+    `tasks_max`. All activities of the tenant may have `storage_max` bytes (None: any number, and
+    none are counted).
     """
 
     tenant: str
@@ -117,6 +127,7 @@ class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     once: Once | None = None
     inline_max: int | None = None
     tasks_max: int = 0
+    storage_max: int | None = None
 
 
 class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="remove"):
@@ -204,6 +215,7 @@ Command = (
     | AddKey
     | RotateKey
     | RevokeKey
+    | SetQuotas
     | PostActivity
     | RemoveActivity
     | FollowFeed
@@ -213,7 +225,7 @@ Command = (
     | RecordEvents
 )
 
-Unkeyed = CreateTenant | AddKey | RotateKey | RevokeKey | ClearRows | FanOut
+Unkeyed = CreateTenant | AddKey | RotateKey | RevokeKey | SetQuotas | ClearRows | FanOut
 """Commands without an idempotency key: proposed again, they do no harm."""
 
 _encoder = msgspec.msgpack.Encoder()

@@ -116,6 +116,9 @@ class FeedsConfig:
     to_max: int = 100
     """Feeds in an activity's `to` at most."""
 
+    tenant_storage_bytes: int = 100 * 1024 * 1024 * 1024
+    """Bytes of activities that a tenant without a quota of its own may have stored at once."""
+
     tenant_keys_max: int = 50
     """API keys of a tenant, or of all operators, that are not expired, at most."""
 

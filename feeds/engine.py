@@ -18,11 +18,19 @@ from feeds.answers import answered
 from feeds.applier import Listener
 from feeds.change_journal import Gap
 from feeds.checks import check_number
-from feeds.commands import AddKey, Command, CreateTenant, RevokeKey, RotateKey, Unkeyed
+from feeds.commands import (
+    AddKey,
+    Command,
+    CreateTenant,
+    RevokeKey,
+    RotateKey,
+    SetQuotas,
+    Unkeyed,
+)
 from feeds.config import FeedsConfig
 from feeds.credentials import APP_SCOPES, NO_TENANT, OPERATOR, SCOPES, check_key_id
 from feeds.errors import InvalidInput
-from feeds.events import Engagement, Impression
+from feeds.events import Engagement, Event, Impression
 from feeds.idempotency import LastingKey, operation
 from feeds.model import (
     Activity,
@@ -32,6 +40,7 @@ from feeds.model import (
     check_tenant_id,
     id_time_us,
 )
+from feeds.quotas import check_quotas
 from feeds.reader import StoreReader
 from feeds.replication.base import Replica, ReplicaStatus
 from feeds.results import (
@@ -48,6 +57,7 @@ from feeds.results import (
 from feeds.retry import RetryingReplica
 from feeds.state import LocalReplica, ReplicaFactory, StateMachine
 from feeds.store.base import Store, View
+from feeds.values import TenantRecord
 
 __all__ = ["Changes", "FeedEngine", "Listener", "ReplicaFactory", "system_clock_us"]
 
@@ -106,12 +116,16 @@ class FeedEngine(StoreReader):
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
         super().__init__(view, config)
+        self._known_lock = threading.Lock()
+        self._tenant_changes = 0
         self._replica = replica
         if config.retry_s:
             self._replica = RetryingReplica(replica, config.retry_s, is_early)
         self._name_operation = name_operation
         self._clock = clock
         self._changes = changes
+        if changes is not None:
+            changes.subscribe(self._tenant_changed, self._tenants_missed)
         self._release = release
         self._closing = threading.Lock()
         self._closed = False
@@ -160,6 +174,16 @@ class FeedEngine(StoreReader):
             store.close()
             release()
             raise
+
+    def tenant(self, tenant: TenantId) -> TenantRecord:
+        """As `StoreReader.tenant`; held until the tenant is changed, where that can be heard of."""
+        changes = self._tenant_changes
+        record = super().tenant(tenant)
+        with self._known_lock:
+            # What was changed while it was read may be older than the change: not worth holding.
+            if self._changes is not None and changes == self._tenant_changes:
+                self._known[tenant] = record
+        return record
 
     def create_tenant(self, tenant: str) -> "Future[None]":
         """Create a tenant; nothing happens if it exists."""
@@ -222,6 +246,12 @@ class FeedEngine(StoreReader):
         command = RevokeKey(tenant=tenant, key_id=check_key_id(key_id))
         return self._propose(command, RemoveResult, lambda result: result.removed)
 
+    def set_quotas(self, tenant: TenantId, quotas: dict[str, int | None]) -> "Future[None]":
+        """Change some of a tenant's quotas, by name; None is the server's default."""
+        self._check_tenant(tenant)
+        command = SetQuotas(tenant=tenant, quotas=check_quotas(quotas))
+        return self._propose(command, Accepted, lambda _: None)
+
     def post(
         self,
         tenant: TenantId,
@@ -235,8 +265,9 @@ class FeedEngine(StoreReader):
         the new content, and goes to the feeds that are new; it ranks by its first content. The same
         idempotency `key` again answers as the first time.
         """
-        self._check_tenant(tenant)
-        command, activity = self._intake.post(tenant, feed, draft, key, self._clock())
+        own = self._check_tenant(tenant).quotas.storage_bytes
+        limit = self._config.tenant_storage_bytes if own is None else own
+        command, activity = self._intake.post(tenant, feed, draft, key, self._clock(), limit)
         return self._propose(command, Placed, lambda placed: _posted(placed, activity))
 
     def remove(
@@ -350,6 +381,18 @@ class FeedEngine(StoreReader):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _tenant_changed(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
+        del index
+        if not events:
+            with self._known_lock:
+                self._tenant_changes += 1
+                self._known.pop(tenant, None)
+
+    def _tenants_missed(self) -> None:
+        with self._known_lock:
+            self._tenant_changes += 1
+            self._known.clear()
 
     def _propose(
         self, command: Command, kind: type[_Answer], value: Callable[[_Answer], _Value]

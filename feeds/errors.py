@@ -8,6 +8,7 @@ FeedsError
 │   └── LimitExceeded       a limit that is named in the config
 ├── NotFound                the tenant or activity does not exist
 ├── Conflict                an idempotency key was used again with other content
+├── QuotaExceeded           the tenant has used up one of its quotas; nothing was changed
 ├── Overloaded              too many writes wait; retry after a moment
 ├── NoLeader                no node leads at the moment; nothing was written; retry after a moment
 ├── OutcomeUnknown          a write that may have taken effect: repeat it with its key
@@ -37,6 +38,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "QuotaExceeded",
     "ReplicaStopped",
     "SnapshotDamaged",
     "StaleRead",
@@ -76,6 +78,10 @@ class NotFound(FeedsError):
 
 class Conflict(FeedsError):
     """An idempotency key was used again with other content."""
+
+
+class QuotaExceeded(FeedsError):
+    """The tenant has used up one of its quotas, which the message names; nothing was changed."""
 
 
 class Overloaded(FeedsError):

@@ -10,6 +10,7 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `changes` | size of that journal 8 |
 | meta | `applied` | log index 8, term 8 |
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
+| meta | `usage`, 0, tenant | `Usage` |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
 | config | `i` tenant, key id | expiry 8 of the key; none of keys from before version 3 |
@@ -59,6 +60,7 @@ __all__ = [
     "TaskCountKey",
     "TenantKey",
     "TenantKeyKey",
+    "UsageKey",
     "after",
     "read_number",
     "write_number",
@@ -408,6 +410,17 @@ class TaskCountKey:
     def encode(self) -> bytes:
         """The key's bytes."""
         return b"tasks\0" + self.tenant.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class UsageKey:
+    """In `meta`: what a tenant has stored."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"usage\0" + self.tenant.encode()
 
 
 @dataclass(frozen=True, slots=True)

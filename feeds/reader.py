@@ -3,6 +3,7 @@
 A `StoreReader` needs a view alone, so a worker that follows another process's store can answer too.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Literal
@@ -25,6 +26,7 @@ from feeds.keys import (
     FeedRowKey,
     FollowKey,
     TenantKey,
+    UsageKey,
     after,
     read_number,
 )
@@ -40,6 +42,7 @@ from feeds.model import (
     id_at,
     position_of,
 )
+from feeds.quotas import Usage
 from feeds.rows import pulled_edges, scan, visible_rows
 from feeds.store.base import View
 from feeds.values import (
@@ -52,6 +55,7 @@ from feeds.values import (
     decode_event,
     decode_remembered,
     decode_tenant,
+    decode_usage,
     decode_user,
     index_of,
 )
@@ -71,7 +75,7 @@ class StoreReader:
         self._view = view
         self._config = config
         self._intake = Intake(config)
-        self._known: set[str] = set()
+        self._known: dict[TenantId, TenantRecord] = {}
 
     def applied_index(self) -> int:
         """The log index that the view is at: it moves in one batch with a command's effects."""
@@ -85,15 +89,20 @@ class StoreReader:
         return [TenantId(TenantKey.decode(key).tenant) for key, _ in keys]
 
     def tenant(self, tenant: TenantId) -> TenantRecord:
-        """When a tenant was created; raises `NotFound` if it does not exist."""
+        """When a tenant was created, and its quotas; raises `NotFound` if it does not exist."""
         data = self._view.get("config", TenantKey(tenant).encode())
         if data is None:
             raise NotFound(
                 f"tenant {str(tenant)[:80]!r} does not exist: "
                 "create it with `headwater tenants create`"
             )
-        self._known.add(tenant)
         return decode_tenant(data)
+
+    def usage(self, tenant: TenantId) -> Usage:
+        """What a tenant has stored."""
+        self._check_tenant(tenant)
+        data = self._view.get("meta", UsageKey(tenant).encode())
+        return decode_usage(data) if data else Usage()
 
     def key(self, key_id: str) -> ApiKey | None:
         """The API key with this public id."""
@@ -107,8 +116,16 @@ class StoreReader:
         """The API keys of a tenant, or with `NO_TENANT` of the operators, by id."""
         self._check_owner(tenant)
         prefix = ApiKeyKey.prefix()
-        keys = (decode_api_key(data) for _, data in scan(self._view, "config", prefix, b"l"))
+        keys = (
+            decode_api_key(data) for _, data in scan(self._view, "config", prefix, after(prefix))
+        )
         return [key for key in keys if key.tenant == tenant]
+
+    def key_counts(self) -> Counter[TenantId]:
+        """How many API keys each tenant has, expired ones too; the operators' are `NO_TENANT`'s."""
+        prefix = ApiKeyKey.prefix()
+        keys = scan(self._view, "config", prefix, after(prefix))
+        return Counter(decode_api_key(data).tenant for _, data in keys)
 
     def read(
         self, tenant: TenantId, feed: FeedId, limit: int | None = None, cursor: str | None = None
@@ -248,9 +265,9 @@ class StoreReader:
         data = self._view.get("dedup", DedupKey(tenant, key).encode())
         return decode_remembered(data).digest if data else None
 
-    def _check_tenant(self, tenant: TenantId) -> None:
-        if tenant not in self._known:
-            self.tenant(tenant)
+    def _check_tenant(self, tenant: TenantId) -> TenantRecord:
+        """The tenant's record, as of now or as it is held; raises `NotFound`."""
+        return self._known.get(tenant) or self.tenant(tenant)
 
     def _check_owner(self, tenant: TenantId) -> None:
         """Whose keys they may be: a tenant's that exists, or the operators'."""

@@ -9,6 +9,7 @@ import msgspec
 from feeds.counters import CounterRecord, UserRecord
 from feeds.credentials import ApiKey
 from feeds.events import Event, Posted
+from feeds.quotas import Quotas, Usage
 
 __all__ = [
     "Clearing",
@@ -33,6 +34,7 @@ __all__ = [
     "decode_remembered",
     "decode_spreading",
     "decode_tenant",
+    "decode_usage",
     "decode_user",
     "encode",
     "encode_activity",
@@ -42,10 +44,11 @@ __all__ = [
 
 
 class TenantRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A tenant: when it was created, by the clock and in the log."""
+    """A tenant: when it was created, by the clock and in the log, and what it may use."""
 
     created_us: int
     index: int
+    quotas: Quotas = Quotas()
 
 
 class Edge(msgspec.Struct, frozen=True, array_like=True):
@@ -128,6 +131,7 @@ _posted = msgspec.msgpack.Decoder(Posted)
 encode = _encoder.encode
 decode_api_key = msgspec.msgpack.Decoder(ApiKey).decode
 decode_tenant = msgspec.msgpack.Decoder(TenantRecord).decode
+decode_usage = msgspec.msgpack.Decoder(Usage).decode
 decode_edge = msgspec.msgpack.Decoder(Edge).decode
 decode_degrees = msgspec.msgpack.Decoder(Degrees).decode
 decode_clearing = msgspec.msgpack.Decoder(Clearing).decode

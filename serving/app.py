@@ -9,10 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from feeds.errors import FeedsError
+from serving.admission import AdmissionMiddleware
 from serving.body_limit import BodyLimitMiddleware
 from serving.compose import Services
 from serving.errors import on_feeds_error, on_http_error, on_invalid_request
-from serving.routes import events, feeds, health, keys, model, ranked
+from serving.routes import events, feeds, health, keys, model, ranked, tenants
 from serving.telemetry import TelemetryMiddleware
 
 __all__ = ["create_app"]
@@ -38,7 +39,7 @@ def create_app(services: Services) -> FastAPI:
         strict_content_type=False,
     )
     app.state.services = services
-    for module in (feeds, ranked, events, model, keys, health):
+    for module in (feeds, ranked, events, model, keys, tenants, health):
         app.include_router(module.router)
     app.add_exception_handler(FeedsError, on_feeds_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -47,6 +48,12 @@ def create_app(services: Services) -> FastAPI:
         BodyLimitMiddleware,
         body_bytes_max=services.settings.body_bytes_max,
         timeout_s=services.settings.client_timeout_s,
+    )
+    app.add_middleware(
+        AdmissionMiddleware,
+        authenticator=services.authenticator,
+        quotas=services.quotas,
+        metrics=services.metrics,
     )
     app.add_middleware(TelemetryMiddleware, metrics=services.metrics)
     return app

@@ -17,6 +17,7 @@ from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
+from serving.quotas import QuotaConfig, TenantQuotas
 from serving.reader import FeedReader, LiveModels
 from serving.settings import Settings
 from serving.telemetry import Metrics
@@ -56,6 +57,7 @@ class Services:
     feeds: FeedsConfig
     engine: FeedEngine
     authenticator: Authenticator
+    quotas: TenantQuotas
     tables: ActivityTables
     models: FollowedModels
     reader: FeedReader
@@ -156,16 +158,42 @@ def compose(
         engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s, clock_us
     )
     engine.subscribe(authenticator.changed, authenticator.missed)
+    quotas = TenantQuotas(
+        lambda tenant: engine.tenant(tenant).quotas, _quotas(settings, config), time.monotonic_ns
+    )
+    engine.subscribe(quotas.changed, quotas.missed)
     follows = HeldFollows(engine, settings.follows_held_max)
     reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
     return Services(
-        settings, config, engine, authenticator, tables, models, reader, reads, metrics, clock_us
+        settings,
+        config,
+        engine,
+        authenticator,
+        quotas,
+        tables,
+        models,
+        reader,
+        reads,
+        metrics,
+        clock_us,
     )
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:
-    config = feeds or FeedsConfig()
+    config = replace(feeds or FeedsConfig(), tenant_storage_bytes=settings.tenant_storage_bytes)
     return replace(config, retry_s=settings.write_retry_s) if settings.engine else config
+
+
+def _quotas(settings: Settings, config: FeedsConfig) -> QuotaConfig:
+    return QuotaConfig(
+        requests_per_s=settings.tenant_requests_per_s,
+        events_per_s=settings.tenant_events_per_s,
+        storage_bytes=settings.tenant_storage_bytes,
+        training_minutes=settings.tenant_training_minutes,
+        workers=settings.workers,
+        burst_s=settings.quota_burst_s,
+        events_burst_min=config.events_batch_max,
+    )
 
 
 def _open_engine(

@@ -86,6 +86,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.quota_refusals = Counter(
+            "headwater_quota_refusals",
+            "Requests refused because their tenant had used up a quota.",
+            ("quota",),
+            registry=self.registry,
+        )
         self.slates = Gauge(
             "headwater_slates",
             "Slates held for their next pages.",

@@ -8,7 +8,7 @@ so that a request costs one hash and no look-up.
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer as HttpBearerModel
@@ -20,7 +20,10 @@ from feeds.events import Event
 from feeds.model import TenantId
 from serving.errors import KeyRefused, NotAllowed
 
-__all__ = ["Admin", "Authenticator", "KeyScheme", "Operator", "Reader", "Writer"]
+__all__ = ["KEY", "Admin", "Authenticator", "KeyScheme", "Operator", "Reader", "Writer"]
+
+KEY: Final = "headwater.key"
+"""Key of a request's scope under which its `ApiKey` stands, once it was found good."""
 
 Scope = Literal["read", "write", "admin", "operator"]
 
@@ -50,12 +53,14 @@ class Authenticator:
         self._changes = 0
         self._cache: OrderedDict[str, tuple[ApiKey, float]] = OrderedDict()
 
-    def tenant(self, authorization: str | None, scope: Scope) -> TenantId:
-        """The tenant whose key the header holds.
+    def tenant(
+        self, authorization: str | None, scope: Scope, known: ApiKey | None = None
+    ) -> TenantId:
+        """The tenant whose key the header holds; `known` is that key, if it was looked at before.
 
         Raises `KeyRefused` where there is no valid key, `NotAllowed` where it lacks the scope.
         """
-        key = self.key(authorization)
+        key = known or self.key(authorization)
         if scope not in key.scopes:
             raise NotAllowed(
                 f"this API key may not {scope}: it allows {', '.join(key.scopes) or 'nothing'}",
@@ -124,7 +129,8 @@ class KeyScheme(SecurityBase):
     async def __call__(self, request: Request) -> TenantId:
         """The tenant of the request's key."""
         authenticator: Authenticator = request.app.state.services.authenticator
-        return authenticator.tenant(request.headers.get("authorization"), self._scope)
+        authorization = request.headers.get("authorization")
+        return authenticator.tenant(authorization, self._scope, request.scope.get(KEY))
 
 
 Reader = Annotated[TenantId, Depends(KeyScheme("read"))]

@@ -1,13 +1,16 @@
-"""Creating tenants."""
+"""Tenants: created, and what they may use."""
 
-from feeds.commands import CreateTenant
+import msgspec
+
+from feeds.commands import CreateTenant, SetQuotas
 from feeds.keys import TenantKey
 from feeds.machine.changes import Changes
-from feeds.results import Accepted
+from feeds.quotas import check_quotas, with_changes
+from feeds.results import Accepted, Rejected
 from feeds.store.base import View
 from feeds.values import TenantRecord, decode_tenant, encode
 
-__all__ = ["create_tenant"]
+__all__ = ["create_tenant", "set_quotas"]
 
 
 def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accepted:
@@ -17,4 +20,17 @@ def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accept
     if stored is not None:
         return Accepted(decode_tenant(stored).index)
     changes.put("config", key, encode(TenantRecord(command.now_us, changes.index)))
+    return Accepted(changes.index)
+
+
+def set_quotas(command: SetQuotas, changes: Changes, view: View) -> Accepted | Rejected:
+    """Write the tenant's record with its quotas; raises `InvalidInput` for what are none."""
+    key = TenantKey(command.tenant).encode()
+    stored = view.get("config", key)
+    if stored is None:
+        return Rejected("unknown", f"tenant {command.tenant!r} does not exist: create it first")
+    record = decode_tenant(stored)
+    quotas = with_changes(record.quotas, check_quotas(command.quotas))
+    changes.put("config", key, encode(msgspec.structs.replace(record, quotas=quotas)))
+    changes.of_tenant = True
     return Accepted(changes.index)

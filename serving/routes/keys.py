@@ -1,4 +1,4 @@
-"""The API keys of the caller's tenant, and the tenant itself; for keys that may `admin`."""
+"""The API keys of the caller's tenant; for keys that may `admin`."""
 
 import asyncio
 
@@ -7,7 +7,6 @@ from fastapi import APIRouter, Request, Response
 
 from feeds.credentials import describe_key
 from feeds.errors import NotFound
-from feeds.model import format_time
 from feeds.new_keys import NewKey, create_key, rotate_key
 from serving.requests import JsonRoute, KeyBody, RotationBody
 from serving.routes import replies
@@ -20,13 +19,6 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v2", route_class=JsonRoute, responses=ERRORS, tags=["keys"])
 
 _UNKNOWN: Responses = {404: {"model": replies.Error, "description": "No key has this id."}}
-
-
-@router.get("/tenant", response_model=replies.Tenant, summary="The tenant of the key")
-async def tenant(request: Request, tenant: Admin) -> Response:
-    """Whose key this is, and since when there is such a tenant."""
-    record = services_of(request).engine.tenant(tenant)
-    return json_reply(orjson.dumps({"tenant": tenant, "created": format_time(record.created_us)}))
 
 
 @router.get("/keys", response_model=replies.Keys, summary="List the keys")

@@ -15,6 +15,7 @@ __all__ = [
     "Followed",
     "Keys",
     "MadeKey",
+    "MadeTenant",
     "Model",
     "Posted",
     "RankedPage",
@@ -24,6 +25,7 @@ __all__ = [
     "Responses",
     "Revoked",
     "Tenant",
+    "Tenants",
     "services_of",
 ]
 
@@ -66,6 +68,7 @@ ERRORS: Responses = {
     401: {"model": Error, "description": "No API key, or one that is not valid."},
     403: {"model": Error, "description": "The API key may not do this."},
     413: {"model": Error, "description": "The body is longer than body_bytes_max."},
+    429: {"model": Error, "description": "A quota is used up: Retry-After says for how long."},
     503: {"model": Error, "description": "Not now: Retry-After says when to try again."},
 }
 
@@ -235,11 +238,38 @@ class Model(BaseModel):
     problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")
 
 
+class Quotas(BaseModel):
+    """What a tenant may use."""
+
+    requests_per_s: int
+    events_per_s: int
+    storage_bytes: int
+    training_minutes: int = Field(description="A day; noted, not enforced.")
+
+
 class Tenant(BaseModel):
-    """Whose key it is."""
+    """A tenant, what it may use, and what it has stored."""
 
     tenant: str
     created: str = Field(description="UTC.")
+    keys: int = Field(description="API keys, expired ones too.")
+    activities: int
+    storage_bytes: int = Field(description="Bytes of its activities.")
+    quotas: Quotas
+
+
+class Tenants(BaseModel):
+    """All tenants by name."""
+
+    tenants: list[Tenant]
+
+
+class MadeTenant(BaseModel):
+    """A new tenant and its first key: keep it, it is told once."""
+
+    tenant: str
+    key_id: str
+    api_key: str
 
 
 class KeyDescription(BaseModel):

@@ -115,7 +115,8 @@ def test_tenants_and_keys_are_listed(data: Path) -> None:
         run("keys", "create", "demo", "--scope", "admin", "--data-dir", data, "--json")
     )
     listed = json.loads(run("tenants", "list", "--data-dir", data, "--json"))
-    assert {"tenants": [{"tenant": "demo", "keys": 2}]} == listed
+    (told,) = listed["tenants"]
+    assert ("demo", 2, 0) == (told["tenant"], told["keys"], told["storage_bytes"])
     keys = json.loads(run("keys", "list", "demo", "--data-dir", data, "--json"))["keys"]
     assert {first["key_id"], second["key_id"]} == {key["key_id"] for key in keys}
     assert {key["key_id"]: key["scopes"] for key in keys}[second["key_id"]] == ["admin"]
@@ -141,6 +142,28 @@ def test_key_is_revoked_once(data: Path) -> None:
     assert [] == listed["keys"]
     with pytest.raises(NotFound, match="`headwater keys list demo` shows all"):
         run("keys", "revoke", "demo", made["key_id"], "--data-dir", data)
+
+
+def test_quotas_are_set_shown_and_given_back_to_the_default(data: Path, log: Path) -> None:
+    run("import", log, "--tenant", "demo", "--data-dir", data)
+    quota = ("tenants", "quota", "set", "demo", "--data-dir", data, "--json")
+    told = json.loads(run(*quota, "--requests-per-s", "5", "--storage-bytes", "1000"))
+    assert told["quotas"]["requests_per_s"] == 5
+    told = json.loads(run(*quota, "--default", "requests_per_s"))
+    assert told["quotas"] == {
+        "requests_per_s": None,
+        "events_per_s": None,
+        "storage_bytes": 1_000,
+        "training_minutes": None,
+    }
+    shown = run("tenants", "quota", "show", "demo", "--data-dir", data)
+    assert re.search(r"storage_bytes\W+1000\b", shown)
+    (listed,) = json.loads(run("tenants", "list", "--data-dir", data, "--json"))["tenants"]
+    assert listed["quotas"] == told["quotas"]
+    assert listed["activities"] == 1
+    assert listed["storage_bytes"] > 100
+    with pytest.raises(InvalidInput, match="'speed' is no quota: use requests_per_s"):
+        run(*quota[:-1], "--default", "speed")
 
 
 def test_operators_have_keys_of_their_own(data: Path) -> None:

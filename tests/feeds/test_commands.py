@@ -21,6 +21,7 @@ from feeds.commands import (
     RemoveActivity,
     RevokeKey,
     RotateKey,
+    SetQuotas,
     UnfollowFeed,
     decode_command,
     encode_command,
@@ -84,6 +85,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         bytes: st.binary(max_size=8),
         tuple[str, ...]: tuples,
         Once | None: once,
+        dict[str, int | None]: st.dictionaries(texts, st.none() | ints, max_size=3),
         tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
         Posted: st.deferred(lambda: st.builds(Posted, **_fields(Posted))),
     }
@@ -95,6 +97,7 @@ kinds: tuple[type[msgspec.Struct], ...] = (
     AddKey,
     RotateKey,
     RevokeKey,
+    SetQuotas,
     PostActivity,
     RemoveActivity,
     FollowFeed,

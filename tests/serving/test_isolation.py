@@ -16,6 +16,7 @@ ALL = ("read", "write", "admin")
 OPERATORS = {"/healthz", "/readyz", "/metrics"}
 """Routes without a key: they show no tenant's content."""
 ADMINS = {"/v2/tenant", "/v2/keys", "/v2/keys/{key_id}", "/v2/keys/{key_id}/rotate"}
+FOR_OPERATORS = "/v2/tenants"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
         ("GET", "/v2/tenant"): [{"url": "/v2/tenant"}],
+        ("GET", "/v2/tenants"): [{"url": "/v2/tenants"}],
+        ("POST", "/v2/tenants"): [{"url": "/v2/tenants", "json": {"tenant": "bravo"}}],
+        ("GET", "/v2/tenants/{tenant}"): [{"url": "/v2/tenants/bravo"}],
+        ("PATCH", "/v2/tenants/{tenant}/quotas"): [
+            {"url": "/v2/tenants/bravo/quotas", "json": {"requests_per_s": 0}}
+        ],
         ("GET", "/v2/keys"): [{"url": "/v2/keys"}],
         ("POST", "/v2/keys"): [{"url": "/v2/keys", "json": {"scopes": ["read"]}}],
         ("POST", "/v2/keys/{key_id}/rotate"): [
@@ -113,6 +120,7 @@ def state(sites: Sites) -> dict[str, object]:
     engine, bravo = sites.service.services.engine, TenantId("bravo")
     return {
         "events": engine.events(bravo, 0, 1_000),
+        "tenant": engine.tenant(bravo),
         "keys": engine.keys(bravo),
         "record": engine.user_record(bravo, UserId("bob")),
         "follows": engine.follows(bravo, FeedId("timeline", "bob")),
@@ -169,7 +177,7 @@ def test_a_reading_key_cannot_write(sites: Sites) -> None:
     with sites.service.tenant("charlie", scopes=("read",)) as reader:
         for (method, path), requests in requests_of(sites).items():
             reply = reader.request(method, **requests[0])
-            if path in ADMINS:
+            if path in ADMINS or path.startswith(FOR_OPERATORS):
                 assert reply.status_code == 403, (method, path)
             elif method == "GET" or path.endswith("/rank"):
                 assert reply.status_code == 200, (method, path, reply.text)
