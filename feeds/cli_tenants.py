@@ -1,10 +1,12 @@
 """`headwater tenants`: who may use this server."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+import itertools
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from feeds.cli_common import DATA_DIR, AsJson, DataDir, Engine, opened, read, show, told
+from feeds.cli_common import DATA_DIR, AsJson, DataDir, Engine, opened, progress, read, show, told
 from feeds.cli_keys import SCOPES_DEFAULT, Scopes
 from feeds.errors import InvalidInput
 from feeds.model import TenantId, check_tenant_id
@@ -14,13 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["tenants"]
 
+_LOOK_S: Final = 0.05
+"""Seconds between two looks whether a deletion is done."""
+
 Tenant = Annotated[str, typer.Argument(help="The tenant's name.")]
 
 Limit = Annotated[
     int | None, typer.Option(min=0, help="The most that there may be; 0 is nothing at all.")
 ]
 
-tenants = typer.Typer(name="tenants", help="Create and list tenants, and bound what they use.")
+tenants = typer.Typer(
+    name="tenants", help="Create, list and delete tenants, and bound what they use."
+)
 quota = typer.Typer(name="quota", help="What a tenant may use.")
 tenants.add_typer(quota)
 
@@ -58,7 +65,41 @@ def list_(data_dir: DataDir = DATA_DIR, engine_socket: Engine = None, json: AsJs
         keys = reader.key_counts()
         found = [describe_tenant(reader, tenant, keys[tenant]) for tenant in reader.tenants()]
         shown = {one["tenant"]: _sentence(one) for one in found}
-        show(f"{len(found)} tenants", shown, {"tenants": found}, json=json)
+        going = reader.deleting()
+        shown |= dict.fromkeys(going, "deleted; its rows are being removed")
+        answer = {"tenants": found, "deleting": going}
+        show(f"{len(found)} tenants", shown, answer, json=json)
+
+
+@tenants.command("delete")
+def delete(
+    tenant: Tenant,
+    confirm: Annotated[str, typer.Option("--confirm", help="The tenant's name again.")] = "",
+    data_dir: DataDir = DATA_DIR,
+    engine_socket: Engine = None,
+    json: AsJson = False,
+) -> None:
+    """Delete a tenant with all that it has: nothing of it is kept, and nothing brings it back.
+
+    It is unknown to every reader at once; this waits until its rows are removed too. Killed
+    meanwhile, whoever has the data goes on by itself.
+    """
+    with told(json), opened(data_dir, engine_socket) as engine:
+        known = check_tenant_id(tenant)
+        if confirm != known:
+            raise InvalidInput(
+                f"nothing was changed: to delete tenant {known!r} with all that it has, say "
+                f"`headwater tenants delete {known} --confirm {known}`"
+            )
+        engine.delete_tenant(known).result()
+        with progress(f"removing what {known} left") as moved:
+            for turn in itertools.count():
+                if known not in engine.deleting():
+                    break
+                moved(turn)
+                time.sleep(_LOOK_S)
+        answer = {"tenant": known, "deleted": True}
+        show(f"deleted {known}", {"rows": "all removed"}, answer, json=json)
 
 
 @quota.command("set")

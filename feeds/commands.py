@@ -19,6 +19,7 @@ __all__ = [
     "ClearRows",
     "Command",
     "CreateTenant",
+    "DeleteTenant",
     "FanOut",
     "FollowFeed",
     "Once",
@@ -30,6 +31,7 @@ __all__ = [
     "SetQuotas",
     "UnfollowFeed",
     "Unkeyed",
+    "WipeTenant",
     "decode_command",
     "encode_command",
 ]
@@ -39,7 +41,11 @@ COMMAND_VERSION: Final = 3
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
 whose defaults are what they meant. Up to version 2 a key had no date, a tenant had any number of
-them, and what it stored was not counted.
+them, what it stored was not counted, and none was deleted.
+
+`incarnation` is the log index at which the tenant of a command was created: where the name belongs
+to another tenant since, the command comes too late, and changes nothing. 0, as up to version 2, is
+any that is not deleted.
 """
 
 OPERATION: Final = "\0op:"
@@ -80,6 +86,7 @@ class AddKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ke
     scopes: tuple[str, ...]
     now_us: int = 0
     keys_max: int = 0
+    incarnation: int = 0
 
 
 class RotateKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="rotate"):
@@ -95,6 +102,7 @@ class RotateKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     now_us: int
     expires_us: int
     keys_max: int
+    incarnation: int = 0
 
 
 class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="revoke"):
@@ -102,6 +110,28 @@ class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
 
     tenant: str
     key_id: str
+    incarnation: int = 0
+
+
+class DeleteTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="delete"):
+    """Delete a tenant, if it is this one: from now on it is as unknown as one that never was.
+
+    What it left in the store is removed by `WipeTenant`; until that is done none of its name can be
+    created.
+    """
+
+    tenant: str
+    incarnation: int
+
+
+class WipeTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="wipe"):
+    """Go on removing what a deleted tenant left, for the next `rows_max` rows that are looked at.
+
+    What it does depends on the task in the store alone, so it may be proposed any number of times.
+    """
+
+    tenant: str
+    rows_max: int
 
 
 class SetQuotas(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="quotas"):
@@ -109,6 +139,7 @@ class SetQuotas(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
 
     tenant: str
     quotas: dict[str, int | None]
+    incarnation: int = 0
 
 
 class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
@@ -128,6 +159,7 @@ class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     inline_max: int | None = None
     tasks_max: int = 0
     storage_max: int | None = None
+    incarnation: int = 0
 
 
 class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="remove"):
@@ -139,6 +171,7 @@ class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     once: Once | None = None
     inline_max: int | None = None
     tasks_max: int = 0
+    incarnation: int = 0
 
 
 class FanOut(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="fanout"):
@@ -170,6 +203,7 @@ class FollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     follows_max: int
     derived: bool = False
     once: Once | None = None
+    incarnation: int = 0
 
 
 class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="unfollow"):
@@ -190,6 +224,7 @@ class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     keep_history: bool = False
     once: Once | None = None
     tasks_max: int = 0
+    incarnation: int = 0
 
 
 class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clear"):
@@ -208,10 +243,13 @@ class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     tenant: str
     events: tuple[Impression | Engagement, ...]
     once: Once | None = None
+    incarnation: int = 0
 
 
 Command = (
     CreateTenant
+    | DeleteTenant
+    | WipeTenant
     | AddKey
     | RotateKey
     | RevokeKey
@@ -225,7 +263,17 @@ Command = (
     | RecordEvents
 )
 
-Unkeyed = CreateTenant | AddKey | RotateKey | RevokeKey | SetQuotas | ClearRows | FanOut
+Unkeyed = (
+    CreateTenant
+    | DeleteTenant
+    | WipeTenant
+    | AddKey
+    | RotateKey
+    | RevokeKey
+    | SetQuotas
+    | ClearRows
+    | FanOut
+)
 """Commands without an idempotency key: proposed again, they do no harm."""
 
 _encoder = msgspec.msgpack.Encoder()

@@ -22,6 +22,7 @@ _POSITIVE = (
     "unfollow_scan_max",
     "fanout_rows_max",
     "outbox_tasks_max",
+    "wipe_rows_max",
     "events_batch_max",
     "tenant_keys_max",
     "events_max",
@@ -84,6 +85,9 @@ class FeedsConfig:
 
     fanout_rows_max: int = 500
     """Followers that one command of such a task reaches at most."""
+
+    wipe_rows_max: int = 1_000
+    """Rows that one command of a tenant's deletion looks at, at most; the rest follows in more."""
 
     outbox_tasks_max: int = 10_000
     """Unfinished tasks of a tenant: fan-outs, and unfollows whose rows are not yet removed. A write

@@ -22,6 +22,7 @@ from feeds.commands import (
     AddKey,
     Command,
     CreateTenant,
+    DeleteTenant,
     RevokeKey,
     RotateKey,
     SetQuotas,
@@ -188,6 +189,16 @@ class FeedEngine(StoreReader):
     def create_tenant(self, tenant: str) -> "Future[None]":
         """Create a tenant; nothing happens if it exists."""
         command = CreateTenant(tenant=check_tenant_id(tenant), now_us=self._clock())
+        return self._propose(command, Accepted, lambda _: None)
+
+    def delete_tenant(self, tenant: TenantId) -> "Future[None]":
+        """Delete a tenant with all that it has: it is as unknown as any other that never was.
+
+        What it left in the store is removed from then on; `deleting` names it until that is done,
+        and none of its name can be created before.
+        """
+        self._check_tenant(tenant)
+        command = DeleteTenant(tenant=tenant, incarnation=0)
         return self._propose(command, Accepted, lambda _: None)
 
     def add_key(
@@ -397,7 +408,13 @@ class FeedEngine(StoreReader):
     def _propose(
         self, command: Command, kind: type[_Answer], value: Callable[[_Answer], _Value]
     ) -> "Future[_Value]":
-        """Propose a command; the future is the `value` of its answer, or its error."""
+        """Propose a command; the future is the `value` of its answer, or its error.
+
+        It names the tenant as it is known here: another one of its name is not meant.
+        """
+        if command.tenant and hasattr(command, "incarnation"):
+            index = self._check_tenant(TenantId(command.tenant)).index
+            command = msgspec.structs.replace(command, incarnation=index)
         if self._config.retry_s:
             command = self._repeatable(command)
         return answered(self._replica.propose(self._intake.encode(command)), kind, value)

@@ -1,5 +1,9 @@
 """The whole keyspace in one file: every key of every column family. Pure.
 
+A tenant that is deleted leaves no row: what begins with its name in the families of data, what has
+it behind one letter in `config`, or behind a word and a zero byte in `meta`. So a new kind of key
+has one of these forms, or is taken care of in `feeds.machine.wiping`.
+
 Texts that end before the key does are followed by a zero byte, which none of them may hold, so no
 tenant's keys begin with another's and order is the order of the texts. Numbers are big endian.
 Times stand as positions, inverted, so that the newest comes first in a forward scan.
@@ -26,6 +30,7 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | counters | tenant, `u`, user | `UserRecord` |
 | outbox | tenant, follower, target | `Clearing` |
 | outbox | tenant, 1, place, position 16 | `Spreading` |
+| outbox | tenant, 2 | `Wiping` |
 | dedup | tenant, `k`, idempotency key | `Remembered` |
 | dedup | tenant, `x`, expiry 8, idempotency key | 1 if it counts towards the limit |
 | dedup | tenant, `n` | `KeyCount` |
@@ -61,6 +66,7 @@ __all__ = [
     "TenantKey",
     "TenantKeyKey",
     "UsageKey",
+    "WipeKey",
     "after",
     "read_number",
     "write_number",
@@ -399,6 +405,28 @@ class FanOutKey:
     def has(key: bytes) -> bool:
         """Whether a key of `outbox` is of this kind."""
         return key[key.index(b"\0") + 1] == 1
+
+
+@dataclass(frozen=True, slots=True)
+class WipeKey:
+    """In `outbox`: what a deleted tenant left, still to be removed."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + b"\2"
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), _ = _split(key, 1)
+        return cls(tenant)
+
+    @staticmethod
+    def has(key: bytes) -> bool:
+        """Whether a key of `outbox` is of this kind: no feed's text begins with the byte 2."""
+        return key.endswith(b"\0\2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A `StoreReader` needs a view alone, so a worker that follows another process's s
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Literal
 
@@ -84,19 +84,22 @@ class StoreReader:
 
     def tenants(self) -> list[TenantId]:
         """Every tenant, by name."""
-        prefix = TenantKey.prefix()
-        keys = scan(self._view, "config", prefix, after(prefix))
-        return [TenantId(TenantKey.decode(key).tenant) for key, _ in keys]
+        return [tenant for tenant, record in self._tenants() if not record.deleted]
+
+    def deleting(self) -> list[TenantId]:
+        """The tenants that were deleted, and what they left not yet removed, by name."""
+        return [tenant for tenant, record in self._tenants() if record.deleted]
 
     def tenant(self, tenant: TenantId) -> TenantRecord:
         """When a tenant was created, and its quotas; raises `NotFound` if it does not exist."""
         data = self._view.get("config", TenantKey(tenant).encode())
-        if data is None:
+        record = decode_tenant(data) if data else None
+        if record is None or record.deleted:
             raise NotFound(
                 f"tenant {str(tenant)[:80]!r} does not exist: "
                 "create it with `headwater tenants create`"
             )
-        return decode_tenant(data)
+        return record
 
     def usage(self, tenant: TenantId) -> Usage:
         """What a tenant has stored."""
@@ -105,12 +108,19 @@ class StoreReader:
         return decode_usage(data) if data else Usage()
 
     def key(self, key_id: str) -> ApiKey | None:
-        """The API key with this public id."""
+        """The API key with this public id, if it is of a tenant that exists or of an operator."""
         try:
             data = self._view.get("config", ApiKeyKey(key_id).encode())
         except UnicodeEncodeError:
             return None
-        return decode_api_key(data) if data else None
+        key = decode_api_key(data) if data else None
+        if key is None:
+            return None
+        try:
+            self._check_owner(key.tenant)
+        except NotFound:
+            return None
+        return key
 
     def keys(self, tenant: TenantId) -> list[ApiKey]:
         """The API keys of a tenant, or with `NO_TENANT` of the operators, by id."""
@@ -268,6 +278,11 @@ class StoreReader:
     def _check_tenant(self, tenant: TenantId) -> TenantRecord:
         """The tenant's record, as of now or as it is held; raises `NotFound`."""
         return self._known.get(tenant) or self.tenant(tenant)
+
+    def _tenants(self) -> Iterator[tuple[TenantId, TenantRecord]]:
+        prefix = TenantKey.prefix()
+        for key, data in scan(self._view, "config", prefix, after(prefix)):
+            yield TenantId(TenantKey.decode(key).tenant), decode_tenant(data)
 
     def _check_owner(self, tenant: TenantId) -> None:
         """Whose keys they may be: a tenant's that exists, or the operators'."""

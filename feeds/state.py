@@ -11,8 +11,9 @@ import structlog
 
 from feeds.applier import Applier, Listener
 from feeds.change_journal import Gap
-from feeds.commands import ClearRows, FanOut, encode_command
+from feeds.commands import ClearRows, FanOut, WipeTenant, encode_command
 from feeds.config import FeedsConfig
+from feeds.erasing import Eraser
 from feeds.errors import ReplicaStopped, StorageError
 from feeds.flushing import Flusher, InlineFlusher
 from feeds.keys import APPLIED, read_number
@@ -53,6 +54,7 @@ class StateMachine:
         self._store = store
         self._make_flusher = make_flusher
         self._flusher = make_flusher(store)
+        self._eraser = Eraser()
         self._listeners: tuple[Listener, ...] = ()
         self._applier = self._make_applier()
         self._replica: Replica | None = None
@@ -112,6 +114,8 @@ class StateMachine:
         left = self._applier.take_left()
         if self._outbox is not None:
             self._outbox.add(left)
+        for tenant in self._applier.take_wiped():
+            self._eraser.erase(self._store, tenant)
         self._compact()
 
     def replace(self, store: Store) -> None:
@@ -124,6 +128,7 @@ class StateMachine:
     def close_store(self) -> None:
         """Close the store as it is, to be replaced."""
         self._stop_outbox()
+        self._eraser.close()
         self._flusher.close()
         self._store.close()
 
@@ -132,6 +137,7 @@ class StateMachine:
 
         Nothing is lost then: the log has what the store lacks.
         """
+        self._eraser.close()
         self._flusher.close()
         try:
             self._store.flush()
@@ -152,7 +158,7 @@ class StateMachine:
             self._outbox.stop()
         self._outbox = None
 
-    def _propose(self, command: ClearRows | FanOut) -> "Future[Applied]":
+    def _propose(self, command: ClearRows | FanOut | WipeTenant) -> "Future[Applied]":
         if self._replica is None:
             raise ReplicaStopped("the state machine is bound to no replica")
         return self._replica.propose(encode_command(command))

@@ -21,6 +21,7 @@ __all__ = [
     "Spreading",
     "StoredActivity",
     "TenantRecord",
+    "Wiping",
     "body_of",
     "decode_activity",
     "decode_api_key",
@@ -36,6 +37,7 @@ __all__ = [
     "decode_tenant",
     "decode_usage",
     "decode_user",
+    "decode_wiping",
     "encode",
     "encode_activity",
     "encode_pulled",
@@ -49,6 +51,8 @@ class TenantRecord(msgspec.Struct, frozen=True, array_like=True):
     created_us: int
     index: int
     quotas: Quotas = Quotas()
+    deleted: int = 0
+    """The log index at which it was deleted; 0 if it was not."""
 
 
 class Edge(msgspec.Struct, frozen=True, array_like=True):
@@ -99,6 +103,13 @@ class Spreading(msgspec.Struct, frozen=True, array_like=True):
     after: str
 
 
+class Wiping(msgspec.Struct, frozen=True, array_like=True):
+    """What a deleted tenant left goes, from the key `start` of the range number `stage` on."""
+
+    stage: int = 0
+    start: bytes = b""
+
+
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
     """What an idempotency key was used for, and what was answered."""
 
@@ -131,6 +142,7 @@ _posted = msgspec.msgpack.Decoder(Posted)
 encode = _encoder.encode
 decode_api_key = msgspec.msgpack.Decoder(ApiKey).decode
 decode_tenant = msgspec.msgpack.Decoder(TenantRecord).decode
+decode_wiping = msgspec.msgpack.Decoder(Wiping).decode
 decode_usage = msgspec.msgpack.Decoder(Usage).decode
 decode_edge = msgspec.msgpack.Decoder(Edge).decode
 decode_degrees = msgspec.msgpack.Decoder(Degrees).decode

@@ -15,6 +15,7 @@ from feeds.replication.base import ReplicaStatus
 from serving.activity_table import ActivityTables
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
+from serving.departures import Departures
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCounts, ModelStatus
 from serving.quotas import QuotaConfig, TenantQuotas
@@ -44,6 +45,10 @@ class FollowedModels(LiveModels, Protocol):
         """What ranks the tenant's feeds."""
         ...
 
+    def forget(self, tenant: TenantId) -> None:
+        """The tenant was deleted."""
+        ...
+
     def counts(self) -> ModelCounts:
         """How many models are live, and how many could not be taken up."""
         ...
@@ -63,10 +68,12 @@ class Services:
     reader: FeedReader
     reads: Reads
     metrics: Metrics
+    departures: Departures
     clock_us: Callable[[], int]
 
     async def start(self) -> None:
         """Load tables and models, and follow what changes."""
+        self.departures.start()
         await self.models.start()
         await self.tables.start(self.engine.tenants())
 
@@ -74,6 +81,7 @@ class Services:
         """Finish what was proposed, and let go of everything."""
         await self.tables.settled()
         self.tables.stop()
+        self.departures.stop()
         await self.models.stop()
         self.engine.close()
         self.reader.slates.close()
@@ -175,6 +183,7 @@ def compose(
         reader,
         reads,
         metrics,
+        Departures(engine, settings.models_path, (models, slates)),
         clock_us,
     )
 

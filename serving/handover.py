@@ -3,6 +3,7 @@
 OUT/<tenant>/<version>-<digest>/    bundles that were verified; never changed, sometimes removed
 OUT/<tenant>/live.json              which of them is live; replaced whole
 OUT/<tenant>/problem.json           why the registry's live version is not; absent if all is well
+OUT/<tenant>.deleted                up to which version the registry's are those of a deleted tenant
 """
 
 import re
@@ -24,6 +25,8 @@ __all__ = [
     "bundle_name",
     "clear_problem",
     "is_bundle_name",
+    "leave_behind",
+    "left_behind",
     "read_live",
     "read_problem",
     "write_live",
@@ -100,6 +103,25 @@ def read_problem(home: Path) -> Problem | None:
 def clear_problem(home: Path) -> None:
     """All is well."""
     (home / PROBLEM).unlink(missing_ok=True)
+
+
+def leave_behind(out: Path, tenant: str) -> None:
+    """The tenant was deleted: what is live of it now shall never be handed over again."""
+    live = read_live(out / tenant)
+    if live is not None and live.version > left_behind(out, tenant):
+        replace_file(out / f"{tenant}.deleted", str(live.version).encode())
+
+
+def left_behind(out: Path, tenant: str) -> int:
+    """The last version that belongs to a deleted tenant of this name; 0 if none does."""
+    try:
+        return int((out / f"{tenant}.deleted").read_bytes()[:20])
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise BundleDamaged(
+            f"{out / tenant}.deleted is no version: write the last one of the deleted tenant there"
+        ) from error
 
 
 def _read(path: Path, kind: type[Kind]) -> Kind | None:

@@ -30,6 +30,7 @@ from serving.handover import (
     bundle_name,
     clear_problem,
     is_bundle_name,
+    left_behind,
     read_live,
     write_live,
     write_problem,
@@ -126,6 +127,8 @@ class Loader:
                 return
             version = self._registry.alias(tenant, "live")
             if version is None or self._is_waiting(tenant, version.digest):
+                return
+            if version.version <= left_behind(self._out, tenant):
                 return
             if not _is_handed_over(home, version):
                 self._hand_over(home, version)

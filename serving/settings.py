@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         "enforced.",
     )
     quota_burst_s: float = Field(
-        1.0, gt=0, le=60, description="Seconds whose share of a quota a tenant may use at once."
+        1.0, ge=0.01, le=60, description="Seconds whose share of a quota a tenant may use at once."
     )
     follows_held_max: int = Field(
         100_000,

@@ -13,12 +13,19 @@ from feeds.values import TenantRecord, decode_tenant, encode
 __all__ = ["create_tenant", "set_quotas"]
 
 
-def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accepted:
+def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accepted | Rejected:
     """Write the tenant's record once."""
     key = TenantKey(command.tenant).encode()
     stored = view.get("config", key)
     if stored is not None:
-        return Accepted(decode_tenant(stored).index)
+        record = decode_tenant(stored)
+        if record.deleted:
+            return Rejected(
+                "conflict",
+                f"a tenant {command.tenant!r} was deleted and what it left is being removed: "
+                "create this one in a moment",
+            )
+        return Accepted(record.index)
     changes.put("config", key, encode(TenantRecord(command.now_us, changes.index)))
     return Accepted(changes.index)
 

@@ -9,6 +9,7 @@ from serving.compose import Services
 
 __all__ = [
     "ERRORS",
+    "Deleted",
     "Error",
     "Explanation",
     "FeedPage",
@@ -262,6 +263,13 @@ class Tenants(BaseModel):
     """All tenants by name."""
 
     tenants: list[Tenant]
+
+
+class Deleted(BaseModel):
+    """A tenant that is no more."""
+
+    tenant: str
+    deleted: bool
 
 
 class MadeTenant(BaseModel):

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from feeds.errors import Conflict
 from feeds.model import TenantId, check_tenant_id
 from feeds.new_keys import create_key
 from feeds.tenants import describe_tenant
 from serving.compose import Services
+from serving.errors import BadRequest
 from serving.requests import JsonRoute, QuotasBody, TenantBody
 from serving.routes import replies
 from serving.routes.feeds import json_reply
@@ -85,6 +86,33 @@ async def set_quotas(request: Request, _: Operator, tenant: str, body: QuotasBod
     services, known = services_of(request), check_tenant_id(tenant)
     await asyncio.wrap_future(services.engine.set_quotas(known, body.root))
     return json_reply(orjson.dumps(_quotas(services, known)))
+
+
+@router.delete(
+    "/tenants/{tenant}",
+    status_code=202,
+    response_model=replies.Deleted,
+    responses=_UNKNOWN,
+    summary="Delete a tenant",
+)
+async def delete(
+    request: Request,
+    _: Operator,
+    tenant: str,
+    confirm: Annotated[str, Query(description="The tenant's name again.")] = "",
+) -> Response:
+    """From the reply on the tenant is unknown; what it left in the store is removed from then on.
+
+    None of its name can be created until that is done.
+    """
+    known = check_tenant_id(tenant)
+    if confirm != known:
+        raise BadRequest(
+            f"confirm is {confirm[:80]!r}: to delete tenant {known!r} with all that it has, send "
+            f"confirm={known}; nothing was changed"
+        )
+    await asyncio.wrap_future(services_of(request).engine.delete_tenant(known))
+    return json_reply(orjson.dumps({"tenant": known, "deleted": True}), 202)
 
 
 def _describe(services: Services, tenants: Sequence[TenantId]) -> list[dict[str, Any]]:  # Any: JSON

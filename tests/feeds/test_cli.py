@@ -166,13 +166,31 @@ def test_quotas_are_set_shown_and_given_back_to_the_default(data: Path, log: Pat
         run(*quota[:-1], "--default", "speed")
 
 
+def test_tenant_is_deleted_where_its_name_is_given_twice(data: Path, log: Path) -> None:
+    for tenant in ("demo", "other"):
+        run("import", log, "--tenant", tenant, "--data-dir", data)
+    with pytest.raises(InvalidInput, match="`headwater tenants delete demo --confirm demo`"):
+        run("tenants", "delete", "demo", "--data-dir", data)
+    delete = ("tenants", "delete", "demo", "--confirm", "demo", "--data-dir", data, "--json")
+    assert {"tenant": "demo", "deleted": True} == json.loads(run(*delete))
+    listed = json.loads(run("tenants", "list", "--data-dir", data, "--json"))
+    assert ["other"] == [one["tenant"] for one in listed["tenants"]]
+    assert [] == listed["deleting"]
+    told = json.loads(run(*delete))
+    assert "tenant 'demo' does not exist" in told["error"]
+    report = json.loads(run("import", log, "--tenant", "demo", "--data-dir", data, "--json"))
+    assert {"post": 1, "duplicate": 0} == report["counts"]
+
+
 def test_operators_have_keys_of_their_own(data: Path) -> None:
     made = json.loads(run("keys", "create", "@operators", "--data-dir", data, "--json"))
     listed = json.loads(run("keys", "list", "@operators", "--data-dir", data, "--json"))
     assert [(made["key_id"], ["operator"])] == [
         (key["key_id"], key["scopes"]) for key in listed["keys"]
     ]
-    assert {"tenants": []} == json.loads(run("tenants", "list", "--data-dir", data, "--json"))
+    assert {"tenants": [], "deleting": []} == json.loads(
+        run("tenants", "list", "--data-dir", data, "--json")
+    )
 
 
 def test_tenant_that_exists_is_not_created_again(data: Path) -> None:

@@ -13,6 +13,7 @@ from feeds.commands import (
     ClearRows,
     Command,
     CreateTenant,
+    DeleteTenant,
     FanOut,
     FollowFeed,
     Once,
@@ -23,6 +24,7 @@ from feeds.commands import (
     RotateKey,
     SetQuotas,
     UnfollowFeed,
+    WipeTenant,
     decode_command,
     encode_command,
 )
@@ -94,6 +96,8 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
 
 kinds: tuple[type[msgspec.Struct], ...] = (
     CreateTenant,
+    DeleteTenant,
+    WipeTenant,
     AddKey,
     RotateKey,
     RevokeKey,

@@ -96,6 +96,9 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ("GET", "/v2/tenants"): [{"url": "/v2/tenants"}],
         ("POST", "/v2/tenants"): [{"url": "/v2/tenants", "json": {"tenant": "bravo"}}],
         ("GET", "/v2/tenants/{tenant}"): [{"url": "/v2/tenants/bravo"}],
+        ("DELETE", "/v2/tenants/{tenant}"): [
+            {"url": "/v2/tenants/bravo", "params": {"confirm": "bravo"}}
+        ],
         ("PATCH", "/v2/tenants/{tenant}/quotas"): [
             {"url": "/v2/tenants/bravo/quotas", "json": {"requests_per_s": 0}}
         ],
