@@ -112,7 +112,7 @@ class Applier:
         ]
         if (events or outcome.of_tenant) and self._listeners:
             self._untold.append((TenantId(command.tenant), index, events))
-        if isinstance(command, WipeTenant) and outcome.result == Drained(index) and writes:
+        if type(command) is WipeTenant and outcome.result == Drained(index) and writes:
             self._wiped.append(command.tenant)
         told = bool(events) or outcome.of_tenant
         return encode_result(outcome.result), command.tenant if told else None, writes
