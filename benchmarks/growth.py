@@ -91,37 +91,43 @@ def _pages(data: Path, feeds: int, seconds: float, config: FeedsConfig) -> Stopw
 
 
 def _draw(name: str, points: list[Point], out: Path) -> None:
-    """The measurement's plot: both axes logarithmic, as growth is what one wants to see."""
+    """The measurement's plot, both axes logarithmic, and its numbers in a table below it."""
     mpl.use("Agg")
     x, lines, x_label, y_label, title = PLOTS[name]
-    figure, axes = plt.subplots(figsize=(7, 4), dpi=110)
-    for line, (key, label) in enumerate(lines):
+    lines = [line for line in lines if any(point.get(line[0]) is not None for point in points)]
+    figure, (axes, below) = plt.subplots(
+        2, figsize=(7, 4.6), dpi=110, height_ratios=(4, 0.5 + 0.25 * len(lines))
+    )
+    colors = []
+    for key, label in lines:
         found = [(point[x], point[key]) for point in points if point.get(key) is not None]
-        if not found:
-            continue  # etcd is not installed everywhere
         (drawn,) = axes.plot(*zip(*found, strict=True), "o-", label=label)
-        offset, align = LABELS[line]
-        for place in found:
-            axes.annotate(
-                f"{place[1]:,.0f}",
-                place,
-                offset,
-                textcoords="offset points",
-                ha=align,
-                size=8,
-                color=drawn.get_color(),
-            )
+        colors.append(drawn.get_color())
     axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label, title=title)
     axes.grid(alpha=0.3, which="both")
-    axes.margins(x=0.1, y=0.3)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set_minor_formatter(StrMethodFormatter(""))
-    if len(lines) > 1:
-        axes.legend()
+    below.axis("off")
+    table = below.table(
+        [[_number(point.get(key)) for point in points] for key, _ in lines],
+        rowLabels=[label for _, label in lines],
+        colLabels=[_number(point[x]) for point in points],
+        loc="center",
+        edges="horizontal",
+    )
+    for row, color in enumerate(colors, 1):
+        table[row, -1].set_text_props(color=color, weight="bold")
     figure.tight_layout()
-    figure.savefig(out / f"{name}.png")
+    figure.savefig(out / f"{name}.png", bbox_inches="tight")
     plt.close(figure)
+
+
+def _number(value: float | None) -> str:
+    """As a table shows it: three digits at least where it is small."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"  # noqa: PLR2004
 
 
 MEASUREMENTS: dict[str, tuple[Callable[[Path, float, int], Point], tuple[int, ...]]] = {
@@ -130,9 +136,6 @@ MEASUREMENTS: dict[str, tuple[Callable[[Path, float, int], Point], tuple[int, ..
     "page": (page, (100, 1_000, 10_000, 100_000, 1_000_000)),
     "memory": (memory, (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)),
 }
-
-LABELS = (((5, -12), "left"), ((3, 6), "left"), ((-6, -12), "right"))
-"""Where a line's numbers stand beside its points: the first, second and third line's."""
 
 QUANTILES = [("p50_us", "median"), ("p99_us", "99th percentile")]
 

@@ -19,8 +19,8 @@ from feeds.directory import DataDirectory
 from feeds.durable import sync_directory
 from feeds.errors import InvalidInput, SnapshotDamaged
 from feeds.replication.base import LogPosition
+from feeds.replication.config import LogConfig
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.snapshots import Manifest, SnapshotFile, describe, verify_files
 from feeds.state import applied_position
 from feeds.store.base import COLUMN_FAMILIES

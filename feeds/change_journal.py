@@ -31,7 +31,8 @@ _CHUNK: Final = 64
 Listener = Callable[[TenantId, int, Sequence[Event]], None]
 """(tenant, log index, events) of an applied command; the store may be further already.
 
-Without events the tenant itself changed: its keys, its quotas, or whether it exists.
+Without events the tenant itself changed: its keys, its quotas, its ranking configs, or whether it
+exists.
 """
 
 Gap = Callable[[], None]

@@ -315,23 +315,27 @@ def _print_table(found: dict[str, ReplicaStatus | None]) -> None:
     from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("node", "role", "term", "commit", "applied", "lag", "log", "snapshot", "peers"):
-        right = heading not in {"node", "role", "peers"}
-        table.add_column(heading, justify="right" if right else "left")
+    numbers = ("term", "commit", "applied", "lag", "log", "snapshot")
+    for heading in ("node", "role", *numbers, "disk", "peers"):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
     told = _told(found)["nodes"]
     for node, one in told.items():
         if one["role"] == "unreachable":
             table.add_row(node, "[red]unreachable[/red]")
             continue
-        peers = " ".join(
-            f"{peer['node']}{'' if peer['connected'] else ' (not connected)'}"
-            for peer in one["peers"]
-        )
-        numbers = [one[key] for key in ("term", "commit_index", "applied_index", "lag")]
+        peers = " ".join(map(_peer, one["peers"]))
+        counts = [one[key] for key in ("term", "commit_index", "applied_index", "lag")]
         size = f"{one['log_bytes'] / 1e6:.1f} MB"
-        cells = [*(f"{number:,}" for number in numbers), size, f"{one['snapshot_index']:,}"]
-        table.add_row(node, one["role"], *cells, peers)
+        cells = [*(f"{count:,}" for count in counts), size, f"{one['snapshot_index']:,}"]
+        disk = "[red]full[/red]" if one["full"] else "ok"
+        table.add_row(node, one["role"], *cells, disk, peers)
     Console().print(table)
+
+
+def _peer(peer: dict[str, Any]) -> str:  # Any: as `_told`
+    """A peer, and for how long it was not heard: a dash where it never was."""
+    heard = "-" if peer["silent_s"] is None else f"{peer['silent_s']:.1f} s"
+    return f"{peer['node']} ({heard}{'' if peer['connected'] else ', not connected'})"
 
 
 def _last_line(log: Path) -> str:

@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 
 from feeds.errors import FormatUnsupported, InvalidInput
-from feeds.events import Engagement, Impression, Posted
+from feeds.events import Engagement, FeedbackGiven, Impression, Posted
 
 __all__ = [
     "COMMAND_VERSION",
     "OPERATION",
+    "ActivateVersion",
     "AddKey",
     "ClearRows",
     "Command",
@@ -22,12 +23,15 @@ __all__ = [
     "DeleteTenant",
     "FanOut",
     "FollowFeed",
+    "GiveFeedback",
+    "MoveClock",
     "Once",
     "PostActivity",
     "RecordEvents",
     "RemoveActivity",
     "RevokeKey",
     "RotateKey",
+    "SaveVersion",
     "SetQuotas",
     "UnfollowFeed",
     "Unkeyed",
@@ -40,8 +44,10 @@ COMMAND_VERSION: Final = 3
 """The version of the commands below; a change of their meaning or fields needs another.
 
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
-whose defaults are what they meant. Up to version 2 a key had no date, a tenant had any number of
-them, what it stored was not counted, and none was deleted.
+whose defaults are what they meant. Up to version 2 a tenant had no ranking configs, nobody gave
+feedback, nothing moved the cluster's clock, and a key was remembered by the clocks of those who
+wrote; it is remembered for as long as it was to be. An API key had no date, a tenant had any number
+of them, what it stored was not counted, and none was deleted.
 
 `incarnation` is the log index at which the tenant of a command was created: where the name belongs
 to another tenant since, the command comes too late, and changes nothing. 0, as up to version 2, is
@@ -53,10 +59,12 @@ OPERATION: Final = "\0op:"
 
 
 class Once(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key: the command takes effect once until `expires_us`.
+    """An idempotency key: the command takes effect once.
 
-    `digest` is of the content, so that the key cannot be used for something else. `after` is a key
-    that must have been used before. Of a tenant's keys, `keys_max` are remembered (0: all).
+    It is remembered for the time between the two stamps, as the cluster's clock tells it: whose
+    clock is wrong does not decide what is forgotten. `digest` is of the content, so that the key
+    cannot be used for something else. `after` is a key that must have been used before. Of a
+    tenant's keys, `keys_max` are remembered (0: all).
     """
 
     key: str
@@ -237,11 +245,59 @@ class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     scan_max: int
 
 
+class MoveClock(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clock"):
+    """Let the cluster's clock go on to `to_us`, if it stands at `seen_us`; of no tenant.
+
+    So it does no harm late, twice, or by a node that leads no more: what is between the two was
+    measured since a node saw `seen_us` in its store, and is counted once.
+    """
+
+    seen_us: int
+    to_us: int
+    tenant: str = ""
+
+
 class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="record"):
     """Record impressions and engagements, and move the counters with them."""
 
     tenant: str
     events: tuple[Impression | Engagement, ...]
+    once: Once | None = None
+    incarnation: int = 0
+
+
+class SaveVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="save"):
+    """Save a ranking config, whatever its bytes say, as the tenant's next version.
+
+    Of its versions, `versions_max` are kept: the oldest go, but for the active one and the one that
+    was active before it.
+    """
+
+    tenant: str
+    document: bytes
+    now_us: int
+    versions_max: int
+    once: Once | None = None
+    incarnation: int = 0
+
+
+class ActivateVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="activate"):
+    """Let a version (0: the default) be the tenant's active one, if `expected` is until now."""
+
+    tenant: str
+    version: int
+    expected: int
+    now_us: int
+    once: Once | None = None
+    incarnation: int = 0
+
+
+class GiveFeedback(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="feedback"):
+    """Let a user say what to show; at most `muted_max` authors, and tags, are muted at once."""
+
+    tenant: str
+    given: FeedbackGiven
+    muted_max: int
     once: Once | None = None
     incarnation: int = 0
 
@@ -260,7 +316,11 @@ Command = (
     | UnfollowFeed
     | ClearRows
     | FanOut
+    | MoveClock
     | RecordEvents
+    | SaveVersion
+    | ActivateVersion
+    | GiveFeedback
 )
 
 Unkeyed = (
@@ -273,6 +333,7 @@ Unkeyed = (
     | SetQuotas
     | ClearRows
     | FanOut
+    | MoveClock
 )
 """Commands without an idempotency key: proposed again, they do no harm."""
 

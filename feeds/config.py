@@ -26,6 +26,7 @@ _POSITIVE = (
     "events_batch_max",
     "tenant_keys_max",
     "events_max",
+    "ranking_config_bytes_max",
     "activity_bytes_max",
     "text_bytes_max",
     "segment_bytes_max",
@@ -35,6 +36,8 @@ _POSITIVE = (
     "flush_every_bytes",
 )
 """Limits with which, were they 0, nothing could be done or something would never end."""
+
+_VERSIONS_MIN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,14 @@ class FeedsConfig:
 
     key_grace_s_max: int = 30 * 86_400
     """Seconds for which the old key of a rotation may stay good at most."""
+    ranking_config_bytes_max: int = 65_536
+    """Bytes of the document of a ranking config at most."""
+
+    ranking_configs_max: int = 50
+    """Versions of a tenant's ranking config that are kept; the oldest goes that is neither active
+    nor was before."""
+    muted_max: int = 256
+    """Authors, and as many tags, that a user can have muted at once."""
 
     value_max: float = 1e9
     """The largest magnitude of an engagement's value."""
@@ -136,7 +147,7 @@ class FeedsConfig:
     """Seconds that a given time may be ahead of the engine's clock."""
 
     dedup_ttl_s: int = 86_400
-    """Seconds for which an idempotency key is remembered."""
+    """Seconds for which an idempotency key is remembered, by the cluster's own clock."""
 
     dedup_keys_max: int = 1_000_000
     """Idempotency keys of a tenant that are remembered; beyond, the next to expire is forgotten."""
@@ -196,6 +207,11 @@ class FeedsConfig:
             low.append("page_scan_max is not above follows_max: raise it, or lower the other")
         if self.copy_limit_default > self.copy_limit_max:
             low.append("copy_limit_default is above copy_limit_max: lower it, or raise the other")
+        if self.ranking_configs_max < _VERSIONS_MIN:
+            low.append(
+                f"ranking_configs_max is {self.ranking_configs_max}: it must be at least "
+                f"{_VERSIONS_MIN}, for the active version, the one before and a new one"
+            )
         if self.retry_s and self.operation_ttl_s < 2 * self.retry_s:
             low.append("operation_ttl_s is below twice retry_s: raise it, or lower the other")
         if not self.groups:

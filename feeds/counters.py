@@ -12,7 +12,9 @@ from typing import Final
 
 import msgspec
 
-from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression
+from feeds.events import ENGAGEMENT_KINDS, Engagement, FeedbackGiven, Impression
+from feeds.model import position_of
+from feeds.opinions import Opinions
 
 __all__ = [
     "COUNTER_KINDS",
@@ -122,7 +124,8 @@ class UserRecord(msgspec.Struct, array_like=True):
     """The user's side of every feature: one bounded record, read fresh at each request.
 
     Activities are held as the 16 bytes of their position. `engaged` maps to the time of the first
-    engagement, `shown` to the number of impressions, `hidden` to the time of hiding.
+    engagement, `shown` to the number of impressions, `hidden` to the time of hiding. What the user
+    said of authors and tags comes last: a record of release 0.1 has nothing there.
     """
 
     authors: dict[str, Affinity]
@@ -132,6 +135,8 @@ class UserRecord(msgspec.Struct, array_like=True):
     hidden: dict[bytes, int]
     engagements: int = 0
     impressions: int = 0
+    of_authors: Opinions = msgspec.field(default_factory=Opinions)
+    of_tags: Opinions = msgspec.field(default_factory=Opinions)
 
     @classmethod
     def empty(cls) -> "UserRecord":
@@ -149,6 +154,15 @@ class UserRecord(msgspec.Struct, array_like=True):
             _remember(self.hidden, position, event.time_us)
         else:
             self._add_engagement(event.time_us, position, author, tags)
+
+    def give(self, feedback: FeedbackGiven) -> None:
+        """Take in what this user said; the next read honours it."""
+        if feedback.kind == "unhide":
+            self.hidden.pop(position_of(feedback.activity_id), None)
+        if feedback.actor:
+            self.of_authors.say(feedback.kind, feedback.actor, feedback.time_us)
+        for tag in feedback.tags:
+            self.of_tags.say(feedback.kind, tag, feedback.time_us)
 
     def _add_impression(self, position: bytes, author: str, tags: Iterable[str]) -> None:
         self.impressions += 1

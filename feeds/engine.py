@@ -31,7 +31,7 @@ from feeds.commands import (
 from feeds.config import FeedsConfig
 from feeds.credentials import APP_SCOPES, NO_TENANT, OPERATOR, SCOPES, check_key_id
 from feeds.errors import InvalidInput
-from feeds.events import Engagement, Event, Impression
+from feeds.events import Engagement, Event, FeedbackGiven, Impression
 from feeds.idempotency import LastingKey, operation
 from feeds.model import (
     Activity,
@@ -46,6 +46,8 @@ from feeds.reader import StoreReader
 from feeds.replication.base import Replica, ReplicaStatus
 from feeds.results import (
     Accepted,
+    ConfigActivated,
+    ConfigSaved,
     FollowResult,
     Placed,
     PostResult,
@@ -139,12 +141,16 @@ class FeedEngine(StoreReader):
         config: FeedsConfig | None = None,
         clock: Callable[[], int] = system_clock_us,
         release: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> Self:
-        """The engine on a store and a replica of this process; `release` follows their close."""
+        """The engine on a store and a replica of this process; `release` follows their close.
+
+        `clock` is stamped in commands; `monotonic` tells for how long keys are remembered.
+        """
         config = config or FeedsConfig()
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
-        machine = StateMachine(store, config)
+        machine = StateMachine(store, config, clock=monotonic)
 
         def close() -> None:
             try:
@@ -360,13 +366,58 @@ class FeedEngine(StoreReader):
         command = self._intake.record(tenant, events, key, self._clock(), content)
         return self._propose(command, RecordResult, _same)
 
+    def save_ranking_config(
+        self, tenant: TenantId, document: bytes, key: str | LastingKey | None = None
+    ) -> "Future[ConfigSaved]":
+        """Save a ranking config, which the caller has checked, as the tenant's next version.
+
+        Whether its bytes are a ranking config is not looked at here. It is not active yet.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.save_config(tenant, document, key, self._clock())
+        return self._propose(command, ConfigSaved, _same)
+
+    def activate_ranking_config(
+        self,
+        tenant: TenantId,
+        version: int,
+        expected_version: int,
+        key: str | LastingKey | None = None,
+    ) -> "Future[ConfigActivated]":
+        """Let a version rank the tenant's feeds, if `expected_version` has done so until now.
+
+        Version 0 is the default. The future fails with `Conflict` where another version is active,
+        and with `NotFound` where this one is not kept.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.activate_config(
+            tenant, version, expected_version, key, self._clock()
+        )
+        return self._propose(command, ConfigActivated, _same)
+
+    def give_feedback(
+        self,
+        tenant: TenantId,
+        given: FeedbackGiven,
+        key: str | LastingKey | None = None,
+        content: bytes | None = None,
+    ) -> "Future[RecordResult]":
+        """Take in what a user said to show; every read after the future is done honours it.
+
+        An activity that does not exist, where its tags are meant, is named in `unknown`. Fails with
+        `LimitExceeded` where `muted_max` are muted. `key` and `content` are as of `record`.
+        """
+        self._check_tenant(tenant)
+        command = self._intake.feedback(tenant, given, key, self._clock(), content)
+        return self._propose(command, RecordResult, _same)
+
     def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.
 
-        Without events, the tenant itself was changed: its keys, its quotas, whether it exists. It
-        is called on the replica's thread before the command's future is done, perhaps when the
-        view is at a later command already; what it raises is logged and goes no further. Beside a
-        node, commands may be missed: then `gap` is called, on that thread too.
+        Without events, the tenant itself was changed: its keys, quotas or ranking configs, or that
+        it exists. It is called on the replica's thread before the command's future is done, perhaps
+        when the view is at a later command already; what it raises is logged and goes no further.
+        Beside a node, commands may be missed: then `gap` is called, on that thread too.
         """
         if self._changes is None:
             raise InvalidInput("this engine hears of no changes: follow where they are applied")

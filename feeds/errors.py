@@ -6,8 +6,8 @@ FeedsError
 │   ├── InvalidCursor
 │   ├── InvalidTime
 │   └── LimitExceeded       a limit that is named in the config
-├── NotFound                the tenant or activity does not exist
-├── Conflict                an idempotency key was used again with other content
+├── NotFound                the tenant, activity or version does not exist
+├── Conflict                the write expected another state; or its idempotency key is used up
 ├── QuotaExceeded           the tenant has used up one of its quotas; nothing was changed
 ├── Overloaded              too many writes wait; retry after a moment
 ├── NoLeader                no node leads at the moment; nothing was written; retry after a moment
@@ -15,7 +15,7 @@ FeedsError
 ├── StaleRead               this node is too far behind to answer; ask another, or retry
 └── StorageError            this node cannot go on
 ├── DataDirectoryLocked another process owns the data directory
-├── LogDamaged          a record that is not at the log's tail fails its checksum
+├── LogDamaged          a record of the log that was durable fails its checksum
 ├── FormatUnsupported   the data directory is of another format version
 ├── ClusterMismatch     a directory, certificate or peer that belongs to another cluster or node
 ├── SnapshotDamaged     a snapshot or backup that is incomplete or fails its checksums
@@ -73,11 +73,14 @@ class LimitExceeded(InvalidInput):
 
 
 class NotFound(FeedsError):
-    """The tenant or activity does not exist."""
+    """The tenant, activity or version does not exist."""
 
 
 class Conflict(FeedsError):
-    """An idempotency key was used again with other content."""
+    """The state is not the one that the write expected, so that it changed nothing.
+
+    Or its idempotency key was used before, with other content.
+    """
 
 
 class QuotaExceeded(FeedsError):
@@ -114,7 +117,7 @@ class DataDirectoryLocked(StorageError):
 
 
 class LogDamaged(StorageError):
-    """A log record that is not at the tail fails its checksum: file and offset are named."""
+    """A log record that was durable fails its checksum: file and offset are named."""
 
 
 class FormatUnsupported(StorageError):

@@ -17,6 +17,8 @@ __all__ = [
     "Engagement",
     "EngagementKind",
     "Event",
+    "FeedbackGiven",
+    "FeedbackKind",
     "Followed",
     "Impression",
     "Posted",
@@ -35,6 +37,10 @@ ENGAGEMENT_KINDS: tuple[EngagementKind, ...] = (
     "bookmark",
     "hide",
 )
+
+
+FeedbackKind = Literal["unhide", "mute", "unmute", "show_more", "show_less"]
+"""What a user can say of what is shown; hiding is an engagement."""
 
 
 class Posted(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="posted"):
@@ -102,7 +108,21 @@ class Engagement(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     value: float = 1.0
 
 
-Event = Posted | Removed | Followed | Unfollowed | Impression | Engagement
+class FeedbackGiven(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="feedback"):
+    """A user said what to show: of the author `actor`, of `tags`, or of an activity (`unhide`).
+
+    Where more or less was asked of an activity, its tags stand here, or else its author.
+    """
+
+    time_us: int
+    user: UserId
+    kind: FeedbackKind
+    activity_id: ActivityId = ActivityId("")
+    actor: str = ""
+    tags: tuple[str, ...] = ()
+
+
+Event = Posted | Removed | Followed | Unfollowed | Impression | Engagement | FeedbackGiven
 
 EVENT_SCHEMA_VERSION = 1
 

@@ -41,6 +41,10 @@ class FollowedStore:
         """As `View.scan`."""
         return self._store.scan(family, start, stop, limit)
 
+    def keys(self, family: str, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """As `View.keys`."""
+        return self._store.keys(family, start, stop, limit)
+
     def catch_up(self) -> LogPosition:
         """See what the node has written since; the last command that is in it."""
         self._store.catch_up()

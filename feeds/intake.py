@@ -20,18 +20,21 @@ from feeds.checks import (
 )
 from feeds.commands import (
     OPERATION,
+    ActivateVersion,
     Command,
     FollowFeed,
+    GiveFeedback,
     Once,
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    SaveVersion,
     UnfollowFeed,
     encode_command,
 )
 from feeds.config import FeedsConfig
 from feeds.errors import InvalidInput, LimitExceeded, UnknownFeedGroup
-from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
+from feeds.events import ENGAGEMENT_KINDS, Engagement, FeedbackGiven, Impression, Posted
 from feeds.idempotency import LastingKey, stamp
 from feeds.model import (
     Activity,
@@ -46,6 +49,7 @@ from feeds.model import (
 __all__ = ["Intake"]
 
 _PLACE_MAX = 2**31 - 1
+_VERSION_MAX = 2**53 - 1  # as JSON holds numbers exactly
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -223,6 +227,71 @@ class Intake:
         batch = tuple(events)
         once = None if key is None else self._once(key, content or _encode(batch), now_us)
         return RecordEvents(tenant=tenant, events=batch, once=once)
+
+    def save_config(
+        self, tenant: TenantId, document: bytes, key: str | LastingKey | None, now_us: int
+    ) -> SaveVersion:
+        """The command that saves a ranking config."""
+        limit = self._config.ranking_config_bytes_max
+        if len(document) > limit:
+            raise LimitExceeded(
+                f"the ranking config takes {len(document)} bytes, ranking_config_bytes_max is "
+                f"{limit}: leave out what is as by default"
+            )
+        return SaveVersion(
+            tenant=tenant,
+            document=document,
+            now_us=now_us,
+            versions_max=self._config.ranking_configs_max,
+            once=None if key is None else self._once(key, document, now_us),
+        )
+
+    def activate_config(
+        self,
+        tenant: TenantId,
+        version: int,
+        expected_version: int,
+        key: str | LastingKey | None,
+        now_us: int,
+    ) -> ActivateVersion:
+        """The command that lets a version be active."""
+        for name, number in (("version", version), ("expected_version", expected_version)):
+            check_number(name, number, 0, _VERSION_MAX, "the largest")
+        return ActivateVersion(
+            tenant=tenant,
+            version=version,
+            expected=expected_version,
+            now_us=now_us,
+            once=self._once_of(key, ("activate", version, expected_version), now_us),
+        )
+
+    def feedback(
+        self,
+        tenant: TenantId,
+        given: FeedbackGiven,
+        key: str | LastingKey | None,
+        now_us: int,
+        content: bytes | None = None,
+    ) -> GiveFeedback:
+        """The command that takes in what a user said of an activity, an author or tags."""
+        check_user_id(given.user)
+        check_time(given.time_us, now_us, self._config.future_time_max_s)
+        if given.activity_id:
+            check_activity_id(given.activity_id)
+        self._text("author", given.actor)
+        if len(given.tags) > self._config.tags_max:
+            raise LimitExceeded(
+                f"{len(given.tags)} tags, tags_max is {self._config.tags_max}: name fewer"
+            )
+        for tag in given.tags:
+            if len(tag.encode("utf-8", "replace")) > self._config.tag_bytes_max:
+                raise LimitExceeded(
+                    f"a tag takes more than tag_bytes_max, {self._config.tag_bytes_max} bytes: no "
+                    "activity has such a tag"
+                )
+            self._text("tag", tag)
+        once = None if key is None else self._once(key, content or _encode(given), now_us)
+        return GiveFeedback(tenant=tenant, given=given, muted_max=self._config.muted_max, once=once)
 
     def _activity(self, home: str, draft: ActivityDraft, now_us: int) -> Activity:
         for name in ("actor", "verb", "object"):

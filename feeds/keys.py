@@ -1,4 +1,4 @@
-"""The whole keyspace in one file: every key of every column family. Pure.
+"""The whole keyspace: every key of every column family. Pure; long because it is one file.
 
 A tenant that is deleted leaves no row: what begins with its name in the families of data, what has
 it behind one letter in `config`, or behind a word and a zero byte in `meta`. So a new kind of key
@@ -13,11 +13,14 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `c`, index modulo the journal's size 8 | log index 8 of a command, tenant of its events |
 | meta | `changes` | size of that journal 8 |
 | meta | `applied` | log index 8, term 8 |
+| meta | `clock` | microseconds 8 that the cluster's clock has gone |
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
 | meta | `usage`, 0, tenant | `Usage` |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
 | config | `i` tenant, key id | expiry 8 of the key; none of keys from before version 3 |
+| config | `r` tenant | `RankingConfigs` |
+| config | `v` tenant, version 8 | document of a ranking config |
 | activities | tenant, position 16 | index 8, length 4, `Posted`, body |
 | feeds | tenant, feed, position 16, origin | index 8 of the command that wrote the row |
 | follows | tenant, `e`, follower, target | `Follow` without its ends |
@@ -37,14 +40,17 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 """
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final, Literal, Self
+
+import msgspec
 
 from feeds.model import Position
 
 __all__ = [
     "APPLIED",
     "CHANGES",
+    "CLOCK",
     "POSITION_BYTES",
     "ActivityKey",
     "ApiKeyKey",
@@ -62,6 +68,8 @@ __all__ = [
     "FollowerKey",
     "OutboxKey",
     "PulledKey",
+    "RankingConfigKey",
+    "RankingConfigsKey",
     "TaskCountKey",
     "TenantKey",
     "TenantKeyKey",
@@ -77,6 +85,9 @@ APPLIED: Final = b"applied"
 
 CHANGES: Final = b"changes"
 """Where `meta` holds the size of the change journal."""
+
+CLOCK: Final = b"clock"
+"""Where `meta` holds how far the cluster's clock has gone."""
 
 POSITION_BYTES: Final = 16
 """Bytes of a position."""
@@ -94,9 +105,8 @@ def after(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes((prefix[-1] + 1,))
 
 
-def write_number(number: int) -> bytes:
-    """An unsigned number as 8 bytes that sort like it."""
-    return _NUMBER.pack(number)
+write_number: Final[Callable[[int], bytes]] = _NUMBER.pack
+"""An unsigned number as 8 bytes that sort like it."""
 
 
 def read_number(data: bytes, offset: int = 0) -> int:
@@ -115,8 +125,7 @@ def _split(key: bytes, count: int) -> tuple[list[str], bytes]:
     return [text.decode() for text in texts], rest
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeKey:
+class ChangeKey(msgspec.Struct, frozen=True):
     """In `meta`: a slot of the change journal, which the next round of it writes again."""
 
     slot: int
@@ -131,8 +140,7 @@ class ChangeKey:
         return b"c" + _NUMBER.pack(slot)
 
 
-@dataclass(frozen=True, slots=True)
-class TenantKey:
+class TenantKey(msgspec.Struct, frozen=True):
     """In `config`: a tenant."""
 
     tenant: str
@@ -152,8 +160,7 @@ class TenantKey:
         return b"t"
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKeyKey:
+class ApiKeyKey(msgspec.Struct, frozen=True):
     """In `config`: an API key, by its public id."""
 
     key_id: str
@@ -168,8 +175,7 @@ class ApiKeyKey:
         return b"k"
 
 
-@dataclass(frozen=True, slots=True)
-class TenantKeyKey:
+class TenantKeyKey(msgspec.Struct, frozen=True):
     """In `config`: that a tenant has an API key, so that its keys are counted without all others.
 
     An operator's are those of the tenant without a name.
@@ -194,8 +200,33 @@ class TenantKeyKey:
         return b"i" + _join(tenant)
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityKey:
+class RankingConfigsKey(msgspec.Struct, frozen=True):
+    """In `config`: which ranking configs a tenant has, and which of them is active."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"r" + self.tenant.encode()
+
+
+class RankingConfigKey(msgspec.Struct, frozen=True):
+    """In `config`: one version of a tenant's ranking config."""
+
+    tenant: str
+    version: int
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant) + write_number(self.version)
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the keys of a tenant's versions begin with; the version follows."""
+        return b"v" + _join(tenant)
+
+
+class ActivityKey(msgspec.Struct, frozen=True):
     """In `activities`: an activity; a tenant's newest comes first."""
 
     tenant: str
@@ -217,8 +248,7 @@ class ActivityKey:
         return _join(tenant)
 
 
-@dataclass(frozen=True, slots=True)
-class FeedRowKey:
+class FeedRowKey(msgspec.Struct, frozen=True):
     """In `feeds`: a row; a feed's newest comes first. `origin` is empty at home."""
 
     tenant: str
@@ -248,8 +278,7 @@ class FeedRowKey:
         return _join(tenant), b"\0" + position + origin.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class FollowKey:
+class FollowKey(msgspec.Struct, frozen=True):
     """In `follows`: an edge, by who follows."""
 
     tenant: str
@@ -266,8 +295,7 @@ class FollowKey:
         return _join(tenant) + b"e" + _join(follower)
 
 
-@dataclass(frozen=True, slots=True)
-class FollowerKey:
+class FollowerKey(msgspec.Struct, frozen=True):
     """In `follows`: an edge, by who is followed."""
 
     tenant: str
@@ -284,8 +312,7 @@ class FollowerKey:
         return _join(tenant) + b"r" + _join(target)
 
 
-@dataclass(frozen=True, slots=True)
-class DegreesKey:
+class DegreesKey(msgspec.Struct, frozen=True):
     """In `follows`: how many edges a feed has, each way."""
 
     tenant: str
@@ -296,8 +323,7 @@ class DegreesKey:
         return _join(self.tenant) + b"d" + self.feed.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class PulledKey:
+class PulledKey(msgspec.Struct, frozen=True):
     """In `follows`: an edge whose target is merged when the follower's feed is read."""
 
     tenant: str
@@ -314,8 +340,7 @@ class PulledKey:
         return _join(tenant) + b"p" + _join(follower)
 
 
-@dataclass(frozen=True, slots=True)
-class EventKey:
+class EventKey(msgspec.Struct, frozen=True):
     """In `events`: a fact, by log index and its place within that command."""
 
     tenant: str
@@ -338,8 +363,7 @@ class EventKey:
         return _join(tenant)
 
 
-@dataclass(frozen=True, slots=True)
-class CounterKey:
+class CounterKey(msgspec.Struct, frozen=True):
     """In `counters`: a record; `name` is a position (activity) or a text in UTF-8."""
 
     tenant: str
@@ -356,8 +380,7 @@ class CounterKey:
         return _join(tenant) + _ENTITIES[entity]
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxKey:
+class OutboxKey(msgspec.Struct, frozen=True):
     """In `outbox`: rows of an ended follow that are still to be removed."""
 
     tenant: str
@@ -375,8 +398,7 @@ class OutboxKey:
         return cls(tenant, follower, target.decode())
 
 
-@dataclass(frozen=True, slots=True)
-class FanOutKey:
+class FanOutKey(msgspec.Struct, frozen=True):
     """In `outbox`: rows of an activity before the followers of a place, still to be written.
 
     The byte 1 keeps them apart from ended follows: no feed's text begins with it.
@@ -407,8 +429,7 @@ class FanOutKey:
         return key[key.index(b"\0") + 1] == 1
 
 
-@dataclass(frozen=True, slots=True)
-class WipeKey:
+class WipeKey(msgspec.Struct, frozen=True):
     """In `outbox`: what a deleted tenant left, still to be removed."""
 
     tenant: str
@@ -426,22 +447,25 @@ class WipeKey:
     @staticmethod
     def has(key: bytes) -> bool:
         """Whether a key of `outbox` is of this kind: no feed's text begins with the byte 2."""
-        return key.endswith(b"\0\2")
+        return key[key.index(b"\0") + 1 :] == b"\2"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCountKey:
+class TaskCountKey(msgspec.Struct, frozen=True):
     """In `meta`: how many of a tenant's tasks are in `outbox`."""
 
     tenant: str
 
     def encode(self) -> bytes:
         """The key's bytes."""
-        return b"tasks\0" + self.tenant.encode()
+        return self.prefix() + self.tenant.encode()
+
+    @staticmethod
+    def prefix() -> bytes:
+        """What every key of this kind begins with; the tenant follows."""
+        return b"tasks\0"
 
 
-@dataclass(frozen=True, slots=True)
-class UsageKey:
+class UsageKey(msgspec.Struct, frozen=True):
     """In `meta`: what a tenant has stored."""
 
     tenant: str
@@ -451,8 +475,7 @@ class UsageKey:
         return b"usage\0" + self.tenant.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class DedupKey:
+class DedupKey(msgspec.Struct, frozen=True):
     """In `dedup`: an idempotency key that was used."""
 
     tenant: str
@@ -463,8 +486,7 @@ class DedupKey:
         return _join(self.tenant) + b"k" + self.key.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class DedupCountKey:
+class DedupCountKey(msgspec.Struct, frozen=True):
     """In `dedup`: how many of a tenant's keys are remembered."""
 
     tenant: str
@@ -474,9 +496,8 @@ class DedupCountKey:
         return _join(self.tenant) + b"n"
 
 
-@dataclass(frozen=True, slots=True)
-class ExpiryKey:
-    """In `dedup`: when an idempotency key is forgotten; a tenant's earliest comes first."""
+class ExpiryKey(msgspec.Struct, frozen=True):
+    """In `dedup`: when a key is forgotten, by its tenant's time; the earliest comes first."""
 
     tenant: str
     expires_us: int

@@ -24,9 +24,8 @@ from feeds.flushing import BackgroundFlusher
 from feeds.identity import Identity
 from feeds.node_config import NodeConfig
 from feeds.replication.base import LogPosition, ReplicaStatus
-from feeds.replication.cluster import ClusterConfig, ClusterReplica
-from feeds.replication.config import ConsensusConfig, MemberConfig
-from feeds.replication.log import LogConfig
+from feeds.replication.cluster import ClusterReplica
+from feeds.replication.config import ClusterConfig, ConsensusConfig, LogConfig, MemberConfig
 from feeds.replication.snapshots import recover_install
 from feeds.replication.transport import TransportConfig
 from feeds.socket_protocol import PROTOCOL_VERSION, Welcome
@@ -127,12 +126,14 @@ class EngineNode:
     ) -> Iterator["EngineNode"]:
         """A node while the block lasts; then it lets another one lead, and stops.
 
+        `limits` in place of the configuration's.
+
         Raises `DataDirectoryLocked`, `ClusterMismatch` or another `StorageError`.
         """
         with DataDirectory.lock(config.data_dir) as directory:
             identity = _identify(config, join=join)
             recover_install(config.data_dir)
-            node = cls(config, directory, identity, limits or FeedsConfig())
+            node = cls(config, directory, identity, limits or config.limits.engine())
             try:
                 with node._serving():
                     yield node
@@ -189,6 +190,7 @@ class EngineNode:
             ) from error
         self._replica = replica
         self._machine.bind(replica)
+        replica.ask_before_writes(self._machine.before_write)
         replica.watch(self._work)
         server = SocketServer(
             replica,
@@ -256,6 +258,7 @@ class EngineNode:
                 segment_bytes_max=limits.segment_bytes_max,
                 record_bytes_max=limits.command_bytes_max,
             ),
+            disk_reserve_bytes=limits.disk_reserve_bytes,
         )
 
 

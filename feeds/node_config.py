@@ -1,20 +1,24 @@
 """The configuration of an engine node, in TOML; every mistake is told at once."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from feeds.config import FeedsConfig
 from feeds.errors import InvalidInput
 from feeds.replication.certificates import NodeFiles
 from feeds.replication.transport import Address, check_addresses
 
-__all__ = ["NodeConfig", "TlsFiles"]
+__all__ = ["NodeConfig", "NodeLimitsConfig", "TlsFiles"]
 
 NODES: Final = (1, 3, 5)
 """How many nodes a cluster may have: one more failure is survived with each two."""
 
+_ENGINE: Final = FeedsConfig()
+_Positive = Annotated[int, Field(ge=1, le=2**40)]
 _NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 Name = Annotated[str, Field(pattern=_NAME)]
 
@@ -32,6 +36,46 @@ class TlsFiles(BaseModel):
 
     key: Path
     """Its key, readable by the owner alone."""
+
+
+class NodeLimitsConfig(BaseModel):
+    """The engine's limits that are a node's own; the others travel in what is written.
+
+    They bear the names that they have in `FeedsConfig`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fanout_rows_max: _Positive = _ENGINE.fanout_rows_max
+    """Followers that one command of a fan-out's task reaches at most."""
+
+    unfollow_rows_max: _Positive = _ENGINE.unfollow_rows_max
+    """Rows that one command of an ended follow's task removes at most."""
+
+    unfollow_scan_max: _Positive = _ENGINE.unfollow_scan_max
+    """Rows that such a command looks at, at most."""
+
+    proposals_max: _Positive = _ENGINE.proposals_max
+    """Commands that may wait, or be on their way; another one is refused as overloaded."""
+
+    segment_bytes_max: _Positive = _ENGINE.segment_bytes_max
+    """Bytes of one segment of the log; the next command after that begins a new one."""
+
+    flush_every_bytes: _Positive = _ENGINE.flush_every_bytes
+    """Bytes of commands after which the store is flushed and the log before them dropped."""
+
+    disk_reserve_bytes: Annotated[int, Field(ge=0, le=2**60)] = _ENGINE.disk_reserve_bytes
+    """Free bytes on the disks of log and store below which no command is written."""
+
+    block_cache_bytes: Annotated[int, Field(ge=0, le=2**60)] = _ENGINE.block_cache_bytes
+    """Bytes of the store's one block cache."""
+
+    write_buffer_bytes: _Positive = _ENGINE.write_buffer_bytes
+    """Bytes that one column family holds in memory before it writes a file."""
+
+    def engine(self) -> FeedsConfig:
+        """The engine's limits with these in their place."""
+        return replace(_ENGINE, **self.model_dump())
 
 
 class NodeConfig(BaseModel):
@@ -71,6 +115,9 @@ class NodeConfig(BaseModel):
 
     log_keep_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Megabytes of log that are kept for a node that is behind; beyond, it gets a snapshot."""
+
+    limits: NodeLimitsConfig = NodeLimitsConfig()
+    """Limits of its log, its store and of what it does beside, under `[limits]`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -139,6 +186,9 @@ class NodeConfig(BaseModel):
         if self.tls is not None:
             files = (("ca", self.tls.ca), ("cert", self.tls.cert), ("key", self.tls.key))
             lines += ["", "[tls]", *(f'{name} = "{path}"' for name, path in files)]
+        limits = self.limits.model_dump(exclude_defaults=True)
+        if limits:
+            lines += ["", "[limits]", *(f"{name} = {limit}" for name, limit in limits.items())]
         return "\n".join(lines) + "\n"
 
     def addresses(self) -> dict[str, Address]:

@@ -9,7 +9,7 @@ from feeds.config import FeedsConfig
 from feeds.directory import STORE, DataDirectory, check_format
 from feeds.reader import StoreReader
 from feeds.replication.base import ApplyCommand, Replica
-from feeds.replication.log import LogConfig
+from feeds.replication.config import LogConfig
 from feeds.replication.replica import ReplicaConfig, SingleReplica
 from feeds.store.base import Store
 from feeds.store.rocks import RocksConfig, RocksStore

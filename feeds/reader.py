@@ -4,14 +4,15 @@ A `StoreReader` needs a view alone, so a worker that follows another process's s
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from operator import eq, itemgetter
 from typing import Literal
 
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord
 from feeds.credentials import NO_TENANT, ApiKey
-from feeds.errors import InvalidInput, LimitExceeded, NotFound
+from feeds.errors import InvalidInput, LimitExceeded, NotFound, StorageError
 from feeds.events import Event, Posted
 from feeds.fanout import followers
 from feeds.intake import Intake
@@ -25,6 +26,9 @@ from feeds.keys import (
     EventKey,
     FeedRowKey,
     FollowKey,
+    RankingConfigKey,
+    RankingConfigsKey,
+    TaskCountKey,
     TenantKey,
     UsageKey,
     after,
@@ -46,6 +50,7 @@ from feeds.quotas import Usage
 from feeds.rows import pulled_edges, scan, visible_rows
 from feeds.store.base import View
 from feeds.values import (
+    RankingConfigs,
     TenantRecord,
     body_of,
     decode_activity,
@@ -53,6 +58,7 @@ from feeds.values import (
     decode_counter,
     decode_edge,
     decode_event,
+    decode_ranking_configs,
     decode_remembered,
     decode_tenant,
     decode_usage,
@@ -106,6 +112,13 @@ class StoreReader:
         self._check_tenant(tenant)
         data = self._view.get("meta", UsageKey(tenant).encode())
         return decode_usage(data) if data else Usage()
+
+    def open_tasks(self) -> int:
+        """Tasks of all tenants that count towards their limits: fan-outs and ended follows."""
+        prefix = TaskCountKey.prefix()
+        return sum(
+            read_number(count) for _, count in scan(self._view, "meta", prefix, after(prefix))
+        )
 
     def key(self, key_id: str) -> ApiKey | None:
         """The API key with this public id, if it is of a tenant that exists or of an operator."""
@@ -165,16 +178,21 @@ class StoreReader:
         if pulled_edges(self._view, tenant, text):
             return self._merged_rows(tenant, text, limit)
         prefix = FeedRowKey.prefix(tenant, text)
-        head, end = len(prefix), len(prefix) + POSITION_BYTES
         start, stop = prefix, after(prefix)
-        found: dict[bytes, None] = {}
-        while len(found) < limit:
-            keys = [key for key, _ in self._view.scan("feeds", start, stop, limit)]
-            found |= dict.fromkeys([key[head:end] for key in keys])
-            if len(keys) < limit:
-                break
+        position: Callable[[bytes], Position] = itemgetter(
+            slice(len(prefix), len(prefix) + POSITION_BYTES)
+        )
+        found: list[Position] = []
+        while True:
+            keys = self._view.keys("feeds", start, stop, limit)
+            found += map(position, keys)
+            if any(
+                map(eq, found, islice(found, 1, None))
+            ):  # in order, so the same are side by side
+                found = list(dict.fromkeys(found))
+            if len(found) >= limit or len(keys) < limit:
+                return found[:limit]
             start = keys[-1] + b"\0"
-        return [Position(position) for position in islice(found, limit)]
 
     def bodies(self, tenant: TenantId, positions: Sequence[Position]) -> list[bytes | None]:
         """The activities as encoded JSON without `origin`, None where there is none."""
@@ -274,6 +292,44 @@ class StoreReader:
         self._check_tenant(tenant)
         data = self._view.get("dedup", DedupKey(tenant, key).encode())
         return decode_remembered(data).digest if data else None
+
+    def ranking_configs(self, tenant: TenantId) -> RankingConfigs:
+        """Which versions of its ranking config a tenant has, and which is active."""
+        self._check_tenant(tenant)
+        data = self._view.get("config", RankingConfigsKey(tenant).encode())
+        return decode_ranking_configs(data) if data else RankingConfigs()
+
+    def ranking_config(self, tenant: TenantId, version: int) -> bytes:
+        """The document of a version; raises `NotFound` where it is not kept."""
+        self._check_tenant(tenant)
+        data = self._document(tenant, version)
+        if data is None:
+            configs = self.ranking_configs(tenant)
+            raise NotFound(
+                f"ranking config version {version} is not kept: the tenant has "
+                f"{len(configs.saved)} versions, of which the newest is {configs.last}"
+            )
+        return data
+
+    def active_ranking_config(self, tenant: TenantId) -> tuple[int, bytes | None]:
+        """(version, document) of the active ranking config; (0, None) where it is the default."""
+        configs = self.ranking_configs(tenant)
+        while configs.active:
+            document = self._document(tenant, configs.active)
+            if document is not None:
+                return configs.active, document
+            read, configs = configs, self.ranking_configs(tenant)
+            if configs == read:
+                raise StorageError(
+                    f"the active ranking config {configs.active} of {tenant} is missing: verify "
+                    "the store with `headwater verify`"
+                )
+        return 0, None
+
+    def _document(self, tenant: TenantId, version: int) -> bytes | None:
+        if not 0 <= version < 2**63:
+            return None
+        return self._view.get("config", RankingConfigKey(tenant, version).encode())
 
     def _check_tenant(self, tenant: TenantId) -> TenantRecord:
         """The tenant's record, as of now or as it is held; raises `NotFound`."""

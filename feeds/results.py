@@ -21,6 +21,8 @@ from feeds.model import Activity, ActivityId
 
 __all__ = [
     "Accepted",
+    "ConfigActivated",
+    "ConfigSaved",
     "Drained",
     "FollowResult",
     "Placed",
@@ -94,6 +96,21 @@ class RecordResult(msgspec.Struct, frozen=True, array_like=True, tag="record"):
     duplicate: bool = False
 
 
+class ConfigSaved(msgspec.Struct, frozen=True, array_like=True, tag="saved"):
+    """The ranking config has this version."""
+
+    index: int
+    version: int
+
+
+class ConfigActivated(msgspec.Struct, frozen=True, array_like=True, tag="activated"):
+    """This version of the ranking config is active, and `previous` was before (None: nothing)."""
+
+    index: int
+    version: int
+    previous: int | None
+
+
 class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
     """The command changed nothing; `message` is a sentence for the user.
 
@@ -124,6 +141,8 @@ Result = (
     | UnfollowResult
     | Drained
     | RecordResult
+    | ConfigSaved
+    | ConfigActivated
     | Rejected
 )
 

@@ -18,7 +18,7 @@ import structlog
 from feeds.errors import FeedsError, InvalidInput, Overloaded, StorageError
 from feeds.replication.base import Applied, LogPosition, ReplicaStatus
 from feeds.replication.frames import FrameReader, frame
-from feeds.replication.member import Done as Told
+from feeds.replication.waiting import Done as Told
 from feeds.socket_protocol import (
     PROTOCOL_VERSION,
     REQUEST_BYTES_MAX,
@@ -283,7 +283,10 @@ def silence_s(status: ReplicaStatus) -> float | None:
     silences = {peer.node: peer.silent_s for peer in status.peers}
     if status.role == "leader":
         needed = (len(silences) + 1) // 2
-        return sorted(silences.values())[needed - 1] if needed else 0.0
+        heard = sorted(silent_s for silent_s in silences.values() if silent_s is not None)
+        if len(heard) < needed:
+            return None
+        return heard[needed - 1] if needed else 0.0
     return silences.get(status.leader or "") if status.role == "follower" else None
 
 

@@ -4,6 +4,8 @@ A `StateMachine` belongs to the process that has the log. Where that is the API'
 `LocalReplica` puts it behind the `Replica` that the engine writes through.
 """
 
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -11,6 +13,7 @@ import structlog
 
 from feeds.applier import Applier, Listener
 from feeds.change_journal import Gap
+from feeds.clock_mover import ClockMover
 from feeds.commands import ClearRows, FanOut, WipeTenant, encode_command
 from feeds.config import FeedsConfig
 from feeds.erasing import Eraser
@@ -49,8 +52,11 @@ class StateMachine:
         store: Store,
         config: FeedsConfig,
         make_flusher: Callable[[Store], Flusher] = InlineFlusher,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` tells seconds, and cannot be set: it moves the cluster's clock."""
         self._config = config
+        self._clock = clock
         self._store = store
         self._make_flusher = make_flusher
         self._flusher = make_flusher(store)
@@ -59,6 +65,7 @@ class StateMachine:
         self._applier = self._make_applier()
         self._replica: Replica | None = None
         self._outbox: Outbox | None = None
+        self._mover: ClockMover | None = None
 
     @property
     def store(self) -> Store:
@@ -105,9 +112,18 @@ class StateMachine:
         if not leads:
             self._stop_outbox()
         elif self._outbox is None:
+            self._mover = ClockMover(self._store, self._clock)
             self._outbox = Outbox(self._propose, self._store, self._config)
             self._applier.take_left()
             self._outbox.resume()
+
+    def before_write(self) -> bytes | None:
+        """What the log must hold before that which is written now; most often nothing.
+
+        To be asked where this node leads; two threads must not ask at once.
+        """
+        move = None if self._mover is None else self._mover.due()
+        return None if move is None else encode_command(move)
 
     def work(self) -> None:
         """Go on with what commands left to be done, and drop the log before the last flush."""
@@ -156,7 +172,7 @@ class StateMachine:
     def _stop_outbox(self) -> None:
         if self._outbox is not None:
             self._outbox.stop()
-        self._outbox = None
+        self._outbox = self._mover = None
 
     def _propose(self, command: ClearRows | FanOut | WipeTenant) -> "Future[Applied]":
         if self._replica is None:
@@ -181,6 +197,7 @@ class LocalReplica:
 
     def __init__(self, machine: StateMachine, replica_factory: ReplicaFactory) -> None:
         self._machine = machine
+        self._order = threading.RLock()
         self._replica = replica_factory(machine.apply, machine.applied().index)
         machine.bind(self)
         try:
@@ -191,7 +208,11 @@ class LocalReplica:
 
     def propose(self, command: bytes) -> "Future[Applied]":
         """As `Replica.propose`."""
-        future = self._replica.propose(command)
+        with self._order:  # nothing comes between the clock and the write
+            first = self._machine.before_write()
+            if first is not None:
+                self._replica.propose(first)
+            future = self._replica.propose(command)
         future.add_done_callback(self._work_after)
         return future
 

@@ -93,6 +93,7 @@ class StoreContract:
         assert list(store.scan("feeds", b"a", b"a")) == []
         assert list(store.scan("feeds", b"b", b"a")) == []
         assert list(store.scan("feeds", b"a", b"b", 0)) == []
+        assert store.keys("feeds", b"b", b"a", 9) == store.keys("feeds", b"a", b"b", 0) == []
 
     def test_scan_sees_the_state_at_its_start(self, store: Store) -> None:
         """Rows written or deleted while it runs change nothing, however long it is."""
@@ -122,6 +123,7 @@ class StoreContract:
             lambda: store.get("meta", b"k"),
             lambda: store.get_many("meta", [b"k"]),
             lambda: store.scan("meta", b"a", b"b"),
+            lambda: store.keys("meta", b"a", b"b", 1),
             lambda: store.write([Write("meta", b"k", b"1")]),
             store.flush,
         ):
@@ -147,9 +149,10 @@ class StoreContract:
                 assert rows == _rows(store, family)
                 assert values == store.get_many(family, keys)
                 assert values == [store.get(family, key) for key in keys]
-                assert list(reference.scan(family, start, stop, limit)) == list(
-                    store.scan(family, start, stop, limit)
-                )
+                found = list(store.scan(family, start, stop, limit))
+                assert list(reference.scan(family, start, stop, limit)) == found
+                most = len(rows) + 1 if limit is None else limit
+                assert [key for key, _ in found] == store.keys(family, start, stop, most)
 
         law()
 

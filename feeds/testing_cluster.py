@@ -25,6 +25,7 @@ import orjson
 
 from feeds.cli_cluster import init_cluster, node_status, start_cluster, stop_cluster
 from feeds.client import EngineClient
+from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine, system_clock_us
 from feeds.errors import NoLeader, OutcomeUnknown, Overloaded, ReplicaStopped, StorageError
 from feeds.model import ActivityDraft, FeedId, TenantId, identify, position_of
@@ -321,8 +322,9 @@ class ProcessCluster:
         with RocksStore.open_secondary(
             self.directory / "n1" / "store", self._scratch / "s"
         ) as store:
-            FeedEngine(store, client).create_tenant(TENANT).result(WAIT_S)
-        client.close()
+            engine = FeedEngine(store, client, FeedsConfig(retry_s=WAIT_S))
+            engine.create_tenant(TENANT).result(WAIT_S)
+            engine.close()
 
     def begin(self, clients: int = CLIENTS) -> None:
         """Let clients work, each at another node."""

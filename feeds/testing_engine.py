@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord, kind_code
 from feeds.engine import FeedEngine
-from feeds.events import Engagement, Event, Impression, Posted
+from feeds.events import Engagement, Event, FeedbackGiven, Impression, Posted
 from feeds.keys import Entity
 from feeds.model import TenantId, UserId, position_of
 from feeds.replication.memory import MemoryReplica
@@ -41,7 +41,9 @@ def memory_engine(
 ) -> FeedEngine:
     """An engine in memory with these tenants; each write is applied before its call returns."""
     store, clock = store or MemoryStore(), clock or ManualClock()
-    engine = FeedEngine.embedded(store, MemoryReplica, config, clock)
+    engine = FeedEngine.embedded(
+        store, MemoryReplica, config, clock, monotonic=lambda: clock() / 1_000_000
+    )
     for tenant in tenants:
         engine.create_tenant(TenantId(tenant)).result()
     return engine
@@ -87,6 +89,8 @@ def _recount(
     for event in log:
         if isinstance(event, Posted):
             facts[event.activity_id] = event
+        if isinstance(event, FeedbackGiven):
+            users.setdefault(event.user, UserRecord.empty()).give(event)
         if not isinstance(event, Impression | Engagement):
             continue
         about = facts[event.activity_id]

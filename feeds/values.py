@@ -17,7 +17,9 @@ __all__ = [
     "Edge",
     "KeyCount",
     "PulledEdge",
+    "RankingConfigs",
     "Remembered",
+    "SavedVersion",
     "Spreading",
     "StoredActivity",
     "TenantRecord",
@@ -32,6 +34,7 @@ __all__ = [
     "decode_event",
     "decode_key_count",
     "decode_pulled",
+    "decode_ranking_configs",
     "decode_remembered",
     "decode_spreading",
     "decode_tenant",
@@ -111,18 +114,53 @@ class Wiping(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
-    """What an idempotency key was used for, and what was answered."""
+    """What an idempotency key was used for, and what was answered.
+
+    It expires by its tenant's time; see `KeyCount`.
+    """
 
     digest: bytes
     expires_us: int
     result: bytes
 
 
+class SavedVersion(msgspec.Struct, frozen=True, array_like=True):
+    """A version of a ranking config that is kept: when it was saved, and its bytes."""
+
+    version: int
+    saved_us: int
+    index: int
+    length: int
+
+
+class RankingConfigs(msgspec.Struct, frozen=True, array_like=True):
+    """A tenant's ranking configs: the versions that are kept, the oldest first, and their state.
+
+    `active` ranks since `activated_us`, and `previous` did before (0: the default; None: nothing
+    was active before). `last` is the highest version that was ever saved.
+    """
+
+    active: int = 0
+    previous: int | None = None
+    activated_us: int = 0
+    last: int = 0
+    saved: tuple[SavedVersion, ...] = ()
+
+
 class KeyCount(msgspec.Struct, frozen=True, array_like=True):
-    """How many of a tenant's keys count towards its limit, and before when none expires."""
+    """How many of a tenant's keys count towards its limit, and before when none expires.
+
+    The tenant's time is the cluster's clock and `ahead_us`. It began with the first key that was
+    written under that clock, where the stamps of older releases had led: at `since_us` then.
+    """
 
     count: int = 0
     since_us: int = 0
+    ahead_us: int | None = None
+
+    def now_us(self, clock_us: int) -> int:
+        """The tenant's time."""
+        return self.since_us if self.ahead_us is None else clock_us + self.ahead_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +190,7 @@ decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
 decode_key_count = msgspec.msgpack.Decoder(KeyCount).decode
 decode_counter = msgspec.msgpack.Decoder(CounterRecord).decode
 decode_user = msgspec.msgpack.Decoder(UserRecord).decode
+decode_ranking_configs = msgspec.msgpack.Decoder(RankingConfigs).decode
 decode_event = msgspec.msgpack.Decoder(Event).decode
 
 

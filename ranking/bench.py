@@ -24,8 +24,9 @@ from feeds.model import (
     position_of,
 )
 from ranking.candidates import Candidates, Query
+from ranking.config import RankingConfig
 from ranking.features import FEATURES, FeatureSpec, build
-from ranking.ranker import default_ranker
+from ranking.pipeline import build_ranker
 from ranking.scorers.base import Scorer
 from ranking.scorers.popularity import PopularityScorer
 from ranking.table import ActivityTable
@@ -93,7 +94,7 @@ def rank_bench(
     chosen = _candidates(table, candidates, seed)
     spec = FeatureSpec(tuple(FEATURES)[:features])
     scorer, grown = _scorer(spec, build(spec, asked, chosen, table).values, trees, seed)
-    ranker = default_ranker("personalized", scorer)
+    ranker = build_ranker(RankingConfig.default(), "personalized", scorer)
     times: dict[str, list[float]] = {}
     for turn in range(_WARM_UP + rounds):
         began_ns = clock_ns()

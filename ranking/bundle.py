@@ -105,6 +105,11 @@ class ModelBundle:
         """SHA-256 of the manifest, 64 hex digits: names this very bundle, every byte of it."""
         return hashlib.sha256(self._pack()[MANIFEST]).hexdigest()
 
+    @cached_property
+    def file_bytes(self) -> int:
+        """Bytes of all its files but the manifest."""
+        return sum(len(content) for name, content in self._pack().items() if name != MANIFEST)
+
     def scorer(self) -> Scorer:
         """The scorer; safe to use from several threads."""
         return self._scorer
@@ -149,7 +154,9 @@ class ModelBundle:
             raise
         except (RankingError, InvalidInput) as error:
             raise BundleDamaged(f"{MANIFEST} does not fit the files: {error}; {CURE}") from error
-        bundle.__dict__["digest"] = found  # as it was written, not as we would write it
+        # As they were written, not as we would write them.
+        bundle.__dict__["digest"] = found
+        bundle.__dict__["file_bytes"] = manifest.file_bytes
         return bundle
 
     @classmethod

@@ -3,7 +3,10 @@
 RankingError
 ├── InvalidFeatureSpec      a feature spec that cannot be used; the message says what to change
 │   └── UnknownFeature      it names a feature that the registry does not have
+├── InvalidRankingConfig    a ranking config that cannot be used; every problem is told at once
 ├── FeatureSpecMismatch     a scorer was given columns other than those it was trained on
+├── InvalidExpression       a ranking expression that cannot be used; every mistake is named
+├── InvalidRankingVars      a request brings something other than numbers for an expression
 ├── InvalidScores           a scorer did not return one number for each candidate
 ├── InvalidMetricInput      a metric was given arrays that do not fit together
 ├── BundleDamaged           a model bundle is not what its manifest says; nothing was loaded
@@ -12,12 +15,17 @@ RankingError
 └── RegistryUnavailable     the registry cannot be reached or read; a retry may succeed
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "AliasConflict",
     "BundleDamaged",
     "FeatureSpecMismatch",
+    "InvalidExpression",
     "InvalidFeatureSpec",
     "InvalidMetricInput",
+    "InvalidRankingConfig",
+    "InvalidRankingVars",
     "InvalidScores",
     "ModelNotFound",
     "RankingError",
@@ -38,8 +46,28 @@ class UnknownFeature(InvalidFeatureSpec):
     """A feature spec names a feature that the registry does not have; near names are given."""
 
 
+class InvalidRankingConfig(RankingError):
+    """A ranking config that cannot be used; `problems` holds every one as a sentence."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
 class FeatureSpecMismatch(RankingError):
     """A scorer was given columns other than those it was trained on."""
+
+
+class InvalidExpression(RankingError):
+    """A ranking expression that cannot be used; `problems` has a sentence for every mistake."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class InvalidRankingVars(RankingError):
+    """A request brings something other than a number for a name that its expression reads."""
 
 
 class InvalidScores(RankingError):

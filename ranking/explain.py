@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ranking.adjustments import Adjusted
 from ranking.candidates import (
     ActivityExplanation,
     Candidates,
@@ -17,7 +18,7 @@ from ranking.candidates import (
 )
 from ranking.exploration import Shown
 from ranking.features import FeatureMatrix
-from ranking.filters import FilterResult
+from ranking.filters import Removed
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.table import ActivityTable
 
@@ -25,8 +26,17 @@ __all__ = ["Trace", "explanation", "reasons", "removed_activities"]
 
 _BY_SOURCE = {
     "active": "active now",
+    "editorial": "picked for everyone",
+    "factors": "suggested for you",
     "fresh": "new",
+    "second_degree": "those whom you follow engaged with it",
+    "similar": "like what you engaged with",
+    "topics": "about what you engage with",
     "trending": "popular now",
+}
+_BY_RULE = {
+    "new_author": "by someone new",
+    "pin": "picked for everyone",
 }
 
 
@@ -60,8 +70,11 @@ def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityT
     return [
         "shown to learn whether you like it"
         if explored
-        else _because_followed(query, feeds, author, table) or by_source[source]
-        for explored, source, feeds, author in zip(
+        else _BY_RULE.get(shown.placed.get(candidate, ""))
+        or _because_followed(query, feeds, author, table)
+        or by_source[source]
+        for candidate, explored, source, feeds, author in zip(
+            shown.places.tolist(),
             shown.explored.tolist(),
             candidates.source[shown.places].tolist(),
             table.feeds[rows].tolist(),
@@ -71,11 +84,11 @@ def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityT
     ]
 
 
-def removed_activities(filtered: FilterResult, table: ActivityTable) -> list[RemovedActivity]:
+def removed_activities(removals: Sequence[Removed], table: ActivityTable) -> list[RemovedActivity]:
     """What the filters removed, with reasons; rows that hold no activity have no id to name."""
     return [
         RemovedActivity(activity, removed.filter, removed.reason)
-        for removed in filtered.removed
+        for removed in removals
         for activity in table.ids(removed.rows[removed.rows >= 0])
         if activity
     ]
@@ -87,6 +100,7 @@ def explanation(
     scorer: Scorer,
     features: FeatureMatrix,
     shown: Shown,
+    adjusted: Adjusted,
 ) -> Explanation:
     """The stages, and for each place the features and what they added to the score."""
     chosen = features.take(shown.places)
@@ -100,10 +114,16 @@ def explanation(
                 features=_by_name(features, chosen.values[place]),
                 contributions=None if added is None else _by_name(features, added[place, :-1]),
                 bias=None if added is None else float(added[place, -1]),
-                multipliers={"author_spread": float(shown.multipliers[place])},
+                multipliers={
+                    name: float(by[candidate]) for name, by in adjusted.multipliers.items()
+                }
+                | {"author_spread": float(shown.multipliers[place])},
                 explored=bool(shown.explored[place]),
+                placed=shown.placed.get(candidate),
             )
-            for place, activity in enumerate(ranked)
+            for place, (activity, candidate) in enumerate(
+                zip(ranked, shown.places.tolist(), strict=True)
+            )
         ),
     )
 

@@ -23,6 +23,7 @@ from ranking.extractors.factors import Factors
 from ranking.table import ActivityTable
 
 __all__ = [
+    "COUNTS",
     "FEATURES",
     "FEATURES_VERSION",
     "Factors",
@@ -45,6 +46,13 @@ FEATURES: Final[Mapping[str, Feature]] = MappingProxyType(
 )
 """Every feature by name, in the order of the default spec."""
 
+COUNTS: Final[Mapping[str, Feature]] = MappingProxyType(
+    {feature.name: feature for feature in popularity.COUNTS}
+)
+"""Plain counts that ranking expressions read: a spec may name them, the default one does not."""
+
+_REGISTRY: Final = {**FEATURES, **COUNTS}
+
 
 class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which features a model reads, in which order, and the numbers they are computed with.
@@ -60,7 +68,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Refuse what `build` could not honour."""
         for name in self.names:
-            if name not in FEATURES:
+            if name not in _REGISTRY:
                 raise _unknown(name)
         if problem := self._problem():
             raise InvalidFeatureSpec(problem)
@@ -145,11 +153,11 @@ def build(
     inputs = Inputs(query, candidates, table, spec.parameters, factors, shown_at=shown_at)
     values = np.empty((len(candidates), len(spec.names)), dtype=np.float32)
     for place, name in enumerate(spec.names):
-        values[:, place] = FEATURES[name].compute(inputs)
+        values[:, place] = _REGISTRY[name].compute(inputs)
     return FeatureMatrix(spec.names, values)
 
 
 def _unknown(name: str) -> UnknownFeature:
-    near = difflib.get_close_matches(name, FEATURES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, _REGISTRY, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "docs/features lists them all"
     return UnknownFeature(f"there is no feature {name!r}: {hint}")

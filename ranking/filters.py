@@ -7,20 +7,28 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from feeds.counters import DAY_US
 from ranking.candidates import Candidates, Query
-from ranking.interning import UNKNOWN
+from ranking.interning import UNKNOWN, Interner
 from ranking.table import ActivityTable
 
 __all__ = [
+    "AgeFilter",
     "EngagedFilter",
+    "ExcludedFilter",
     "Filter",
     "FilterResult",
     "HiddenFilter",
+    "MutedAuthorFilter",
+    "MutedTagFilter",
     "OwnFilter",
     "Removed",
     "RemovedFilter",
+    "ServedFilter",
+    "ShowLessFilter",
     "apply_filters",
-    "default_filters",
+    "by_author",
+    "with_tag",
 ]
 
 
@@ -138,14 +146,130 @@ class EngagedFilter:
         return _among(query.record.engaged, candidates, table)
 
 
-def default_filters() -> tuple[Filter, ...]:
-    """What both ranked feeds never show, in serving and in training."""
-    return (RemovedFilter(), OwnFilter(), HiddenFilter(), EngagedFilter())
+@dataclass(frozen=True, slots=True)
+class MutedAuthorFilter:
+    """What is by an author whom the user muted."""
+
+    name: str = "muted_author"
+    reason: str = "the user muted its author"
+
+    def matches(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities have a muted author."""
+        return by_author(query.feedback.muted_authors, candidates, table)
+
+
+@dataclass(frozen=True, slots=True)
+class MutedTagFilter:
+    """What has a tag that the user muted."""
+
+    name: str = "muted_tag"
+    reason: str = "the user muted one of its tags"
+
+    def matches(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities have a muted tag."""
+        return with_tag(query.feedback.muted_tags, candidates, table)
+
+
+@dataclass(frozen=True, slots=True)
+class ShowLessFilter:
+    """What is by an author, or has a tag, of which the user wanted less in the last days."""
+
+    days: float = 14.0
+    name: str = "show_less"
+    reason: str = "the user wants less of its author or of one of its tags"
+
+    def matches(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities have such an author or tag."""
+        since_us = query.now_us - int(self.days * DAY_US)
+        authors, tags = (
+            [name for name, time_us in said.items() if time_us > since_us]
+            for said in (query.feedback.less_authors, query.feedback.less_tags)
+        )
+        return by_author(authors, candidates, table) | with_tag(tags, candidates, table)
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedFilter:
+    """What the request does not want."""
+
+    name: str = "excluded"
+    reason: str = "the request leaves it out"
+
+    def matches(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities are among those that the request names."""
+        return _among(query.excluded, candidates, table)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFilter:
+    """What the user was served lately."""
+
+    name: str = "served"
+    reason: str = "the user was served it lately"
+
+    def matches(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities are among those that the query says were served."""
+        return _among(query.served, candidates, table)
+
+
+@dataclass(frozen=True, slots=True)
+class AgeFilter:
+    """What was posted more than `days_max` days ago."""
+
+    days_max: float
+    name: str = "age"
+    reason: str = "it was posted too long ago"
+
+    def matches(
+        self, query: Query, candidates: Candidates, table: ActivityTable
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities are too old."""
+        oldest_us = query.now_us - int(self.days_max * DAY_US)
+        return np.asarray(table.time_us[candidates.rows] < oldest_us)
+
+
+def by_author(
+    authors: Collection[str], candidates: Candidates, table: ActivityTable
+) -> npt.NDArray[np.bool_]:
+    """bool[n]: which candidates are by one of these authors."""
+    if not authors:
+        return np.zeros(len(candidates), dtype=np.bool_)
+    return _marked(table.names.authors, authors)[table.author[candidates.rows]]
+
+
+def with_tag(
+    tags: Collection[str], candidates: Candidates, table: ActivityTable
+) -> npt.NDArray[np.bool_]:
+    """bool[n]: which candidates have one of these tags."""
+    if not tags:
+        return np.zeros(len(candidates), dtype=np.bool_)
+    found = _marked(table.names.tags, tags)[table.tags[candidates.rows]]
+    return np.asarray(found.any(axis=1))
+
+
+def _marked(names: Interner, wanted: Collection[str]) -> npt.NDArray[np.bool_]:
+    """Which numbers have a wanted name, bool[names + 1]: the last place is for what has no name."""
+    marked = np.zeros(names.size + 1, dtype=np.bool_)
+    marked[names.numbers(wanted)] = True
+    marked[UNKNOWN] = False
+    return marked
 
 
 def _among(
     positions: Collection[bytes], candidates: Candidates, table: ActivityTable
 ) -> npt.NDArray[np.bool_]:
+    if not positions:
+        return np.zeros(len(candidates), dtype=np.bool_)
     marked = np.zeros(len(table.alive) + 1, dtype=np.bool_)
     marked[table.rows(positions)] = True
     marked[UNKNOWN] = False

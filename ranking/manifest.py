@@ -30,6 +30,7 @@ __all__ = [
     "Manifest",
     "ModelKind",
     "ScorerParameters",
+    "check_files",
     "manifest_digest",
     "read_files",
     "read_manifest",
@@ -57,6 +58,8 @@ class BundleLimits:
     """Bytes of manifest.json."""
     file_bytes_max: int = 1_073_741_824
     """Bytes of each other file: 1 GiB."""
+    bytes_max: int = 3_221_225_472
+    """Bytes of all files that the manifest names, together: 3 GiB."""
     golden_rows_max: int = 1_000
     """Candidates of the golden slate."""
     dimensions_max: int = 1_024
@@ -99,6 +102,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: dict[str, float]
     files: dict[str, FileEntry]
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of all files that it names, as it promises them."""
+        return sum(entry.bytes for entry in self.files.values())
+
 
 def manifest_digest(directory: Path, limits: BundleLimits = LIMITS) -> str:
     """The digest of the bundle in a directory, from its manifest alone: SHA-256, 64 hex digits."""
@@ -137,10 +145,26 @@ def read_files(directory: Path, manifest: Manifest, limits: BundleLimits) -> dic
         raise BundleDamaged(
             f"{extra[0]!r} is in the directory and not in {MANIFEST}: remove it, or {CURE}"
         )
+    if manifest.file_bytes > limits.bytes_max:
+        raise BundleDamaged(
+            f"the bundle has {manifest.file_bytes} bytes, at most {limits.bytes_max} are allowed: "
+            "train with fewer factors or trees, or allow more (model_bytes_max)"
+        )
     return {
         name: _read_checked(directory, name, entry, limits)
         for name, entry in manifest.files.items()
     }
+
+
+def check_files(directory: Path, digest: str, limits: BundleLimits = LIMITS) -> None:
+    """Raise `BundleDamaged` unless it is the bundle of this digest, every byte of it.
+
+    Nothing is scored: what was verified once, and has not changed, is sound.
+    """
+    manifest, found = read_manifest(directory, limits)
+    if found != digest:
+        raise BundleDamaged(f"{MANIFEST} is not the one that was published; {CURE}")
+    read_files(directory, manifest, limits)
 
 
 def _read_checked(directory: Path, name: str, entry: FileEntry, limits: BundleLimits) -> bytes:

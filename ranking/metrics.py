@@ -19,7 +19,9 @@ import numpy.typing as npt
 from ranking.errors import InvalidMetricInput
 
 __all__ = [
+    "Agreement",
     "Interval",
+    "agreement",
     "average_precision",
     "bootstrap_interval",
     "coverage",
@@ -269,3 +271,43 @@ def _total(relevant: npt.NDArray[np.bool_], total: int | None) -> int:
 
 def _share(part: float, whole: int) -> float:
     return part / whole if whole else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How alike two orders are: of two slates for one request, say.
+
+    `overlap` is the share of the first `k` places of the shorter order that both have there, 0 to
+    1; `rank_correlation` Spearman's, -1 to 1, over what both hold, NaN where that is less than two.
+    """
+
+    same_top: bool
+    overlap: float
+    rank_correlation: float
+
+
+def agreement(first: Sequence[str], second: Sequence[str], k: int = 10) -> Agreement:
+    """How alike two orders of distinct names are; NaN where one is empty.
+
+    >>> agreement(["a", "b", "c"], ["a", "c", "b"])
+    Agreement(same_top=True, overlap=1.0, rank_correlation=0.5)
+    >>> agreement(["a", "b"], ["c", "a"], k=1)
+    Agreement(same_top=False, overlap=0.0, rank_correlation=nan)
+    """
+    depth = min(k, len(first), len(second))
+    if not depth:
+        return Agreement(len(first) == len(second), float("nan"), float("nan"))
+    shared = set(first[:k]) & set(second[:k])
+    return Agreement(first[0] == second[0], len(shared) / depth, _spearman(first, second))
+
+
+def _spearman(first: Sequence[str], second: Sequence[str]) -> float:
+    """Of the places that what is in both has among what is in both: without ties."""
+    known = set(second)
+    places = {name: place for place, name in enumerate(name for name in first if name in known)}
+    others = np.array([places[name] for name in second if name in places], np.float64)
+    count = len(others)
+    if count < 2:  # noqa: PLR2004 - one place has no order
+        return float("nan")
+    squares = float(np.square(others - np.arange(count)).sum())
+    return 1 - 6 * squares / (count * (count * count - 1))

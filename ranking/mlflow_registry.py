@@ -26,8 +26,10 @@ from ranking.registry import (
     ModelVersion,
     check_fetched,
     check_published,
+    known_aliases,
     promoted,
     rolled_back,
+    shadowed,
     wall_clock_us,
 )
 
@@ -116,6 +118,16 @@ class MlflowRegistry:
                     return None
                 raise
 
+    def aliases(self) -> dict[TenantId, Mapping[Alias, int] | None]:
+        """See `ModelRegistry.aliases`; 0.3 ms a tenant."""
+        with _reached(self._file):
+            models = list(_pages(self._client.search_registered_models))
+        return {
+            TenantId(model.name.removesuffix(_SUFFIX)): known_aliases(_numbers(model.aliases))
+            for model in models
+            if model.latest_versions and _is_ours(model.name)
+        }
+
     def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
         """See `ModelRegistry.promote`."""
         wanted = self._version(tenant, version)
@@ -131,6 +143,14 @@ class MlflowRegistry:
             after = rolled_back(before, tenant)
             self._set_aliases(tenant, before, after)
         return self._version(tenant, after["live"])
+
+    def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
+        """See `ModelRegistry.set_shadow`."""
+        wanted = None if version is None else self._version(tenant, version)
+        with _reached(self._file), self._locked():
+            before = self._aliases(tenant)
+            self._set_aliases(tenant, before, shadowed(before, version))
+        return wanted
 
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
         """See `ModelRegistry.fetch`."""
@@ -202,7 +222,7 @@ class MlflowRegistry:
             if error.error_code in _ABSENT:
                 return {}
             raise
-        return {name: int(version) for name, version in aliases.items()}
+        return _numbers(aliases)
 
     def _set_aliases(
         self, tenant: TenantId, before: Mapping[str, int], after: Mapping[str, int]
@@ -211,10 +231,16 @@ class MlflowRegistry:
         for name in sorted(after, reverse=True):
             if before.get(name) != after[name]:
                 self._client.set_registered_model_alias(_model(tenant), name, str(after[name]))
+        for name in before.keys() - after.keys():
+            self._client.delete_registered_model_alias(_model(tenant), name)
 
 
 def _model(tenant: TenantId) -> str:
     return f"{check_tenant_id(tenant)}{_SUFFIX}"
+
+
+def _numbers(aliases: Mapping[str, str]) -> dict[str, int]:
+    return {name: int(version) for name, version in aliases.items()}
 
 
 def _is_ours(name: str) -> bool:

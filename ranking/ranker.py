@@ -3,25 +3,26 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from ranking.candidates import Candidates, FeedKind, Query, RankedActivity, Slate
+from ranking.adjustments import Adjustment, adjust
+from ranking.arrangements import Arrangement
+from ranking.backfill import backfill
+from ranking.buckets import ENGAGEMENT, IMPRESSION
+from ranking.candidates import Candidates, Query, RankedActivity, Scoring, Slate
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
-from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, Shown
+from ranking.exploration import Explorer, NoExplorer, Shown, Trials
 from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
-from ranking.filters import Filter, apply_filters, default_filters
+from ranking.filters import Filter, RemovedFilter, apply_filters
 from ranking.scorers.base import Scorer
-from ranking.selectors import AuthorSpread, Selector, TopKSelector
+from ranking.selectors import Selector, TopKSelector
 from ranking.table import ActivityTable
 
-__all__ = ["SPREAD_DEFAULT", "Ranker", "default_ranker"]
-
-SPREAD_DEFAULT: Final = AuthorSpread()
-"""How authors are spread over a page where nothing else is asked for."""
+__all__ = ["Ranker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,12 @@ class Ranker:
     """
 
     scorer: Scorer
-    filters: Sequence[Filter] = field(default_factory=default_filters)
+    filters: Sequence[Filter] = (RemovedFilter(),)
+    adjustments: Sequence[Adjustment] = ()
     selector: Selector = field(default_factory=TopKSelector)
+    arrangements: Sequence[Arrangement] = ()
     explorer: Explorer = field(default_factory=NoExplorer)
+    post_filters: Sequence[Filter] = ()
     spec: FeatureSpec | None = None
     factors: Factors | None = None
     model_version: str | None = None
@@ -53,14 +57,22 @@ class Ranker:
         filtered = apply_filters(self.filters, query, candidates, table)
         kept = filtered.kept
         trace.passed("filter", len(candidates), len(kept))
-        features = build(self.spec or self.scorer.spec, query, kept, table, self.factors)
+        spec = self.spec or self.scorer.spec
+        features = build(spec, query, kept, table, self.factors)
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))
-        selection = self.selector.select(kept, scores, query.limit, table)
+        adjusted = adjust(self.adjustments, scores, query, kept, table)
+        trace.passed("adjust", len(scores), len(adjusted.scores))
+        selection = self.selector.select(kept, adjusted.scores, query.limit, table)
+        for arrangement in self.arrangements:
+            selection = arrangement.arrange(selection, query, kept, table)
         trace.passed("select", len(scores), selection.count)
-        shown = self.explorer.explore(selection, query.seed)
-        trace.passed("explore", selection.count, len(shown))
+        explored = self.explorer.explore(selection, query.seed, partial(_trials, kept, table))
+        trace.passed("explore", selection.count, len(explored))
+        backfilled = backfill(self.post_filters, explored, query, kept, table)
+        shown = backfilled.shown
+        trace.passed("post_filter", len(explored), len(shown))
         slate = Slate(
             request_id=query.request_id,
             tenant=query.tenant,
@@ -70,36 +82,28 @@ class Ranker:
             scorer=self.scorer.name,
             model_version=self.model_version,
             timings_us=trace.timings_us(),
+            scoring=Scoring(
+                kept=kept,
+                removed=(*filtered.removed, *backfilled.removed),
+                spec=spec,
+                features=features,
+                scores=scores,
+                shown=shown,
+                stages=tuple(trace.stages),
+                multipliers={
+                    **{name: of[shown.places] for name, of in adjusted.multipliers.items()},
+                    "author_spread": shown.multipliers,
+                },
+                placed=shown.placed,
+            ),
         )
         if not explain:
             return slate
         return replace(
             slate,
-            removed=removed_activities(filtered, table),
-            explanation=explanation(slate.ranked, trace, self.scorer, features, shown),
+            removed=removed_activities((*filtered.removed, *backfilled.removed), table),
+            explanation=explanation(slate.ranked, trace, self.scorer, features, shown, adjusted),
         )
-
-
-def default_ranker(
-    kind: FeedKind,
-    scorer: Scorer,
-    *,
-    factors: Factors | None = None,
-    model_version: str | None = None,
-    spread: AuthorSpread | None = SPREAD_DEFAULT,
-) -> Ranker:
-    """The ranker of a feed, in serving and in training.
-
-    Explore gives a tenth of its places to chance; personalized none. `spread` None where authors
-    mean nothing.
-    """
-    return Ranker(
-        scorer=scorer,
-        selector=TopKSelector(spread),
-        explorer=EpsilonExplorer() if kind == "explore" else NoExplorer(),
-        factors=factors,
-        model_version=model_version,
-    )
 
 
 def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
@@ -112,6 +116,11 @@ def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
             "candidates: return one number for each, in their order"
         )
     return scores
+
+
+def _trials(candidates: Candidates, table: ActivityTable) -> Trials:
+    totals = table.counts.totals
+    return Trials(totals[candidates.rows, ENGAGEMENT], totals[candidates.rows, IMPRESSION])
 
 
 def _ranked(

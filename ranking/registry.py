@@ -24,19 +24,25 @@ from ranking.files import copy_files, locked, replace_file, sweep_drafts, whole_
 from ranking.manifest import manifest_digest
 
 __all__ = [
+    "ALIASES",
     "Alias",
     "DirectoryRegistry",
     "ModelRegistry",
     "ModelVersion",
     "check_fetched",
     "check_published",
+    "known_aliases",
     "open_registry",
     "promoted",
     "rolled_back",
+    "shadowed",
     "wall_clock_us",
 ]
 
 Alias = Literal["live", "previous", "shadow"]
+
+ALIASES: Final[tuple[Alias, ...]] = ("live", "previous", "shadow")
+"""All of them, the most urgent first."""
 
 VERSIONS_MAX: Final = 1_000_000
 """Versions of one tenant; the directory names of more would no longer sort."""
@@ -86,6 +92,13 @@ class ModelRegistry(Protocol):
         """The version that an alias names, or None. Cheap: made for polling."""
         ...
 
+    def aliases(self) -> dict[TenantId, Mapping[Alias, int] | None]:
+        """What every tenant's aliases name, in one pass: made for polling many.
+
+        None for a tenant whose aliases cannot be read: asking for one of them says why.
+        """
+        ...
+
     def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
         """Make a version live; what was live becomes `previous`.
 
@@ -96,6 +109,13 @@ class ModelRegistry(Protocol):
 
     def roll_back(self, tenant: TenantId) -> ModelVersion:
         """Exchange `live` and `previous`; raises `ModelNotFound` where there is no previous one."""
+        ...
+
+    def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
+        """Put a version on trial beside the live one, or with None end the trial.
+
+        Raises `ModelNotFound` where there is no such version.
+        """
         ...
 
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
@@ -138,6 +158,11 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1_000
 
 
+def known_aliases(aliases: Mapping[str, int]) -> dict[Alias, int]:
+    """Those of the aliases that mean something to us. Pure."""
+    return {name: aliases[name] for name in ALIASES if name in aliases}
+
+
 def promoted(
     aliases: Mapping[str, int], version: int, expected: int | None = None
 ) -> dict[str, int]:
@@ -159,6 +184,12 @@ def rolled_back(aliases: Mapping[str, int], tenant: TenantId) -> dict[str, int]:
             f"tenant {tenant} has no previous version to roll back to: promote a version"
         )
     return {**aliases, "live": aliases["previous"], "previous": aliases["live"]}
+
+
+def shadowed(aliases: Mapping[str, int], version: int | None) -> dict[str, int]:
+    """The aliases with this version on trial, or none. Pure."""
+    others = {name: number for name, number in aliases.items() if name != "shadow"}
+    return others if version is None else {**others, "shadow": version}
 
 
 def check_published(tenant: TenantId, directory: Path, notes: str) -> ModelBundle:
@@ -233,6 +264,10 @@ class DirectoryRegistry:
         number = self._aliases(tenant).get(name)
         return None if number is None else self._version(tenant, number)
 
+    def aliases(self) -> dict[TenantId, Mapping[Alias, int] | None]:
+        """See `ModelRegistry.aliases`."""
+        return {tenant: self._known_aliases(tenant) for tenant in self.tenants()}
+
     def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
         """See `ModelRegistry.promote`."""
         wanted = self._version(tenant, version)
@@ -243,6 +278,12 @@ class DirectoryRegistry:
         """See `ModelRegistry.roll_back`."""
         aliases = self._move(tenant, lambda aliases: rolled_back(aliases, tenant))
         return self._version(tenant, aliases["live"])
+
+    def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
+        """See `ModelRegistry.set_shadow`."""
+        wanted = None if version is None else self._version(tenant, version)
+        self._move(tenant, lambda aliases: shadowed(aliases, version))
+        return wanted
 
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
         """See `ModelRegistry.fetch`."""
@@ -289,6 +330,12 @@ class DirectoryRegistry:
             return {}
         except (OSError, msgspec.MsgspecError) as error:
             raise _unavailable(path, error) from error
+
+    def _known_aliases(self, tenant: TenantId) -> Mapping[Alias, int] | None:
+        try:
+            return known_aliases(self._aliases(tenant))
+        except RegistryUnavailable:
+            return None
 
     def _move(
         self, tenant: TenantId, change: Callable[[Mapping[str, int]], dict[str, int]]

@@ -1,7 +1,8 @@
 """From scores to an order: a total one, whatever a scorer returns."""
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -10,25 +11,50 @@ import numpy.typing as npt
 from ranking.candidates import Candidates
 from ranking.table import ActivityTable
 
-__all__ = ["AuthorSpread", "Selection", "Selector", "TopKSelector", "total_order"]
+__all__ = [
+    "AuthorSpread",
+    "Scores",
+    "Selection",
+    "Selector",
+    "TopKSelector",
+    "total_order",
+    "window_size",
+]
 
 _WINDOW_MIN: Final = 100
-"""Candidates, at least, that the spread looks at."""
-
 _WINDOW_PER_PLACE: Final = 4
-"""Candidates for each place that the spread looks at."""
+
+Scores = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+"""One number a candidate; of the scorer, or after adjustments."""
+
+
+def window_size(places: int) -> int:
+    """How many of the best candidates rules look at, to fill so many places."""
+    return max(_WINDOW_MIN, _WINDOW_PER_PLACE * places)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Every candidate in order, intp[n], of which the first `count` are selected.
 
-    `multipliers` is float64[count]: what the author spread did to each selected candidate.
+    The others are the reserve. `multipliers` is float64[count]: what the author spread did to each
+    selected candidate. `placed` says which rule gave a candidate its place, which chance then
+    leaves alone.
     """
 
     order: npt.NDArray[np.intp]
     count: int
     multipliers: npt.NDArray[np.float64]
+    placed: Mapping[int, str] = field(default_factory=dict)
+
+    def reordered(
+        self, order: npt.NDArray[np.intp], placed: Mapping[int, str] | None = None
+    ) -> "Selection":
+        """The same candidates in another order; multipliers go with their candidates."""
+        multipliers = np.ones(len(self.order))
+        multipliers[self.order[: self.count]] = self.multipliers
+        rules = {**self.placed, **placed} if placed else self.placed
+        return Selection(order, self.count, multipliers[order[: self.count]], rules)
 
 
 class Selector(Protocol):
@@ -37,7 +63,7 @@ class Selector(Protocol):
     def select(
         self,
         candidates: Candidates,
-        scores: npt.NDArray[np.float32],
+        scores: Scores,
         limit: int,
         table: ActivityTable,
     ) -> Selection:
@@ -82,7 +108,7 @@ class TopKSelector:
     def select(
         self,
         candidates: Candidates,
-        scores: npt.NDArray[np.float32],
+        scores: Scores,
         limit: int,
         table: ActivityTable,
     ) -> Selection:
@@ -95,7 +121,7 @@ class TopKSelector:
 
 
 def total_order(
-    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int32], table: ActivityTable
+    scores: Scores, rows: npt.NDArray[np.int32], table: ActivityTable
 ) -> npt.NDArray[np.intp]:
     """Places by score, the highest first; NaN and infinities last; ties in the order of positions.
 
@@ -110,7 +136,7 @@ def _spread_out(
     spread: AuthorSpread,
     order: npt.NDArray[np.intp],
     count: int,
-    scores: npt.NDArray[np.float32],
+    scores: Scores,
     authors: npt.NDArray[np.int32],
 ) -> Selection:
     """Fill the places one by one with the best of what remains, each author's count in mind.
@@ -118,7 +144,7 @@ def _spread_out(
     Each author's activities stay in order, so only the first that is left of each competes: a heap
     of one entry per author. Cost: O(window + count * log(authors)).
     """
-    window = order[: max(_WINDOW_MIN, _WINDOW_PER_PLACE * count)]
+    window = order[: window_size(count)]
     window = window[np.isfinite(scores[window])]
     lifts = scores[window].astype(np.float64)
     lifts -= lifts[-1] if len(lifts) else 0.0

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from feeds.counters import DAY_US
 from ranking.buckets import ENGAGEMENT
-from ranking.candidates import Candidates, FeedKind, Query
-from ranking.extractors.base import USER_GROUP, Column
+from ranking.candidates import Candidates, Query
+from ranking.extractors.base import Column
+from ranking.follows import followed
 from ranking.table import ActivityTable
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "FollowingSource",
     "FreshSource",
     "TrendingSource",
-    "default_sources",
+    "first_rows",
+    "latest_active",
+    "left_out",
     "propose",
 ]
 
@@ -104,7 +107,7 @@ class FollowingSource:
         posted_to = table.feeds[rows].T
         posted_since = table.index[rows] > after[posted_to]
         belongs = posted_since | (table.time_us[rows] >= since_us[posted_to])
-        return _first(rows[belongs.any(axis=0)], table.time_us, table)
+        return first_rows(rows[belongs.any(axis=0)], table.time_us, table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ class ActiveSource:
         """The rows that were active last."""
         active_us = np.maximum(table.time_us, table.counts.last_us[:, ENGAGEMENT])
         rows = _since(query.now_us - int(self.days * DAY_US), active_us, table)
-        return _first(rows, active_us, table, _left_out(query, table, self.outside))
+        return first_rows(rows, active_us, table, left_out(query, table, self.outside))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +147,11 @@ class TrendingSource:
         ages_us = np.maximum(query.now_us - DAY_US // 2 - last_us[rows], 0)
         most = np.zeros(len(table.alive))
         most[rows] = counts.totals[rows, ENGAGEMENT] * (np.exp2(-ages_us / half_life_us) + 1e-6)
-        return _first(
+        return first_rows(
             rows,
             most,
             table,
-            _left_out(query, table, self.outside),
+            left_out(query, table, self.outside),
             lambda some: counts.day.weigh(some, ENGAGEMENT, weights)[:, 0],
         )
 
@@ -164,23 +167,8 @@ class FreshSource:
 
     def propose(self, query: Query, table: ActivityTable) -> Rows:
         """The rows that were posted last."""
-        left_out = _left_out(query, table, self.outside)
-        return _first(table.alive_rows(), table.time_us, table, left_out)
-
-
-def default_sources(kind: FeedKind) -> tuple[CandidateSource, ...]:
-    """The mix of a ranked feed, in serving and in training.
-
-    Personalized: what the user follows, filled up with what is popular. Explore: what is active,
-    popular and new among what the user does not follow.
-    """
-    if kind == "personalized":
-        return (FollowingSource(400), TrendingSource(100))
-    return (
-        ActiveSource(250, outside=True),
-        TrendingSource(150, outside=True),
-        FreshSource(100, outside=True),
-    )
+        rows, kept_out = table.alive_rows(), left_out(query, table, self.outside)
+        return first_rows(rows, table.time_us, table, kept_out)
 
 
 def _since(time_us: int, column: npt.NDArray[np.int64], table: ActivityTable) -> Rows:
@@ -189,7 +177,22 @@ def _since(time_us: int, column: npt.NDArray[np.int64], table: ActivityTable) ->
     return np.flatnonzero(recent).astype(np.int32)
 
 
-def _first(
+def latest_active(since_us: int, table: ActivityTable, most: int, *, engaged: bool = False) -> Rows:
+    """The rows that were active last, not before `since_us`, `most` of them at most.
+
+    Active is posted or engaged with; with `engaged` only the latter counts.
+    """
+    engaged_us = table.counts.last_us[:, ENGAGEMENT]
+    active_us = engaged_us if engaged else np.maximum(table.time_us, engaged_us)
+    rows = _highest(_since(since_us, active_us, table), active_us, most)
+    if len(rows) <= most:
+        return rows
+    last = active_us[rows] == active_us[rows].min()
+    ties = table.newest_first(rows[last])
+    return np.concatenate([rows[~last], ties[: most - np.count_nonzero(~last)]])
+
+
+def first_rows(
     rows: Rows,
     most: Column,
     table: ActivityTable,
@@ -228,14 +231,8 @@ def _highest(rows: Rows, values: Column, size: int) -> Rows:
     return highest
 
 
-def _left_out(query: Query, table: ActivityTable, outside: bool) -> Callable[[Rows], Mask] | None:
+def left_out(query: Query, table: ActivityTable, outside: bool) -> Callable[[Rows], Mask] | None:
     """Which rows lie in a feed that the user follows, or are by an author the user follows."""
     if not outside or not query.follows:
         return None
-    feeds = np.zeros(table.names.feeds.size + 1, dtype=np.bool_)
-    feeds[table.names.feeds.numbers(query.follows)] = True
-    users = np.zeros(table.names.users.size + 1, dtype=np.bool_)
-    targets = [follow.target for follow in query.follows.values()]
-    users[table.names.users.numbers([t.id for t in targets if t.group == USER_GROUP])] = True
-    feeds[-1] = users[-1] = False
-    return lambda rows: users[table.author_user[rows]] | feeds[table.feeds[rows].T].any(axis=0)
+    return followed(query, table)

@@ -4,17 +4,25 @@
 with `feeds.counters`, and loads a table from them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import CounterRecord, UserRecord, counted_tags, kind_code
-from feeds.events import Engagement, EngagementKind, Event, Impression, Posted, Removed
+from feeds.events import (
+    Engagement,
+    EngagementKind,
+    Event,
+    FeedbackGiven,
+    Impression,
+    Posted,
+    Removed,
+)
 from feeds.model import FeedId, Follow, TenantId, UserId, activity_id, position_of
-from ranking.candidates import Candidates, FeedKind, Query
-from ranking.features import FEATURES, FeatureMatrix, FeatureSpec
+from ranking.candidates import NO_FEEDBACK, Candidates, Feedback, FeedKind, Query
+from ranking.features import COUNTS, FEATURES, FeatureMatrix, FeatureSpec
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.table import ActivityTable
 
@@ -89,6 +97,9 @@ def query(
     seed: int = 7,
     record: UserRecord | None = None,
     follows: Mapping[str, Follow] | None = None,
+    excluded: Collection[bytes] = (),
+    served: Collection[bytes] = (),
+    feedback: Feedback = NO_FEEDBACK,
 ) -> Query:
     """A request of tenant `acme`."""
     return Query(
@@ -101,6 +112,9 @@ def query(
         seed=seed,
         record=record or UserRecord.empty(),
         follows=follows or {},
+        excluded=excluded,
+        served=served,
+        feedback=feedback,
     )
 
 
@@ -142,6 +156,8 @@ class Recorded:
             self.activities.setdefault(event.activity_id, entry)
         elif isinstance(event, Removed):
             self.activities.pop(event.activity_id, None)
+        elif isinstance(event, FeedbackGiven):
+            self.users.setdefault(event.user, UserRecord.empty()).give(event)
         elif isinstance(event, Impression | Engagement) and event.activity_id in self.activities:
             self._count(event)
 
@@ -198,7 +214,7 @@ class ScorerContract:
         scorer = self.scorer()
         assert isinstance(scorer, Scorer)
         assert scorer.name
-        assert set(scorer.spec.names) <= set(FEATURES)
+        assert set(scorer.spec.names) <= {*FEATURES, *COUNTS}
 
     def test_one_finite_or_missing_score_for_each_row(self) -> None:
         """float32, same length, never an infinity."""
@@ -234,5 +250,8 @@ class ScorerContract:
             return
         assert added.shape == (50, len(scorer.spec.names) + 1)
         scores = scorer.score(features).astype(np.float64)
-        tolerance = self.contribution_tolerance * np.maximum(1, np.abs(scores))
-        assert (np.abs(added.astype(np.float64).sum(axis=1) - scores) <= tolerance).all()
+        sums = added.astype(np.float64).sum(axis=1)
+        np.testing.assert_array_equal(np.isnan(scores), np.isnan(sums))
+        scored = ~np.isnan(scores)
+        tolerance = self.contribution_tolerance * np.maximum(1, np.abs(scores[scored]))
+        assert (np.abs(sums[scored] - scores[scored]) <= tolerance).all()

@@ -1,6 +1,6 @@
 """What tests of models share: small models, and what every registry must pass."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -8,20 +8,40 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
+from feeds.events import Event
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.errors import AliasConflict, BundleDamaged, ModelNotFound, RankingError
-from ranking.features import FeatureSpec
+from ranking.features import FeatureMatrix, FeatureSpec, build
 from ranking.registry import ModelRegistry, ModelVersion
 from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.scorers.recency import RecencyScorer
-from ranking.testing import T0_US, feature_matrix
+from ranking.testing import (
+    T0_US,
+    Recorded,
+    all_candidates,
+    feature_matrix,
+    follows,
+    query,
+    table_of,
+)
 
-__all__ = ["ACME", "RegistryContract", "boosted_scorer", "factor_table", "model_bundle"]
+__all__ = [
+    "ACME",
+    "COMMUNITY_NOW_US",
+    "RegistryContract",
+    "boosted_scorer",
+    "community_features",
+    "factor_table",
+    "model_bundle",
+]
 
 ACME = TenantId("acme")
+
+COMMUNITY_NOW_US = T0_US + 40 * 24 * 3_600 * 1_000_000
+"""When the community of a past release's golden slate is looked at."""
 
 Name = TypeVar("Name", str, bytes)
 
@@ -76,6 +96,22 @@ def model_bundle(
         training_fingerprint=f"set-{seed}",
         metrics={"ndcg_at_10": 0.25, "requests": 20.0},
     )
+
+
+def community_features(
+    events: Sequence[Event], spec: FeatureSpec, factors: FactorTable | None
+) -> FeatureMatrix:
+    """The features of all activities for the user `me`, who follows two, after 40 days.
+
+    The golden slates of past releases were made so (`scripts/keep_bundle.py`): it stays as it is.
+    """
+    table = table_of(events)
+    asked = query(
+        COMMUNITY_NOW_US,
+        record=Recorded.of(events).users["me"],
+        follows=follows("user:ann", "user:carl"),
+    )
+    return build(spec, asked, all_candidates(table), table, factors)
 
 
 class RegistryContract:
@@ -136,6 +172,7 @@ class RegistryContract:
         self._publish(registry, tmp_path)
         assert registry.alias(ACME, "live") is None
         assert registry.tenants() == [ACME]
+        assert registry.aliases() == {ACME: {}}
 
     def test_promoted_version_is_live_and_the_former_one_previous(
         self, registry: ModelRegistry, tmp_path: Path
@@ -146,6 +183,7 @@ class RegistryContract:
         assert registry.alias(ACME, "previous") is None
         assert registry.promote(ACME, 2) == second
         assert self._aliases(registry) == (second, first)
+        assert registry.aliases() == {ACME: {"live": 2, "previous": 1}}
         assert registry.roll_back(ACME) == first
         assert self._aliases(registry) == (first, second)
         assert registry.roll_back(ACME) == second
@@ -197,6 +235,24 @@ class RegistryContract:
             registry.promote(ACME, 7)
         with pytest.raises(ModelNotFound, match="no previous version"):
             registry.roll_back(ACME)
+
+    def test_version_is_put_on_trial_beside_the_live_one_until_the_trial_ends(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """`live` and `previous` stay where they are."""
+        first, second = (self._publish(registry, tmp_path, seed) for seed in (1, 2))
+        registry.promote(ACME, 1)
+        for version in (first, second, second):
+            assert registry.set_shadow(ACME, version.version) == version
+            assert registry.alias(ACME, "shadow") == version
+        assert registry.aliases() == {ACME: {"live": 1, "shadow": 2}}
+        with pytest.raises(ModelNotFound, match="no version 9"):
+            registry.set_shadow(ACME, 9)
+        assert registry.alias(ACME, "shadow") == second
+        for _ in range(2):
+            assert registry.set_shadow(ACME, None) is None
+            assert registry.alias(ACME, "shadow") is None
+        assert self._aliases(registry) == (first, None)
 
     def test_fetched_bundle_is_the_published_one(
         self, registry: ModelRegistry, tmp_path: Path

@@ -13,10 +13,23 @@ from serving.admission import AdmissionMiddleware
 from serving.body_limit import BodyLimitMiddleware
 from serving.compose import Services
 from serving.errors import on_feeds_error, on_http_error, on_invalid_request
-from serving.routes import events, feeds, health, keys, model, ranked, tenants
+from serving.routes import (
+    configs,
+    events,
+    feedback,
+    feeds,
+    health,
+    keys,
+    model,
+    ranked,
+    slates,
+    tenants,
+)
 from serving.telemetry import TelemetryMiddleware
 
 __all__ = ["create_app"]
+
+ROUTERS = (feeds, ranked, slates, events, feedback, model, configs, keys, tenants, health)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -39,7 +52,7 @@ def create_app(services: Services) -> FastAPI:
         strict_content_type=False,
     )
     app.state.services = services
-    for module in (feeds, ranked, events, model, keys, tenants, health):
+    for module in ROUTERS:
         app.include_router(module.router)
     app.add_exception_handler(FeedsError, on_feeds_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -21,16 +21,20 @@ from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, position_of
 from ranking.bench import rank_bench
 from ranking.candidates import Query
+from ranking.config import RankingConfig
 from ranking.features import FEATURES, Factors, FeatureSpec, build
+from ranking.pipeline import build_sources
 from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import Embeddings, FactorTable
-from ranking.sources import default_sources, propose
+from ranking.sources import propose
 from serving.activity_table import ActivityTables
+from serving.configs import HeldConfigs, service_config
 from serving.cursors import SlateStore
 from serving.follows import HeldFollows
 from serving.measure import Figure, Stopwatch, Times, rounds
 from serving.reader import FeedReader, LiveModel
+from serving.served_requests import RecentRequests
 from serving.settings import load_settings
 from serving.telemetry import Metrics
 
@@ -75,6 +79,14 @@ class _OneModel:
         del tenant
         return self.model
 
+    def loading(self, tenant: TenantId) -> bool:
+        del tenant
+        return False
+
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        del tenant
+        return None
+
 
 def rank(directory: Path, seconds: float) -> Iterator[Figure]:
     """Read the first page of a personalized feed, 500 candidates, again and again."""
@@ -117,6 +129,8 @@ async def _measure(engine: FeedEngine, posted: Sequence[ActivityId], seconds: fl
         settings=settings,
         metrics=metrics,
         clock_us=lambda: NOW_US,
+        configs=HeldConfigs(engine, service_config(settings), settings.configs_held_max),
+        recent=RecentRequests(settings.preview_requests_max, settings.preview_tenants_max),
     )
     values, user_us = await _matrix(engine, tables, spec, model.factors)
     page = await reader.read(TENANT, READER, "personalized", limit=PAGE)
@@ -162,7 +176,9 @@ async def _matrix(
         record=record,
         follows=follows,
     )
-    candidates = propose(default_sources("personalized"), query, table, CANDIDATES)
+    candidates = propose(
+        build_sources(RankingConfig.default(), "personalized"), query, table, CANDIDATES
+    )
     return build(spec, query, candidates, table, factors).values, user_us
 
 

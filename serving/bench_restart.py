@@ -19,7 +19,7 @@ from typing import Final
 from feeds.cli_cluster import init_cluster
 from feeds.client import EngineClient
 from feeds.commands import CreateTenant, encode_command
-from feeds.errors import NoLeader, StorageError
+from feeds.errors import NoLeader, OutcomeUnknown, StorageError
 from feeds.replication.base import ReplicaStatus
 from feeds.testing_ports import free_ports
 from serving.bench_nodes import TENANT, Puts, pipelined
@@ -122,7 +122,7 @@ def _answering(process: "subprocess.Popen[bytes]", socket: Path, log: Path) -> E
         while True:
             try:
                 client.propose(encode_command(CreateTenant(tenant=TENANT, now_us=1))).result()
-            except NoLeader:
+            except (NoLeader, OutcomeUnknown):  # while it applies its log, it answers nobody
                 _check_alive(process, log, deadline)
             else:
                 return client

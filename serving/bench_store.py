@@ -4,7 +4,8 @@ Both stores hold as many rows, of as many bytes, written in random order and ope
 configuration where it touches reads (block cache, blocks, compression, filters, levels; compared
 option by option in the OPTIONS files of both: what differs is the version of the table format).
 db_bench's own defaults stand beside it too (keys of 16 bytes, values of 100, 8 MiB of cache,
-snappy). The stores are read in turn, so that whatever else the machine does falls on all.
+snappy). The stores are read in turn, so that whatever else the machine does falls on all. What the
+binding takes by itself, an object of Python for each key and nothing of ours, is measured too.
 """
 
 import random
@@ -17,9 +18,10 @@ from typing import Final
 
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
-from feeds.keys import FeedRowKey, write_number
+from feeds.keys import FeedRowKey, after, write_number
 from feeds.model import FeedId, Position, TenantId
-from feeds.store.base import Write
+from feeds.opening import open_parts
+from feeds.store.base import Store, Write
 from feeds.store.rocks import RocksConfig, RocksStore
 from serving.measure import Doing, Figure, Sizes, Stopwatch, Times, rounds
 
@@ -53,14 +55,25 @@ def page_at_scale(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doi
     yield Doing(f"writing {rows:,} rows", 0.5)
     feeds = fill_rows(data, rows, PAGE_ROWS)
     yield Doing("reading, in turn with db_bench", 0.7)
-    pages, rng = Stopwatch(), random.Random(1)  # noqa: S311 - the same feeds each time
+    pages, scans, rng = Stopwatch(), Stopwatch(), random.Random(1)  # noqa: S311 - the same each time
     turns = TURNS if seconds >= TURNS else 1
-    with FeedEngine.open(data) as engine:
+    store, replica_factory, release = open_parts(data, FeedsConfig())
+    with FeedEngine.embedded(store, replica_factory, release=release) as engine:
         for _ in range(turns):
             for reference in references:
                 reference.seek(seconds / turns)
             for _ in rounds(seconds / turns):
                 _read_page(engine, FeedId("timeline", f"u{rng.randrange(feeds)}"), pages)
+                _read_keys(store, f"timeline:u{rng.randrange(feeds)}", scans)
+    like_ours, _ = references
+    yield Figure.of_times(
+        "page",
+        f"the keys of {PAGE_ROWS} rows, in one call of the store: the binding alone",
+        scans.times(),
+        f"db_bench: seek + {PAGE_ROWS}, among {rows:,} rows, {like_ours.what}",
+        like_ours.times(),
+        rows=PAGE_ROWS,
+    )
     for reference in references:
         yield Figure.of_times(
             "page",
@@ -78,6 +91,15 @@ def page_at_scale(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doi
 def _read_page(engine: FeedEngine, feed: FeedId, pages: Stopwatch) -> None:
     with pages:
         found = engine.rows(_TENANT, feed, PAGE_ROWS)
+    if len(found) != PAGE_ROWS:
+        raise RuntimeError(f"{feed} has {len(found)} rows: {PAGE_ROWS} were written")
+
+
+def _read_keys(store: Store, feed: str, scans: Stopwatch) -> None:
+    prefix = FeedRowKey.prefix(_TENANT, feed)
+    stop = after(prefix)
+    with scans:
+        found = store.keys("feeds", prefix, stop, PAGE_ROWS)
     if len(found) != PAGE_ROWS:
         raise RuntimeError(f"{feed} has {len(found)} rows: {PAGE_ROWS} were written")
 

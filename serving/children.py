@@ -28,6 +28,8 @@ def loader_arguments(settings: Settings) -> list[str]:
         *("--registry", settings.registry_uri),
         *("--out", str(settings.models_path)),
         *("--poll-s", str(settings.loader_poll_s)),
+        *("--model-bytes-max", str(settings.model_bytes_max)),
+        *("--model-load-s-max", str(settings.model_load_s_max)),
     ]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from feeds.config import FeedsConfig
@@ -13,18 +13,28 @@ from feeds.model import TenantId
 from feeds.remote import open_beside
 from feeds.replication.base import ReplicaStatus
 from serving.activity_table import ActivityTables
+from serving.configs import HeldConfigs, service_config
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
 from serving.departures import Departures
 from serving.follows import HeldFollows
-from serving.models import ModelCache, ModelCounts, ModelStatus
+from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
+from serving.previews import Previews
 from serving.quotas import QuotaConfig, TenantQuotas
 from serving.reader import FeedReader, LiveModels
+from serving.served import Served, ServedMemory
+from serving.served_requests import RecentRequests
 from serving.settings import Settings
+from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
+from serving.slate_log.config import config_of, rules_of
+from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
 from serving.tenants import Authenticator
 
 __all__ = ["Services", "clock_from", "compose"]
+
+SLATE_LOOKUPS_MAX = 2
+"""Slates that are looked for in the log at once; the others wait."""
 
 STOPPED_ROLE = "stopped"
 NOT_REACHED = ReplicaStatus("unknown", 0, 0, 0, 0)
@@ -66,15 +76,24 @@ class Services:
     tables: ActivityTables
     models: FollowedModels
     reader: FeedReader
+    configs: HeldConfigs
+    previews: Previews
     reads: Reads
     metrics: Metrics
     departures: Departures
     clock_us: Callable[[], int]
+    shadows: ShadowTrials
+    slate_log: SlateLog
+    slate_lookups: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(SLATE_LOOKUPS_MAX)
+    )
 
     async def start(self) -> None:
-        """Load tables and models, and follow what changes."""
+        """Load tables and models, follow what changes, and begin to log slates."""
+        self.slate_log.start()
         self.departures.start()
         await self.models.start()
+        await self.shadows.start()
         await self.tables.start(self.engine.tenants())
 
     async def stop(self) -> None:
@@ -82,9 +101,12 @@ class Services:
         await self.tables.settled()
         self.tables.stop()
         self.departures.stop()
+        await self.shadows.stop()
         await self.models.stop()
+        await asyncio.to_thread(self.slate_log.stop)
         self.engine.close()
         self.reader.slates.close()
+        self.reader.served.close()
 
     async def readiness(self) -> dict[str, Any]:  # Any: JSON for operators
         """What is loaded and running; `problems` says what is missing.
@@ -117,6 +139,7 @@ class Services:
             },
             "tables": len(self.tables.loaded()),
             "models": models.live,
+            "models_bytes": models.memory_bytes,
             "model_problems": models.problems,
         }
 
@@ -142,17 +165,24 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
+    shadow_slates: ShadowSlates | None = None,
+    served: Served | None = None,
+    slot: int = 0,
 ) -> Services:
     """The services on the settings' data directory, or beside the engine node that they name.
 
-    `models` in place of the loader's; `slates` where processes share them, and `clock_us` one
-    clock. Raises a `StorageError` where the directory is in use, damaged or of another format, or
-    the node does not answer; `NoLeader` or `StaleRead` where its cluster does not.
+    `models` in place of the loader's; `slates` and `served` where processes share them, and
+    `clock_us` one clock; `shadow_slates` is told what models on trial would have shown; `slot` is
+    this process's number among them. Raises a `StorageError` where the directory is in use, damaged
+    or of another format, or the node does not answer; `NoLeader` or `StaleRead` where its cluster
+    does not.
     """
     clock_us = clock_us or clock_from(settings.clock_start_us)
     config, metrics = _limits(settings, feeds), Metrics()
     engine, reads = _open_engine(settings, config, metrics, clock_us)
-    models = models or ModelCache(settings.models_path, clock_us=clock_us)
+    models = models or ModelCache(
+        settings.models_path, _model_limits(settings), clock_us=clock_us, metrics=metrics
+    )
     tables = ActivityTables(
         engine,
         metrics,
@@ -171,21 +201,72 @@ def compose(
     )
     engine.subscribe(quotas.changed, quotas.missed)
     follows = HeldFollows(engine, settings.follows_held_max)
-    reader = FeedReader(engine, tables, follows, models, slates, settings, metrics, clock_us)
-    return Services(
-        settings,
-        config,
-        engine,
-        authenticator,
-        quotas,
-        tables,
-        models,
-        reader,
-        reads,
+    configs = HeldConfigs(engine, service_config(settings), settings.configs_held_max)
+    recent = RecentRequests(settings.preview_requests_max, settings.preview_tenants_max)
+    if served is None:
+        served = ServedMemory(
+            time.monotonic, settings.served_max, settings.served_users_max, settings.served_ttl_s
+        )
+    shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
+    slate_log = SlateLog(
+        settings.slate_log_path,
+        config_of(settings),
+        rules_of(settings),
         metrics,
-        Departures(engine, settings.models_path, (models, slates)),
         clock_us,
+        slot=slot,
     )
+    reader = FeedReader(
+        engine,
+        tables,
+        follows,
+        models,
+        slates,
+        settings,
+        metrics,
+        clock_us,
+        configs,
+        recent,
+        served=served,
+        shadows=shadows,
+        slate_log=slate_log,
+    )
+    return Services(
+        settings=settings,
+        feeds=config,
+        engine=engine,
+        authenticator=authenticator,
+        quotas=quotas,
+        tables=tables,
+        models=models,
+        reader=reader,
+        configs=configs,
+        previews=Previews(reader, recent, configs, settings.preview_places_max),
+        reads=reads,
+        metrics=metrics,
+        departures=Departures(
+            engine,
+            settings.models_path,
+            settings.slate_log_path,
+            (models, slates, recent, served, shadows, slate_log),
+        ),
+        clock_us=clock_us,
+        shadows=shadows,
+        slate_log=slate_log,
+    )
+
+
+def _model_limits(settings: Settings) -> ModelCacheConfig:
+    return ModelCacheConfig(
+        tenants_max=settings.models_max,
+        bytes_max=settings.models_bytes_max,
+        model_bytes_max=settings.model_bytes_max,
+        load_s_max=settings.model_load_s_max,
+    )
+
+
+def _shadow_limits(settings: Settings) -> ShadowConfig:
+    return ShadowConfig(sample=settings.shadow_sample, time_share=settings.shadow_time_share)
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:

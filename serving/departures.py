@@ -1,8 +1,9 @@
-"""What a service lets go of where a tenant is deleted: its slates, its models.
+"""What a service lets go of where a tenant is deleted: slates, what was served, logs, models.
 
-Tables, follows, keys and quotas listen for themselves. Here is the rest, which is touched on the
-event loop alone. A model that the loader handed over for the old tenant must not rank the feeds of
-a new one of the same name: the loader is left word up to which version they are the old one's.
+Tables, follows, configs, keys and quotas listen for themselves. Here is the rest, which is touched
+on the event loop alone. A model that the loader handed over for the old tenant must not rank the
+feeds of a new one of the same name: the loader is left word up to which version they are the old
+one's.
 """
 
 import asyncio
@@ -13,11 +14,14 @@ from typing import Protocol
 
 import structlog
 
+from feeds.credentials import NO_TENANT
 from feeds.engine import FeedEngine
-from feeds.errors import InvalidInput, NotFound
+from feeds.errors import NotFound
 from feeds.events import Event
-from feeds.model import TenantId, check_tenant_id
+from feeds.model import TenantId
+from ranking.errors import RankingError
 from serving.handover import leave_behind
+from serving.slate_log.shelf import tenants_of
 
 __all__ = ["Departures", "Forgetful"]
 
@@ -33,12 +37,20 @@ class Forgetful(Protocol):
 
 
 class Departures:
-    """Hears of tenants that are deleted, and lets everyone forget them."""
+    """Hears of tenants that are deleted, and lets everyone forget them.
 
-    def __init__(self, engine: FeedEngine, models: Path, holders: Sequence[Forgetful]) -> None:
+    A tenant is known by the log index at which it was created: one of the same name is another,
+    also where both the end of the first and the begin of the second were missed.
+    """
+
+    def __init__(
+        self, engine: FeedEngine, models: Path, slate_log: Path, holders: Sequence[Forgetful]
+    ) -> None:
         self._engine = engine
         self._models = models
+        self._slate_log = slate_log
         self._holders = tuple(holders)
+        self._known: dict[TenantId, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         engine.subscribe(self._listen, self._missed)
 
@@ -54,31 +66,38 @@ class Departures:
     def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         """Called by the thread that applies commands, after each."""
         del index
-        if not events and self._loop is not None and not self._exists(tenant):
-            self._loop.call_soon_threadsafe(self._forget, tenant)
+        if not events and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._look, tenant)
 
     def _missed(self) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._sweep)
 
-    def _exists(self, tenant: TenantId) -> bool:
+    def _created(self, tenant: TenantId) -> int:
+        """The log index at which the tenant was created; 0 where there is none."""
         try:
-            self._engine.tenant(tenant)
+            return self._engine.tenant(tenant).index
         except NotFound:
-            return False
-        return True
+            return 0
+
+    def _look(self, tenant: TenantId) -> None:
+        """Forget the tenant that was known by this name, if it is no more."""
+        if tenant == NO_TENANT:
+            return  # the operators' keys
+        created, known = self._created(tenant), self._known.pop(tenant, 0)
+        if created:
+            self._known[tenant] = created
+        if not created or known not in (0, created):
+            self._forget(tenant)
 
     def _sweep(self) -> None:
-        """Forget the tenants that a model was handed over for and that do not exist."""
-        if not self._models.is_dir():
-            return
-        for home in self._models.iterdir():
-            try:
-                tenant = check_tenant_id(home.name)
-            except InvalidInput:
-                continue
-            if home.is_dir() and not self._exists(tenant):
-                self._forget(tenant)
+        """Forget all that were known, or left files here, and are no more."""
+        there = {tenant: self._created(tenant) for tenant in self._engine.tenants()}
+        gone = [tenant for tenant, created in self._known.items() if there.get(tenant) != created]
+        left = {*_tenants_in(self._models), *_tenants_in(self._slate_log)}
+        self._known = there
+        for tenant in sorted({*gone, *(left - there.keys())}):
+            self._forget(tenant)
 
     def _forget(self, tenant: TenantId) -> None:
         for holder in self._holders:
@@ -86,7 +105,16 @@ class Departures:
         home = self._models / tenant
         try:
             leave_behind(self._models, tenant)
-        except OSError as error:
+        except (OSError, RankingError) as error:
             _log.error("models_not_removed", tenant=tenant, problem=str(error))
         shutil.rmtree(home, ignore_errors=True)
         _log.info("tenant_forgotten", tenant=tenant)
+
+
+def _tenants_in(directory: Path) -> list[TenantId]:
+    """Those that have a directory there; none where it cannot be read, which its user tells of."""
+    try:
+        return tenants_of(directory)
+    except OSError as error:
+        _log.error("departures_not_seen", path=str(directory), problem=str(error))
+        return []

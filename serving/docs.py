@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import typer
 
 from serving import cli
+from serving.docs_ranking import ranking_config_sections
 from serving.extras import DISTRIBUTION
 
 __all__ = ["Setting", "commands", "pages", "settings", "write"]
@@ -26,7 +27,8 @@ Every value that can be set, by the class that holds it. Those of `Settings` are
 environment as `HEADWATER_<NAME>` by `headwater serve`; the others are arguments of the classes."""
 _ABOUT_FEATURES = """\
 The registry of features, version {version}; a `FeatureSpec` names those that a model reads. The
-same code computes them in training and in serving. A missing value is NaN, never 0."""
+same code computes them in training and in serving. A missing value is NaN, never 0. Those of the
+family `counts` are there for ranking expressions; the default spec leaves them out."""
 _SETTINGS_CLASSES = ("Config", "Settings", "FeatureParameters")
 _METRIC_KINDS = ("Counter", "Gauge", "Histogram")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "pattern": "matches"}
@@ -46,8 +48,10 @@ def pages(root: Path) -> dict[str, str]:
     return {
         "cli.md": _cli_page(),
         "errors.md": _errors_page(root),
+        "expression-names.md": _expression_names_page(),
         "features.md": _features_page(),
         "metrics.md": _metrics_page(root),
+        "ranking-config.md": _page("The ranking config", ranking_config_sections(_table)),
         "settings.md": _settings_page(root),
     }
 
@@ -195,10 +199,14 @@ def _settings_page(root: Path) -> str:
 
 
 def _features_page() -> str:
-    from ranking.features import FEATURES, FEATURES_VERSION  # noqa: PLC0415 - numpy, for this page
+    from ranking.features import (  # noqa: PLC0415 - numpy, for this page
+        COUNTS,
+        FEATURES,
+        FEATURES_VERSION,
+    )
 
     families: dict[str, list[Sequence[str]]] = {}
-    for feature in FEATURES.values():
+    for feature in (*FEATURES.values(), *COUNTS.values()):
         row = (f"`{feature.name}`", feature.unit, feature.description)
         families.setdefault(feature.family, []).append(row)
     sections: list[Sequence[str]] = [
@@ -207,6 +215,24 @@ def _features_page() -> str:
     for family, rows in families.items():
         sections += [[f"## {family}"], _table(("feature", "unit", "meaning"), rows)]
     return _page("Features", sections)
+
+
+def _expression_names_page() -> str:
+    from ranking.expressions import FUNCTIONS, VARIABLES  # noqa: PLC0415 - numpy, for this page
+
+    calls = [
+        (", ".join(f"`{call}`" for call in function.signatures), function.meaning)
+        for function in FUNCTIONS.values()
+    ]
+    variables = [(f"`{one.name}`", one.meaning) for one in VARIABLES.values()]
+    sections: list[Sequence[str]] = [
+        ["What a [ranking expression](expressions.md) can name besides its own."],
+        ["## Functions"],
+        _table(("call", "meaning"), calls),
+        ["## Variables"],
+        _table(("variable", "meaning"), variables),
+    ]
+    return _page("Names in ranking expressions", sections)
 
 
 def _errors_page(root: Path) -> str:

@@ -2,6 +2,7 @@
 
 ApiError                 an answer that is an error, with the code that Stream's clients know
 ├── BadRequest      400  the request cannot be right; nothing was changed
+│   └── ConfigRefused   a ranking config that cannot be used; `problems` names every mistake
 ├── KeyRefused      401  no key, or one that this server does not know
 ├── NotAllowed      403  the key may not do this
 ├── ClientTooSlow   408  the request did not come within `client_timeout_s`
@@ -12,7 +13,7 @@ ApiError                 an answer that is an error, with the code that Stream's
 └── Unavailable     503  for the moment; `Retry-After` says when to try again
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, Final, NamedTuple
 
@@ -44,6 +45,7 @@ __all__ = [
     "BadRequest",
     "BodyTooLarge",
     "ClientTooSlow",
+    "ConfigRefused",
     "HeadTooLarge",
     "KeyRefused",
     "NotAllowed",
@@ -93,6 +95,18 @@ class BadRequest(ApiError):
     """The request cannot be right; nothing was changed."""
 
     answer = Answer(400, 4, "InputException")
+
+
+class ConfigRefused(BadRequest):
+    """A ranking config that cannot be used; `problems` holds every mistake as a sentence."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        number = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        super().__init__(
+            f"this ranking config has {number}: {'; '.join(problems)}; nothing was changed",
+            more_info="Its form is at /v2/ranking-config/schema.",
+        )
+        self.problems = tuple(problems)
 
 
 class KeyRefused(ApiError):
@@ -216,10 +230,14 @@ _SEE_DOCS: Final = "The form of every request is in /docs and /openapi.json."
 
 
 def error_response(
-    answer: Answer, detail: str, more_info: str = "", headers: Mapping[str, str] | None = None
+    answer: Answer,
+    detail: str,
+    more_info: str = "",
+    headers: Mapping[str, str] | None = None,
+    problems: Sequence[str] = (),
 ) -> Response:
-    """The one form of an error: detail, status_code, code, exception and perhaps more_info."""
-    body: dict[str, str | int] = {
+    """The one form of an error: detail, status_code, code, exception; more_info and problems."""
+    body: dict[str, str | int | Sequence[str]] = {
         "detail": detail,
         "status_code": answer.status,
         "code": answer.code,
@@ -227,6 +245,8 @@ def error_response(
     }
     if more_info:
         body["more_info"] = more_info
+    if problems:
+        body["problems"] = problems
     return Response(orjson.dumps(body), answer.status, headers, "application/json")
 
 
@@ -247,7 +267,10 @@ async def on_feeds_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer an `ApiError`, or what the router found: no such path, no such method."""
     if isinstance(error, ApiError):
-        return error_response(error.answer, str(error.detail), error.more_info, error.headers)
+        problems = error.problems if isinstance(error, ConfigRefused) else ()
+        return error_response(
+            error.answer, str(error.detail), error.more_info, error.headers, problems
+        )
     if not isinstance(error, HTTPException):
         return error_response(INTERNAL, "the server failed; its log has the cause")
     answer = _ROUTER_ANSWERS.get(error.status_code, BadRequest.answer)

@@ -2,7 +2,10 @@
 
 OUT/<tenant>/<version>-<digest>/    bundles that were verified; never changed, sometimes removed
 OUT/<tenant>/live.json              which of them is live; replaced whole
+OUT/<tenant>/previous.json          which was live before: at hand for a roll-back
+OUT/<tenant>/shadow.json            which is on trial
 OUT/<tenant>/problem.json           why the registry's live version is not; absent if all is well
+OUT/<tenant>/<alias>-problem.json   the same of the other aliases
 OUT/<tenant>.deleted                up to which version the registry's are those of a deleted tenant
 """
 
@@ -15,33 +18,31 @@ import msgspec
 from feeds.model import format_time
 from ranking.errors import BundleDamaged
 from ranking.files import replace_file
-from ranking.registry import ModelVersion
+from ranking.registry import ALIASES, Alias, ModelVersion
 
 __all__ = [
-    "LIVE",
-    "PROBLEM",
-    "Live",
+    "Handed",
     "Problem",
     "bundle_name",
     "clear_problem",
+    "handed_file",
     "is_bundle_name",
     "leave_behind",
     "left_behind",
-    "read_live",
+    "problem_file",
+    "read_handed",
     "read_problem",
-    "write_live",
+    "withdraw",
+    "write_handed",
     "write_problem",
 ]
-
-LIVE: Final = "live.json"
-PROBLEM: Final = "problem.json"
 
 _BYTES_MAX: Final = 65_536
 _BUNDLE_NAME: Final = re.compile(r"[1-9][0-9]*-[0-9a-f]{12}")
 
 
-class Live(msgspec.Struct, frozen=True, kw_only=True):
-    """The live model: `path` is the bundle's directory beside the file, `digest` the bundle's."""
+class Handed(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified version: `path` is the bundle's directory beside the file, `digest` its digest."""
 
     version: int
     digest: str
@@ -57,7 +58,17 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     since: str
 
 
-Kind = TypeVar("Kind", Live, Problem)
+Kind = TypeVar("Kind", Handed, Problem)
+
+
+def handed_file(home: Path, alias: Alias) -> Path:
+    """The file that says which bundle an alias names."""
+    return home / f"{alias}.json"
+
+
+def problem_file(home: Path, alias: Alias) -> Path:
+    """The file that says why what an alias names is not handed over."""
+    return home / ("problem.json" if alias == "live" else f"{alias}-problem.json")
 
 
 def bundle_name(version: ModelVersion) -> str:
@@ -70,46 +81,56 @@ def is_bundle_name(name: str) -> bool:
     return _BUNDLE_NAME.fullmatch(name) is not None
 
 
-def write_live(home: Path, version: ModelVersion) -> None:
-    """Make a verified version live in the tenant's directory."""
-    live = Live(
+def write_handed(home: Path, version: ModelVersion, alias: Alias = "live") -> None:
+    """Let an alias name a verified version in the tenant's directory."""
+    handed = Handed(
         version=version.version,
         digest=version.digest,
         path=bundle_name(version),
         published_at=format_time(version.published_us),
     )
-    replace_file(home / LIVE, msgspec.json.encode(live))
+    replace_file(handed_file(home, alias), msgspec.json.encode(handed))
 
 
-def read_live(home: Path) -> Live | None:
-    """What is live in a tenant's directory; raises `BundleDamaged` where the file is no such."""
-    live = _read(home / LIVE, Live)
-    if live is not None and not is_bundle_name(live.path):
-        raise BundleDamaged(f"{home / LIVE} names {live.path!r}, which is no bundle: remove it")
-    return live
+def read_handed(home: Path, alias: Alias = "live") -> Handed | None:
+    """What an alias names in a tenant's directory; `BundleDamaged` where the file is no such."""
+    path = handed_file(home, alias)
+    handed = _read(path, Handed)
+    if handed is not None and not is_bundle_name(handed.path):
+        raise BundleDamaged(f"{path} names {handed.path!r}, which is no bundle: remove it")
+    return handed
 
 
-def write_problem(home: Path, version: int, sentence: str, now_us: int) -> None:
+def withdraw(home: Path, alias: Alias) -> None:
+    """The alias names nothing any more."""
+    handed_file(home, alias).unlink(missing_ok=True)
+    clear_problem(home, alias)
+
+
+def write_problem(
+    home: Path, version: int, sentence: str, now_us: int, alias: Alias = "live"
+) -> None:
     """Leave word why a version is not handed over."""
     problem = Problem(version=version, sentence=sentence, since=format_time(now_us))
-    replace_file(home / PROBLEM, msgspec.json.encode(problem))
+    replace_file(problem_file(home, alias), msgspec.json.encode(problem))
 
 
-def read_problem(home: Path) -> Problem | None:
+def read_problem(home: Path, alias: Alias = "live") -> Problem | None:
     """What the loader left word of; None if all is well."""
-    return _read(home / PROBLEM, Problem)
+    return _read(problem_file(home, alias), Problem)
 
 
-def clear_problem(home: Path) -> None:
+def clear_problem(home: Path, alias: Alias = "live") -> None:
     """All is well."""
-    (home / PROBLEM).unlink(missing_ok=True)
+    problem_file(home, alias).unlink(missing_ok=True)
 
 
 def leave_behind(out: Path, tenant: str) -> None:
-    """The tenant was deleted: what is live of it now shall never be handed over again."""
-    live = read_live(out / tenant)
-    if live is not None and live.version > left_behind(out, tenant):
-        replace_file(out / f"{tenant}.deleted", str(live.version).encode())
+    """The tenant was deleted: what aliases of it name now shall never be handed over again."""
+    named = [read_handed(out / tenant, alias) for alias in ALIASES]
+    last = max((handed.version for handed in named if handed is not None), default=0)
+    if last > left_behind(out, tenant):
+        replace_file(out / f"{tenant}.deleted", str(last).encode())
 
 
 def left_behind(out: Path, tenant: str) -> int:

@@ -1,8 +1,9 @@
 """The process beside the service that follows the registry: `python -m serving.loader`.
 
 It alone talks to the registry (and imports MLflow, where that is the registry). What a tenant's
-alias `live` names is fetched, verified and handed over as a directory (`serving.handover`); a
-version that fails is reported there, and the one before stays live.
+aliases name is fetched, verified and handed over as a directory (`serving.handover`): `live`, then
+`previous`, so that a roll-back fetches nothing, and `shadow`. A version that fails is reported
+there, and the one before stays.
 """
 
 import argparse
@@ -14,8 +15,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -24,18 +28,26 @@ import structlog
 from feeds.model import TenantId, check_tenant_id
 from ranking.errors import RankingError, RegistryUnavailable
 from ranking.files import sweep_drafts
-from ranking.registry import ModelRegistry, ModelVersion, open_registry, wall_clock_us
+from ranking.manifest import BundleLimits, check_files
+from ranking.registry import (
+    ALIASES,
+    Alias,
+    ModelRegistry,
+    ModelVersion,
+    open_registry,
+    wall_clock_us,
+)
 from serving.handover import (
-    Live,
     bundle_name,
     clear_problem,
     is_bundle_name,
     left_behind,
-    read_live,
-    write_live,
+    read_handed,
+    withdraw,
+    write_handed,
     write_problem,
 )
-from serving.verify import verify_apart
+from serving.verify import LOAD_SECONDS_MAX, verify_apart
 
 __all__ = ["Loader", "LoaderConfig", "main"]
 
@@ -49,20 +61,25 @@ class LoaderConfig:
     """Limits of the loader."""
 
     poll_s: float = 2.0
-    """Seconds between two looks at the aliases."""
+    """Seconds between two looks at the aliases; longer where a look takes longer."""
     retry_first_s: float = 2.0
     """Seconds until what failed is tried again; doubled each time."""
     retry_max_s: float = 300.0
     """Seconds until what failed is tried again, at most."""
-    old_versions_max: int = 2
-    """Bundles of a tenant that stay besides the live one, so that a roll-back is quick."""
+    old_versions_max: int = 1
+    """Bundles of a tenant that stay besides those that an alias names."""
     tenants_max: int = 10_000
     """Tenants that are followed; further ones, in order of their names, are not."""
+    check_s: float = 60.0
+    """Seconds until a version is looked at again whose number is the same: a registry may be
+    another one."""
+    model_bytes_max: int = 67_108_864
+    """Bytes of a bundle's files; a larger model is not handed over."""
 
 
 @dataclass(slots=True)
 class _Failure:
-    """A tenant's latest failure: which bundle it was (empty: the registry did not say).
+    """The latest failure of an alias: which bundle it was (empty: the registry did not say).
 
     Times are monotonic seconds.
     """
@@ -73,7 +90,7 @@ class _Failure:
 
 
 class Loader:
-    """Follows the live versions of `tenants`, or of every tenant of the registry if it is empty.
+    """Follows the aliases of `tenants`, or of every tenant of the registry if it is empty.
 
     `verify` gets a bundle's directory and digest, and says what is wrong with it.
     """
@@ -93,122 +110,177 @@ class Loader:
         self._out = out
         self._tenants = tuple(tenants)
         self._config = config
+        self._limits = BundleLimits(bytes_max=config.model_bytes_max)
         self._verify = verify
         self._clock_us = clock_us
         self._monotonic_s = monotonic_s
-        self._failures: dict[TenantId, _Failure] = {}
+        self._settled: dict[tuple[TenantId, Alias], tuple[ModelVersion, float]] = {}
+        self._failures: dict[tuple[TenantId, Alias], _Failure] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Poll until stopped; what fails is tried again after a while, never given up."""
         pause_s = self._config.retry_first_s
         while not stop.is_set():
             try:
+                began_s = self._monotonic_s()
                 self.poll(stop)
                 pause_s = self._config.retry_first_s
-                stop.wait(self._config.poll_s)
+                stop.wait(max(self._config.poll_s, self._monotonic_s() - began_s))
             except (RankingError, OSError) as error:
                 _log.warning("registry_unavailable", problem=str(error), retry_s=pause_s)
                 stop.wait(pause_s)
                 pause_s = min(2 * pause_s, self._config.retry_max_s)
 
     def poll(self, stop: threading.Event | None = None) -> None:
-        """Look at every tenant once; raises `RankingError` where tenants cannot be listed."""
-        tenants = self._tenants or self._registry.tenants()
-        for tenant in tenants[: self._config.tenants_max]:
+        """Look at every tenant once, live models first.
+
+        Raises `RankingError` where tenants cannot be listed.
+        """
+        named = self._registry.aliases()
+        tenants = self._tenants or sorted(named)
+        for alias, tenant in product(ALIASES, tenants[: self._config.tenants_max]):
             if stop is not None and stop.is_set():
                 return
-            self._follow(tenant)
+            self._follow(tenant, alias, named.get(tenant, {}))
 
-    def _follow(self, tenant: TenantId) -> None:
-        home = self._out / tenant
-        version = None
+    def _follow(self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None) -> None:
+        """Hand over what an alias names; `named` None where that has to be asked for."""
+        home, version = self._out / tenant, None
         try:
-            if self._is_waiting(tenant, ""):
+            if self._is_waiting(tenant, alias, "") or self._is_settled(tenant, alias, named):
                 return
-            version = self._registry.alias(tenant, "live")
-            if version is None or self._is_waiting(tenant, version.digest):
+            if named is None or alias in named:
+                version = self._registry.alias(tenant, alias)
+            if version is None:
+                if alias != "live":
+                    withdraw(home, alias)
                 return
             if version.version <= left_behind(self._out, tenant):
                 return
-            if not _is_handed_over(home, version):
-                self._hand_over(home, version)
-            clear_problem(home)
-            self._failures.pop(tenant, None)
+            if self._is_waiting(tenant, alias, version.digest):
+                return
+            if not _is_handed_over(home, alias, version):
+                self._hand_over(home, alias, version)
+            clear_problem(home, alias)
+            self._failures.pop((tenant, alias), None)
+            self._settled[tenant, alias] = version, self._monotonic_s() + self._config.check_s
         except (RankingError, OSError) as error:
-            self._fail(tenant, version, str(error))
+            self._settled.pop((tenant, alias), None)
+            self._fail(tenant, alias, version, str(error))
 
-    def _is_waiting(self, tenant: TenantId, digest: str) -> bool:
+    def _is_settled(
+        self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None
+    ) -> bool:
+        """Whether the alias names what was handed over a while ago, which is still there."""
+        version, until_s = self._settled.get((tenant, alias), (None, 0.0))
+        return (
+            version is not None
+            and named is not None
+            and named.get(alias) == version.version
+            and self._monotonic_s() < until_s
+            and (tenant, alias) not in self._failures
+            and _is_handed_over(self._out / tenant, alias, version)
+        )
+
+    def _is_waiting(self, tenant: TenantId, alias: Alias, digest: str) -> bool:
         """Whether this failed a moment ago: another version than the one that did is tried."""
-        failure = self._failures.get(tenant)
+        failure = self._failures.get((tenant, alias))
         return (
             failure is not None
             and failure.digest == digest
             and self._monotonic_s() < failure.until_s
         )
 
-    def _hand_over(self, home: Path, version: ModelVersion) -> None:
+    def _hand_over(self, home: Path, alias: Alias, version: ModelVersion) -> None:
+        """Let the alias name the version; one that was verified before is not fetched again."""
         began_s = self._monotonic_s()
         home.mkdir(parents=True, exist_ok=True)
         path = home / bundle_name(version)
-        if path.exists() and self._verify(path, version.digest):
+        if path.exists() and (problem := self._damage(path, version)):
+            _log.warning("handed_bundle_damaged", tenant=version.tenant, problem=problem)
             shutil.rmtree(path)
         if not path.exists():
             self._fetch(version, path)
-        path.touch()  # the bundles that were live last are kept
-        write_live(home, version)
-        _prune(home, path, self._config.old_versions_max)
+        path.touch()  # the bundles that were named last are kept
+        write_handed(home, version, alias)
+        _prune(home, self._config.old_versions_max)
         took_ms = round(1_000 * (self._monotonic_s() - began_s))
         _log.info(
             "model_handed_over",
             tenant=version.tenant,
+            alias=alias,
             version=version.version,
             digest=version.digest,
             took_ms=took_ms,
         )
+
+    def _damage(self, path: Path, version: ModelVersion) -> str | None:
+        """What is wrong with the bytes of a bundle; None if it is what was published."""
+        try:
+            check_files(path, version.digest, self._limits)
+        except RankingError as error:
+            return str(error)
+        return None
 
     def _fetch(self, version: ModelVersion, path: Path) -> None:
         draft = path.with_name(f"{_FETCHING}{path.name}")
         shutil.rmtree(draft, ignore_errors=True)
         try:
             self._registry.fetch(version, draft)
-            if problem := self._verify(draft, version.digest):
+            problem = self._damage(draft, version) or self._verify(draft, version.digest)
+            if problem:
                 raise RankingError(problem)
             draft.rename(path)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
-    def _fail(self, tenant: TenantId, version: ModelVersion | None, problem: str) -> None:
-        before = self._failures.get(tenant)
+    def _fail(
+        self, tenant: TenantId, alias: Alias, version: ModelVersion | None, problem: str
+    ) -> None:
+        before = self._failures.get((tenant, alias))
         digest = version.digest if version else ""
         pause_s = self._config.retry_first_s
         if before is not None and before.digest == digest:
             pause_s = min(2 * before.pause_s, self._config.retry_max_s)
-        self._failures[tenant] = _Failure(digest, self._monotonic_s() + pause_s, pause_s)
+        self._failures[tenant, alias] = _Failure(digest, self._monotonic_s() + pause_s, pause_s)
         number = version.version if version else 0
-        _log.error("model_refused", tenant=tenant, version=number, problem=problem, retry_s=pause_s)
+        _log.error(
+            "model_refused",
+            tenant=tenant,
+            alias=alias,
+            version=number,
+            problem=problem,
+            retry_s=pause_s,
+        )
         try:
             home = self._out / tenant
             home.mkdir(parents=True, exist_ok=True)
-            write_problem(home, number, problem, self._clock_us())
+            write_problem(home, number, problem, self._clock_us(), alias)
         except OSError as error:
             _log.error("problem_not_written", tenant=tenant, problem=str(error))
 
 
-def _is_handed_over(home: Path, version: ModelVersion) -> bool:
+def _is_handed_over(home: Path, alias: Alias, version: ModelVersion) -> bool:
     try:
-        live: Live | None = read_live(home)
+        handed = read_handed(home, alias)
     except RankingError:
         return False
     return (
-        live is not None
-        and (live.version, live.digest) == (version.version, version.digest)
-        and (home / live.path).is_dir()
+        handed is not None
+        and (handed.version, handed.digest) == (version.version, version.digest)
+        and (home / handed.path).is_dir()
     )
 
 
-def _prune(home: Path, live: Path, old_max: int) -> None:
-    """Remove all bundles but the live one and those that were live last."""
-    bundles = [path for path in home.iterdir() if is_bundle_name(path.name) and path != live]
+def _prune(home: Path, old_max: int) -> None:
+    """Remove all bundles but those that an alias names and those that were named last."""
+    named = set()
+    for alias in ALIASES:
+        with suppress(RankingError):  # a file that says nothing names no bundle
+            named.add(handed.path if (handed := read_handed(home, alias)) else "")
+    bundles = [
+        path for path in home.iterdir() if is_bundle_name(path.name) and path.name not in named
+    ]
     bundles.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in bundles[old_max:]:
         shutil.rmtree(path, ignore_errors=True)
@@ -238,7 +310,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     _stop_at_end_of_input(stop)
-    config = LoaderConfig(poll_s=given.poll_s, old_versions_max=given.keep)
+    config = LoaderConfig(
+        poll_s=given.poll_s, old_versions_max=given.keep, model_bytes_max=given.model_bytes_max
+    )
+    verify = partial(verify_apart, seconds_max=given.model_load_s_max)
     given.out.mkdir(parents=True, exist_ok=True)
     with (given.out / "LOCK").open("ab") as lock:
         if _lock(lock.fileno(), stop, config):
@@ -246,7 +321,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             registry = _open(given.registry, stop, config)
             if registry is not None:
                 _log.info("loader_started", out=str(given.out), tenants=given.tenants or "all")
-                Loader(registry, given.out, given.tenants, config).run(stop)
+                loader = Loader(registry, given.out, given.tenants, config, verify=verify)
+                loader.run(stop)
                 registry.close()
     _log.info("loader_stopped")
     return 0
@@ -264,7 +340,21 @@ def _parser() -> argparse.ArgumentParser:
         help="tenants to follow; all of the registry's, also later ones, where none is named",
     )
     parser.add_argument("--poll-s", type=float, default=2.0, help="seconds between two looks")
-    parser.add_argument("--keep", type=int, default=2, help="old bundles to keep of each tenant")
+    parser.add_argument(
+        "--keep", type=int, default=1, help="bundles to keep of a tenant that no alias names"
+    )
+    parser.add_argument(
+        "--model-bytes-max",
+        type=int,
+        default=LoaderConfig().model_bytes_max,
+        help="bytes of a bundle's files; a larger model is refused",
+    )
+    parser.add_argument(
+        "--model-load-s-max",
+        type=float,
+        default=LOAD_SECONDS_MAX,
+        help="seconds that loading a model may take; a slower one is refused",
+    )
     return parser
 
 

@@ -1,27 +1,27 @@
 """A page of a ranked feed as bytes: stored bodies are spliced, nothing is decoded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import orjson
 
 from feeds.engine import FeedEngine
-from feeds.model import FeedId, Follow, Position, TenantId, position_of
+from feeds.model import Follow, Position, TenantId, position_of
 from ranking.candidates import Slate
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor
-from serving.follows import HeldFollows
 
 __all__ = ["Page", "RankedPages", "explanation_bytes", "slate_head"]
 
 
 class Page(NamedTuple):
-    """An encoded page of a slate, and the cursor of the next one (None at the end)."""
+    """An encoded page of a slate, the cursor of the next one (None at the end), what it shows."""
 
     content: bytes
     next: str | None
+    shown: Sequence[Position] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,21 @@ class RankedPages:
 
     engine: FeedEngine
     tables: ActivityTables
-    follows: HeldFollows
-    home_group: str
 
     def page(
         self,
         slate: PinnedSlate,
         offset: int,
         limit: int,
-        follows: Mapping[str, Follow] | None = None,
+        follows: Mapping[str, Follow],
         explained: Slate | None = None,
+        withdrawn: Collection[Position] = (),
     ) -> Page:
         """The page that begins at a place, with its explanation if it was asked for.
 
-        `follows` are the user's, read here where the caller has not read them.
+        `follows` are the user's; what is `withdrawn` is passed over like what was removed.
         """
-        places, bodies, after = self._living(slate, offset, limit)
-        if follows is None:
-            follows = self.follows.of(slate.tenant, FeedId(self.home_group, slate.user))
+        places, bodies, after = self._living(slate, offset, limit, withdrawn)
         origins = self._origins(slate.tenant, [position for _, position in places], follows)
         results = [
             body[:-1] + b"," + _ranking(slate, place, origin)[1:]
@@ -60,10 +57,10 @@ class RankedPages:
             shown = [place for place, _ in places]
             parts += [b',"explanation":', explanation_bytes(explained, shown)]
         parts.append(b"}")
-        return Page(b"".join(parts), cursor)
+        return Page(b"".join(parts), cursor, [position for _, position in places])
 
     def _living(
-        self, slate: PinnedSlate, offset: int, limit: int
+        self, slate: PinnedSlate, offset: int, limit: int, withdrawn: Collection[Position]
     ) -> tuple[list[tuple[int, Position]], list[bytes], int]:
         """The next places whose activity exists, their bodies, and the place behind them."""
         places: list[tuple[int, Position]] = []
@@ -73,7 +70,7 @@ class RankedPages:
             asked = [(place, position_of(slate.activity_id(place))) for place in range(offset, end)]
             found = self.engine.bodies(slate.tenant, [position for _, position in asked])
             for place, body in zip(asked, found, strict=True):
-                if body is not None:
+                if body is not None and place[1] not in withdrawn:
                     places.append(place)
                     bodies.append(body)
             offset = end
@@ -128,6 +125,7 @@ def slate_head(slate: Slate) -> bytes:
             "kind": slate.kind,
             "scorer": slate.scorer,
             "model_version": slate.model_version,
+            "config_version": slate.config_version,
             "degraded": slate.degraded,
         }
     )
@@ -138,6 +136,7 @@ def explanation_bytes(slate: Slate, places: Sequence[int]) -> bytes:
     explanation = slate.explanation
     return orjson.dumps(
         {
+            "config_version": slate.config_version,
             "stages": explanation.stages if explanation else (),
             "removed": slate.removed,
             "activities": [explanation.activities[place] for place in places]

@@ -8,8 +8,9 @@ orders by time and the answer says so in `degraded`: a feed is never refused bec
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
 
@@ -19,19 +20,26 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
-from ranking.candidates import Candidates, FeedKind, Query, Slate, Stage
-from ranking.exploration import EpsilonExplorer
+from ranking.candidates import Candidates, Feedback, FeedKind, Query, Slate, Stage
+from ranking.config import RankingConfig
+from ranking.fallback import fallback_scorer
 from ranking.features import Factors
-from ranking.ranker import Ranker, default_ranker
+from ranking.pipeline import build_feedback_filters, build_ranker, build_sources
+from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
-from ranking.scorers.recency import RecencyScorer
-from ranking.sources import CandidateSource, default_sources, propose
+from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
+from serving.configs import ActiveVersion, RankingConfigs
 from serving.cursors import PinnedSlate, SlateCursor, Slates
+from serving.feedback import is_said, withdrawn
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
+from serving.served import Served, ServedMemory, followed_by, repeats
+from serving.served_requests import RecentRequests, ServedRequest
 from serving.settings import Settings
+from serving.shadows import ShadowTrials
+from serving.slate_log.writer import NoSlateLog, SlateNotes
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
@@ -40,10 +48,19 @@ __all__ = ["FeedReader", "LiveModel", "LiveModels"]
 _log = structlog.get_logger(__name__)
 
 NO_MODEL: Final = "this tenant has no live model: ordered by time"
+LOADING: Final = "the model is loading: ordered by time"
 NO_TABLE: Final = "the activity table is loading: ordered by time among fewer candidates"
 TOO_LATE: Final = "the deadline was over before the model could score: ordered by time"
 FAILED: Final = "the live model failed: ordered by time"
-_OUTCOMES: Final = {NO_MODEL: "no_model", NO_TABLE: "no_table", TOO_LATE: "deadline"}
+_OUTCOMES: Final = {
+    NO_MODEL: "no_model",
+    LOADING: "loading",
+    NO_TABLE: "no_table",
+    TOO_LATE: "deadline",
+}
+
+TRIED_WAIT_MS: Final = 30_000.0
+"""Milliseconds that a read which nobody waits for as a feed gives the table to load."""
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
@@ -72,7 +89,15 @@ class LiveModels(Protocol):
     """The live model of each tenant (`serving.models.ModelCache`)."""
 
     def get(self, tenant: TenantId) -> LiveModel | None:
-        """The tenant's live model, None where there is none."""
+        """The tenant's live model, None where there is none in memory."""
+        ...
+
+    def loading(self, tenant: TenantId) -> bool:
+        """Whether it is being loaded."""
+        ...
+
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        """The tenant's model on trial, None where there is none in memory."""
         ...
 
 
@@ -99,7 +124,12 @@ class FeedReader:
     settings: Settings
     metrics: Metrics
     clock_us: Callable[[], int]
+    configs: RankingConfigs
+    recent: RecentRequests
     clock_ns: Callable[[], int] = perf_counter_ns
+    served: Served = field(default_factory=lambda: ServedMemory(time.monotonic, 0, 0, 0))
+    shadows: ShadowTrials | None = None
+    slate_log: SlateNotes = field(default_factory=NoSlateLog)
 
     async def read(
         self,
@@ -110,18 +140,45 @@ class FeedReader:
         limit: int,
         cursor: str | None = None,
         explain: bool = False,
+        exclude: Sequence[str] = (),
     ) -> Page:
         """A page of a ranked feed: the first one makes the slate, a cursor turns its pages.
 
-        Raises `InvalidCursor`, or `SlateExpired` where the slate of the cursor is no longer held.
+        A new slate does not repeat what the user was served lately, unless there is less than a
+        page of anything else. Raises `InvalidCursor`, `LimitExceeded` for too many activities to
+        exclude, or `SlateExpired` where the slate of the cursor is no longer held.
         """
-        pages = RankedPages(self.engine, self.tables, self.follows, self.settings.home_group)
+        page = await self._page(tenant, user, kind, limit, cursor, explain, self._excluded(exclude))
+        self.engine.tenant(tenant)  # of one that was deleted meanwhile nothing is kept
+        self.served.note(tenant, user, page.shown)
+        return page
+
+    async def _page(
+        self,
+        tenant: TenantId,
+        user: UserId,
+        kind: FeedKind,
+        limit: int,
+        cursor: str | None,
+        explain: bool,
+        excluded: Collection[bytes],
+    ) -> Page:
+        pages = RankedPages(self.engine, self.tables)
+        active = self.configs.of(tenant)
+        config, places = active.config, self._places(active.config, kind)
         if cursor is not None:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
-            return pages.page(pinned, place.offset, limit)
-        query = self._query(tenant, user, kind, self.settings.slate_size_max)
-        slate = await self._rank(query, self._sources(query), explain=explain)
+            query = replace(self._query(tenant, user, kind, places), excluded=excluded)
+            gone = await self._withdrawn(query, config, pinned, place.offset)
+            return pages.page(pinned, place.offset, limit, query.follows, withdrawn=gone)
+        model = self.models.get(tenant)
+        served = self.served.of(tenant, user) - {position_of(p.id) for p in config.feed(kind).pins}
+        query = self._query(tenant, user, kind, places)
+        query = replace(query, excluded=excluded, served=served)
+        sources = self._sources(query, config, model)
+        slate = await self._rank(query, active, model, sources, explain=explain, page=limit)
+        self.recent.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -144,16 +201,56 @@ class FeedReader:
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, (source,), explain=True)
+        active, model = self.configs.of(tenant), self.models.get(tenant)
+        slate = await self._rank(query, active, model, (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
         return slate if explain else replace(slate, explanation=None), unknown
 
+    async def try_config(
+        self, tenant: TenantId, request: ServedRequest, config: RankingConfig
+    ) -> Slate:
+        """The slate of an earlier request by any config, as of now; explained.
+
+        Nobody is served it: it is neither counted nor held, and waits for the table if it must.
+        """
+        places = self._places(config, request.kind)
+        query = self._query(tenant, request.user, request.kind, places)
+        query = replace(query, seed=request.seed)
+        model = self.models.get(tenant)
+        gathered = await self._gather(query, self._sources(query, config, model), TRIED_WAIT_MS)
+        return self._score(query, config, gathered, model, NO_MODEL, explain=True)
+
+    def _places(self, config: RankingConfig, kind: FeedKind) -> int:
+        return min(config.feed(kind).slate_size, self.settings.slate_size_max)
+
+    async def _withdrawn(
+        self, query: Query, config: RankingConfig, slate: PinnedSlate, offset: int
+    ) -> Collection[Position]:
+        """What of the slate's further places the user has taken back since it was made."""
+        if not is_said(query):
+            return ()
+        filters = build_feedback_filters(config, query.kind)
+        asked = [position_of(slate.activity_id(place)) for place in range(offset, len(slate))]
+        table = self.tables.ready(query.tenant)
+        if table is None or (table.rows(asked) < 0).any():
+            table = await asyncio.to_thread(own_table, self.engine, query, asked)
+        return withdrawn(query, filters, asked, table)
+
+    def _excluded(self, exclude: Sequence[str]) -> Collection[bytes]:
+        limit = self.settings.exclude_max
+        if len(exclude) > limit:
+            raise LimitExceeded(
+                f"{len(exclude)} activities to exclude, exclude_max is {limit}: name fewer"
+            )
+        return frozenset(position_of(activity) for activity in exclude)
+
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
         request_id = os.urandom(16).hex()
         seed = hashlib.blake2b(f"{request_id}:{user}".encode(), digest_size=8).digest()
+        record = self.engine.user_record(tenant, user)
         return Query(
             tenant=tenant,
             user=user,
@@ -162,14 +259,17 @@ class FeedReader:
             limit=limit,
             request_id=request_id,
             seed=int.from_bytes(seed),
-            record=self.engine.user_record(tenant, user),
+            record=record,
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
+            feedback=Feedback.of(record),
         )
 
-    def _sources(self, query: Query) -> tuple[CandidateSource, ...]:
-        """The default mix, with the following rows as the engine has them."""
+    def _sources(
+        self, query: Query, config: RankingConfig, model: LiveModel | None
+    ) -> tuple[CandidateSource, ...]:
+        """The mix of the config, with the following rows as the engine has them."""
         sources: list[CandidateSource] = []
-        for source in default_sources(query.kind):
+        for source in build_sources(config, query.kind, model.factors if model else None):
             if source.name == "following":
                 home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
                 sources.append(home.read(query))
@@ -181,30 +281,59 @@ class FeedReader:
         self.metrics.source_failures.labels(name).inc()
 
     async def _rank(
-        self, query: Query, sources: Sequence[CandidateSource], *, explain: bool
+        self,
+        query: Query,
+        active: ActiveVersion,
+        model: LiveModel | None,
+        sources: Sequence[CandidateSource],
+        *,
+        explain: bool,
+        page: int = 0,
     ) -> Slate:
-        """Gather, score with the live model or by time, and count what happened."""
+        """Gather, score with the live model or by time, and count what happened.
+
+        A slate of less than a `page` is filled up with what was served lately.
+        """
+        config = active.config
+        deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
         started_ns = self.clock_ns()
-        gathered = await self._gather(query, sources)
+        gathered = await self._gather(query, sources, deadline_ms)
         gathered_ns = self.clock_ns()
-        late = (gathered_ns - started_ns) / 1e6 > self.settings.deadline_ms
-        model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, gathered, model, TOO_LATE if late else NO_MODEL, explain)
+        late = (gathered_ns - started_ns) / 1e6 > deadline_ms
+        model = None if late else model
+        without = LOADING if self.models.loading(query.tenant) else NO_MODEL
+        without = TOO_LATE if late else without
+        slate = self._score(query, config, gathered, model, without, explain)
+        missing, again = page - len(slate.ranked), None
+        if missing > 0:
+            again = repeats(query, config, gathered.candidates, gathered.table)
+        if again is not None:
+            rest = replace(query, served=(), limit=missing)
+            refill = self._score(
+                rest, config, gathered._replace(candidates=again), model, without, explain
+            )
+            slate = followed_by(slate, refill)
+        slate = replace(slate, config_version=active.version)
+        self.engine.tenant(query.tenant)  # of one that was deleted meanwhile nothing is kept
+        self._try_shadow(query, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
+        self.slate_log.note(query, slate, gathered.table)
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
         if slate.explanation is None:
             return slate
         stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
         return replace(slate, explanation=replace(slate.explanation, stages=stages))
 
-    async def _gather(self, query: Query, sources: Sequence[CandidateSource]) -> _Gathered:
+    async def _gather(
+        self, query: Query, sources: Sequence[CandidateSource], deadline_ms: float
+    ) -> _Gathered:
         """The candidates as rows of the shared table, or of one made for this request.
 
         The latter where the shared one is not there in time, or does not reach back to a candidate:
         then the store is read in a thread, and other requests go on.
         """
-        table = self.tables.ready(query.tenant) or await self._loaded(query.tenant)
+        table = self.tables.ready(query.tenant) or await self._loaded(query.tenant, deadline_ms)
         if table is None:
             known = _positions(sources)
             own = await asyncio.to_thread(own_table, self.engine, query, known, RECENT_CANDIDATES)
@@ -214,10 +343,10 @@ class FeedReader:
             table = await asyncio.to_thread(own_table, self.engine, query, _positions(sources))
         return _Gathered(self._propose(sources, query, table), table, None)
 
-    async def _loaded(self, tenant: TenantId) -> ActivityTable | None:
+    async def _loaded(self, tenant: TenantId, deadline_ms: float) -> ActivityTable | None:
         """The shared table, waited for until the deadline; None if it is not there by then."""
         try:
-            await asyncio.wait_for(self.tables.get(tenant), self.settings.deadline_ms / 1e3)
+            await asyncio.wait_for(self.tables.get(tenant), deadline_ms / 1e3)
         except TimeoutError:
             return None
         return self.tables.ready(tenant)
@@ -241,6 +370,7 @@ class FeedReader:
     def _score(
         self,
         query: Query,
+        config: RankingConfig,
         gathered: _Gathered,
         model: LiveModel | None,
         without: str,
@@ -249,7 +379,7 @@ class FeedReader:
         """The slate by the model; by time where there is none, or where it fails."""
         candidates, table, degraded = gathered
         if model is not None:
-            ranker = self._ranker(query.kind, model)
+            ranker = _ranker(config, query.kind, model)
             try:
                 slate = ranker.rank(query, candidates, table, explain)
             except Exception as error:  # noqa: BLE001 - whatever a model does, the feed is answered
@@ -262,20 +392,35 @@ class FeedReader:
                 )
             else:
                 return replace(slate, degraded=degraded)
-        slate = self._ranker(query.kind, None).rank(query, candidates, table, explain)
+        slate = _ranker(config, query.kind, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
 
-    def _ranker(self, kind: FeedKind, model: LiveModel | None) -> Ranker:
-        ranker = (
-            default_ranker(kind, RecencyScorer())
-            if model is None
-            else default_ranker(
-                kind, model.scorer, factors=model.factors, model_version=str(model.version)
-            )
-        )
-        if kind == "explore":
-            return replace(ranker, explorer=EpsilonExplorer(self.settings.explore_epsilon))
-        return ranker
+    def _try_shadow(
+        self, query: Query, config: RankingConfig, gathered: _Gathered, live: Slate
+    ) -> None:
+        """Have the tenant's model on trial rank the same candidates, after the reply."""
+        model = self.models.shadow(query.tenant)
+        if model is None or self.shadows is None or live.degraded or not live.ranked:
+            return
+        if self.shadows.samples(query.seed):
+            candidates, table, _ = gathered
+            positions = table.positions(candidates.rows)  # by then, rows may be of others
+
+            def again() -> Slate:
+                rows = table.rows(positions)
+                still = candidates.take(np.flatnonzero(rows >= 0))
+                still = replace(still, rows=rows[rows >= 0])
+                return _ranker(config, query.kind, model).rank(query, still, table)
+
+            self.shadows.offer(live, model, again)
+
+
+def _ranker(config: RankingConfig, kind: FeedKind, model: LiveModel | None) -> Ranker:
+    """The feed's ranker with the live model, or with the fallback where there is none."""
+    if model is None:
+        return build_ranker(config, kind, fallback_scorer(config.feed(kind).fallback))
+    version = str(model.version)
+    return build_ranker(config, kind, model.scorer, factors=model.factors, model_version=version)
 
 
 def _positions(sources: Sequence[CandidateSource]) -> list[Position]:

@@ -29,13 +29,16 @@ from serving.errors import BadRequest
 from serving.tenants import KEY, Authenticator
 
 __all__ = [
+    "ActivateBody",
     "ActivityBody",
+    "Body",
     "EventsBody",
     "FollowBody",
     "JsonRoute",
     "KeyBody",
     "QuotasBody",
     "RankBody",
+    "RollBackBody",
     "RotationBody",
     "TenantBody",
 ]
@@ -115,11 +118,13 @@ def _within_64_bits(digits: str) -> None:
         )
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """What a client sends: read strictly, and nothing that is not asked for."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class ActivityBody(_Body):
+class ActivityBody(Body):
     """An activity to post. Every key besides these is the app's own and comes back as it was."""
 
     model_config = ConfigDict(
@@ -170,7 +175,7 @@ class ActivityBody(_Body):
         )
 
 
-class FollowBody(_Body):
+class FollowBody(Body):
     """A feed to follow."""
 
     model_config = ConfigDict(
@@ -183,7 +188,7 @@ class FollowBody(_Body):
     )
 
 
-class _EventBody(_Body):
+class _EventBody(Body):
     user: str = Field(description="The user's id.")
     activity_id: str = Field(description="The activity's id, from a reply of this server.")
     time: str | None = Field(None, description="ISO 8601, UTC without an offset; absent means now.")
@@ -229,7 +234,7 @@ class EngagementBody(_EventBody):
         return Engagement(**self._fields(now_us), kind=self.kind, value=self.value)
 
 
-class EventsBody(_Body):
+class EventsBody(Body):
     """Impressions and engagements, at most `events_batch_max` (1,000) at a time."""
 
     model_config = ConfigDict(
@@ -267,7 +272,7 @@ class EventsBody(_Body):
         return [event.event(now_us) for event in self.events]
 
 
-class KeyBody(_Body):
+class KeyBody(Body):
     """What a new API key shall allow."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"scopes": ["read", "write"]}]})
@@ -277,7 +282,7 @@ class KeyBody(_Body):
     )
 
 
-class RotationBody(_Body):
+class RotationBody(Body):
     """How long the old key stays good."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"grace_s": 86_400}]})
@@ -287,7 +292,7 @@ class RotationBody(_Body):
     )
 
 
-class TenantBody(_Body):
+class TenantBody(Body):
     """A tenant to make, and what its first API key shall allow."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme"}]})
@@ -306,7 +311,7 @@ class QuotasBody(RootModel[dict[str, int | None]]):
     )
 
 
-class RankBody(_Body):
+class RankBody(Body):
     """Activities that the caller wants in the best order for the user."""
 
     model_config = ConfigDict(
@@ -317,3 +322,24 @@ class RankBody(_Body):
         min_length=1, description="Activity ids, at most `candidates_max` (500)."
     )
     explain: bool = Field(False, description="Whether stages, features and contributions come.")
+
+
+class ActivateBody(Body):
+    """Which version ranks until now, so that nobody undoes what they have not seen."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"expected_version": 3}]})
+
+    expected_version: int = Field(
+        ge=0, le=2**53, description="The version that is active now; 0 is the default."
+    )
+    allow_empty: bool = Field(
+        False, description="Whether it may leave nothing of all the last requests."
+    )
+
+
+class RollBackBody(Body):
+    """Which version ranks until now, where the caller has looked."""
+
+    expected_version: int | None = Field(
+        None, ge=0, le=2**53, description="The version that is active now; absent: whatever is."
+    )

@@ -3,16 +3,34 @@
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feeds.errors import InvalidTime
 from feeds.model import parse_time
 
-__all__ = ["Settings", "SettingsInvalid", "load_settings"]
+__all__ = [
+    "Settings",
+    "SettingsInvalid",
+    "TenantSlateLogSettings",
+    "load_settings",
+    "model_memory_bytes",
+]
 
 ENV_PREFIX: Final = "HEADWATER_"
 MIB: Final = 1024 * 1024
+DAY_S: Final = 86_400
+
+MODEL_MEMORY_FACTOR: Final = 3
+"""Bytes of memory for each byte of a model's files, at most: 1.5 to 2.9 were measured."""
+
+MODEL_MEMORY_BASE: Final = 65_536
+"""Bytes of memory that a model takes besides."""
+
+
+def model_memory_bytes(file_bytes: int) -> int:
+    """What a model counts for in `models_bytes_max`, by the bytes of its files."""
+    return MODEL_MEMORY_FACTOR * file_bytes + MODEL_MEMORY_BASE
 
 
 class SettingsInvalid(ValueError):
@@ -21,6 +39,23 @@ class SettingsInvalid(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class TenantSlateLogSettings(BaseModel):
+    """What `slate_log_tenants` may say of one tenant; what it leaves out is as for all others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float | None = Field(
+        None, ge=0, le=1, description="As `slate_log_rate`, for this tenant."
+    )
+    candidates: bool | None = Field(None, description="As `slate_log_candidates`, for this tenant.")
+    bytes_max: int | None = Field(
+        None, ge=MIB, le=MIB * MIB, description="As `slate_log_bytes_max`, for this tenant."
+    )
+    age_s: float | None = Field(
+        None, ge=60, le=3_650 * DAY_S, description="As `slate_log_age_s`, for this tenant."
+    )
 
 
 class Settings(BaseSettings):
@@ -56,6 +91,45 @@ class Settings(BaseSettings):
     )
     loader_poll_s: float = Field(
         2.0, ge=0.05, le=3_600, description="Seconds between two looks at the model registry."
+    )
+    models_max: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Tenants whose model is held in memory at most; who asked longest ago leaves.",
+    )
+    models_bytes_max: int = Field(
+        256 * MIB,
+        ge=1 * MIB,
+        le=64 * 1024 * MIB,
+        description="Bytes of memory of all models held by one process, each counted as three "
+        "times its files.",
+    )
+    model_bytes_max: int = Field(
+        64 * MIB,
+        ge=64 * 1024,
+        le=1024 * MIB,
+        description="Bytes of one model's files at most; a larger one is not taken up.",
+    )
+    model_load_s_max: float = Field(
+        10.0,
+        ge=0.1,
+        le=600,
+        description="Seconds that loading one model may take; a slower one is not taken up.",
+    )
+    shadow_sample: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="Share of a tenant's ranked reads that its model on trial ranks as well, after "
+        "the reply.",
+    )
+    shadow_time_share: float = Field(
+        0.1,
+        ge=0.001,
+        le=0.9,
+        description="Share of a process's time that models on trial may take; reads beyond it are "
+        "not tried.",
     )
     clock_start: str = Field(
         "",
@@ -131,6 +205,31 @@ class Settings(BaseSettings):
         le=100_000_000,
         description="Follows of readers held in memory at most, about 0.5 KB each.",
     )
+    configs_held_max: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Tenants whose ranking config is held in memory at most, about 50 KB each.",
+    )
+    preview_requests_max: int = Field(
+        50,
+        ge=1,
+        le=1_000,
+        description="Last ranked reads of a tenant that are kept, about 0.2 KB each, and that a "
+        "preview of a ranking config ranks again, at most.",
+    )
+    preview_tenants_max: int = Field(
+        1_000,
+        ge=1,
+        le=100_000,
+        description="Tenants whose last ranked reads are kept for previews at most.",
+    )
+    preview_places_max: int = Field(
+        25,
+        ge=1,
+        le=1_000,
+        description="Places of each slate that a preview shows side by side at most.",
+    )
     candidates_max: int = Field(
         500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )
@@ -145,6 +244,26 @@ class Settings(BaseSettings):
     )
     slate_ttl_s: float = Field(
         900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
+    )
+    served_max: int = Field(
+        200,
+        ge=0,
+        le=1_000,
+        description="Places of each user that are remembered, so that a new slate does not repeat "
+        "them, 24 bytes each; 0 remembers nothing.",
+    )
+    served_users_max: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="Users whose served places are remembered at most; those served longest ago "
+        "leave first.",
+    )
+    served_ttl_s: float = Field(
+        1_800.0, ge=1, le=604_800, description="Seconds for which a served place is remembered."
+    )
+    exclude_max: int = Field(
+        200, ge=0, le=500, description="Activities that one ranked read can leave out at most."
     )
     deadline_ms: float = Field(
         100.0,
@@ -201,6 +320,69 @@ class Settings(BaseSettings):
         description="Seconds for which a write beside an engine node is repeated while nobody "
         "leads or its outcome is not known.",
     )
+    slate_log_dir: Path | None = Field(
+        None,
+        description="Directory of the slate log, shared by all workers; unset means `slates` in "
+        "the data directory.",
+    )
+    slate_log_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of served slates that are logged, drawn from each slate's id; 0 logs "
+        "none.",
+    )
+    slate_log_candidates: bool = Field(
+        False,
+        description="Whether the features of all candidates are logged that the filters kept, not "
+        "only of the shown ones: five times the bytes.",
+    )
+    slate_log_bytes_max: int = Field(
+        1_024 * MIB,
+        ge=MIB,
+        le=MIB * MIB,
+        description="Bytes of one tenant's slate log at most, over all workers; the oldest leave.",
+    )
+    slate_log_age_s: float = Field(
+        30.0 * DAY_S,
+        ge=60,
+        le=3_650 * DAY_S,
+        description="Seconds after which a logged slate has left; up to an hour earlier, since "
+        "segments leave as a whole.",
+    )
+    slate_log_total_bytes_max: int = Field(
+        8 * 1_024 * MIB,
+        ge=MIB,
+        le=MIB * MIB,
+        description="Bytes of all tenants' slate logs, looked at every 30 s; the tenant that has "
+        "most loses its oldest.",
+    )
+    slate_log_tenants: dict[str, TenantSlateLogSettings] = Field(
+        {},
+        description="What differs for single tenants, as JSON by tenant: "
+        '`{"acme": {"rate": 0.1, "candidates": true}}`.',
+    )
+    slate_log_segment_bytes: int = Field(
+        8 * MIB,
+        ge=64 * 1_024,
+        le=256 * MIB,
+        description="Bytes of one segment of the slate log at most; a slate beyond it is dropped.",
+    )
+    slate_log_flush_ms: float = Field(
+        200.0,
+        ge=1,
+        le=60_000,
+        description="Milliseconds until a served slate is written; what a crash loses at most.",
+    )
+    slate_log_flush_records: int = Field(
+        64, ge=1, le=10_000, description="Waiting slates that are written without waiting longer."
+    )
+    slate_log_queue_max: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Slates that wait to be written at most, about 0.1 MB each; more are dropped.",
+    )
     shutdown_s: int = Field(
         10, ge=1, le=600, description="Seconds that requests under way are given at the end."
     )
@@ -225,6 +407,34 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_models(self) -> "Settings":
+        needed = model_memory_bytes(self.model_bytes_max)
+        if self.models_bytes_max < needed:
+            raise ValueError(
+                f"models_bytes_max is {self.models_bytes_max}, and one model of model_bytes_max "
+                f"({self.model_bytes_max}) counts for {needed} bytes: raise the one or lower the "
+                "other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_slate_log(self) -> "Settings":
+        least = (self.workers + 1) * self.slate_log_segment_bytes
+        given = {"slate_log_bytes_max": self.slate_log_bytes_max} | {
+            f"slate_log_tenants: bytes_max of {tenant}": own.bytes_max
+            for tenant, own in self.slate_log_tenants.items()
+            if own.bytes_max is not None
+        }
+        for name, bytes_max in given.items():
+            if bytes_max < least:
+                raise ValueError(
+                    f"{name} is {bytes_max}, too few for a full segment and one that each of "
+                    f"{self.workers} workers appends to: give {least} or more, or set "
+                    "slate_log_segment_bytes lower"
+                )
+        return self
+
     @property
     def clock_start_us(self) -> int | None:
         """The clock's start in microseconds since the epoch; None means the real time."""
@@ -240,6 +450,11 @@ class Settings(BaseSettings):
     def models_path(self) -> Path:
         """Where the loader hands models over."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def slate_log_path(self) -> Path:
+        """Where served slates are logged."""
+        return self.slate_log_dir or self.data_dir / "slates"
 
 
 def load_settings(**given: Any) -> Settings:  # Any: checked by pydantic, field by field

@@ -6,6 +6,7 @@ template, a status its class of three digits.
 
 import os
 from collections.abc import Mapping
+from math import isnan
 from time import perf_counter
 from typing import Final
 
@@ -26,6 +27,12 @@ SECONDS: Final = (
     *(0.1, 0.2, 0.5, 1.0, 2.5, 10.0),
 )
 """Upper bounds of the latency histograms' buckets, seconds."""
+
+SHARES: Final = tuple(tenths / 10 for tenths in range(11))
+"""Upper bounds of the buckets of shares."""
+
+CORRELATIONS: Final = (-0.5, 0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)
+"""Upper bounds of the buckets of rank correlations."""
 
 METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 """Methods that have a label of their own."""
@@ -64,7 +71,7 @@ class Metrics:
         )
         self.ranked = Counter(
             "headwater_ranked_reads",
-            "Slates made: by model, or why by time: no_model, no_table, deadline, failed.",
+            "Slates made: by model, or why by time: no_model, loading, no_table, deadline, failed.",
             ("kind", "outcome"),
             registry=self.registry,
         )
@@ -92,6 +99,59 @@ class Metrics:
             ("quota",),
             registry=self.registry,
         )
+        self.models = Gauge(
+            "headwater_models",
+            "Live models in memory; a worker each its own.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.models_bytes = Gauge(
+            "headwater_models_bytes",
+            "Bytes that the models in a worker's memory count for, of models_bytes_max.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.model_loads = Counter(
+            "headwater_model_loads",
+            "Models taken up (loaded) or not (failed), by alias: live, shadow.",
+            ("alias", "outcome"),
+            registry=self.registry,
+        )
+        self.model_load_seconds = Histogram(
+            "headwater_model_load_seconds",
+            "Seconds of loading a live model.",
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.model_evictions = Counter(
+            "headwater_model_evictions",
+            "Live models that left memory for others.",
+            registry=self.registry,
+        )
+        self.shadow_trials = Counter(
+            "headwater_shadow_trials",
+            "Requests that a model on trial ranked as well, by what it would have shown first: "
+            "same_top or other_top; or dropped, failed.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.shadow_overlap = Histogram(
+            "headwater_shadow_overlap",
+            "Share of the first ten places that a model on trial fills as the live one does.",
+            buckets=SHARES,
+            registry=self.registry,
+        )
+        self.shadow_correlation = Histogram(
+            "headwater_shadow_rank_correlation",
+            "Spearman's rank correlation of the slates of a model on trial and the live one.",
+            buckets=CORRELATIONS,
+            registry=self.registry,
+        )
+        self.shadow_seconds = Counter(
+            "headwater_shadow_seconds",
+            "Seconds that models on trial took.",
+            registry=self.registry,
+        )
         self.slates = Gauge(
             "headwater_slates",
             "Slates held for their next pages.",
@@ -105,10 +165,34 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="liveall",
         )
+        self.outbox_tasks = Gauge(
+            "headwater_outbox_tasks",
+            "Fan-outs and ended follows of all tenants whose rows are not all written or removed.",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.stale_reads = Counter(
             "headwater_stale_reads",
             "Reads refused because the store was not as fresh as they asked.",
             ("consistency",),
+            registry=self.registry,
+        )
+
+        self.slates_logged = Counter(
+            "headwater_slates_logged",
+            "Slates written to the slate log.",
+            registry=self.registry,
+        )
+        self.slates_dropped = Counter(
+            "headwater_slates_dropped",
+            "Slates that should have been logged: queue (too many waited), disk (it failed), size "
+            "(longer than a segment), failed (it could not be packed).",
+            ("cause",),
+            registry=self.registry,
+        )
+        self.slate_log_bytes = Counter(
+            "headwater_slate_log_bytes",
+            "Bytes written to the slate log.",
             registry=self.registry,
         )
 
@@ -117,6 +201,16 @@ class Metrics:
         self.ranked.labels(kind, outcome).inc()
         for stage, time_us in stages_us.items():
             self.stage_seconds.labels(stage).observe(time_us / 1e6)
+
+    def note_trial(self, same_top: bool, overlap: float, correlation: float) -> None:
+        """Count a trial of a model; what is NaN is left out."""
+        self.shadow_trials.labels("same_top" if same_top else "other_top").inc()
+        for histogram, value in (
+            (self.shadow_overlap, overlap),
+            (self.shadow_correlation, correlation),
+        ):
+            if not isnan(value):
+                histogram.observe(value)
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format; where there are several workers, of all."""

@@ -21,6 +21,7 @@ from feeds.config import FeedsConfig
 from feeds.credentials import format_api_key, hash_secret
 from feeds.engine import FeedEngine
 from feeds.model import TenantId
+from ranking.candidates import Slate
 from ranking.features import Factors
 from ranking.scorers.base import Scorer
 from serving.app import create_app
@@ -29,10 +30,12 @@ from serving.http_protocol import uvicorn_config
 from serving.models import ModelCounts, ModelStatus
 from serving.reader import LiveModel
 from serving.settings import load_settings
+from serving.shadows import ShadowSlates
 
 __all__ = [
     "HeldModel",
     "HeldModels",
+    "HeldShadowSlates",
     "Served",
     "ServiceProcess",
     "add_tenant",
@@ -100,10 +103,20 @@ class HeldModels:
 
     def __init__(self) -> None:
         self.held: dict[TenantId, LiveModel] = {}
+        self.shadows: dict[TenantId, LiveModel] = {}
 
     def get(self, tenant: TenantId) -> LiveModel | None:
         """The model that was set for the tenant."""
         return self.held.get(tenant)
+
+    def loading(self, tenant: TenantId) -> bool:
+        """What is set by hand is there at once."""
+        del tenant
+        return False
+
+    def shadow(self, tenant: TenantId) -> LiveModel | None:
+        """The model on trial that was set for the tenant."""
+        return self.shadows.get(tenant)
 
     async def start(self) -> None:
         """Nothing to follow."""
@@ -116,9 +129,12 @@ class HeldModels:
         model = self.held.get(tenant)
         if model is None:
             return ModelStatus()
-        spec = model.scorer.spec
+        shadow = self.shadows.get(tenant)
         return ModelStatus(
-            version=str(model.version), scorer=model.scorer.name, spec_fingerprint=spec.fingerprint
+            version=str(model.version),
+            shadow=None if shadow is None else str(shadow.version),
+            scorer=model.scorer.name,
+            spec_fingerprint=model.scorer.spec.fingerprint,
         )
 
     def forget(self, tenant: TenantId) -> None:
@@ -128,6 +144,17 @@ class HeldModels:
     def counts(self) -> ModelCounts:
         """How many were set."""
         return ModelCounts(len(self.held), 0)
+
+
+class HeldShadowSlates:
+    """What models on trial would have shown: the memory twin of the slate log."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[TenantId, Slate, Slate]] = []
+
+    def note(self, tenant: TenantId, live: Slate, shadow: Slate) -> None:
+        """Keep the two slates."""
+        self.noted.append((tenant, live, shadow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +171,15 @@ def served(
     data_dir: Path,
     feeds: FeedsConfig | None = None,
     models: FollowedModels | None = None,
+    shadow_slates: ShadowSlates | None = None,
     **settings: object,
 ) -> Iterator[Served]:
     """A service on a data directory until the block ends; `settings` as in `Settings`."""
     services = compose(
-        load_settings(data_dir=data_dir, port=0, **settings), feeds, models or HeldModels()
+        load_settings(data_dir=data_dir, port=0, **settings),
+        feeds,
+        models or HeldModels(),
+        shadow_slates=shadow_slates,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn_config(create_app(services), services.settings)

@@ -82,6 +82,7 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
     from serving.asgi_server import ToldServer  # noqa: PLC0415
     from serving.compose import clock_from, compose  # noqa: PLC0415
     from serving.http_protocol import uvicorn_config  # noqa: PLC0415
+    from serving.shared_served import SharedServed  # noqa: PLC0415
     from serving.shared_slates import SharedSlates  # noqa: PLC0415
 
     configure_logs(settings.log_level)
@@ -90,7 +91,14 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
         Path(plan.slates), time.monotonic, settings.slates_max, settings.slate_ttl_s
     )
     clock_us = clock_from(settings.clock_start_us, started_ns=plan.clock_started_ns)
-    services = compose(settings, slates=slates, clock_us=clock_us)
+    served = SharedServed(
+        Path(plan.slates).with_name("served.sqlite"),
+        time.monotonic,
+        settings.served_max,
+        settings.served_users_max,
+        settings.served_ttl_s,
+    )
+    services = compose(settings, slates=slates, clock_us=clock_us, served=served, slot=plan.number)
     config = uvicorn_config(create_app(services), settings)
     server = ToldServer(config, _say_ready)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -13,6 +13,7 @@ from training.cli_models import (
     list_versions,
     promote_version,
     roll_back,
+    set_shadow,
     show_version,
     version_of,
 )
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "models", "prepare", "train"]
 
 models = typer.Typer(
-    name="models", help="List, show, promote and roll back models.", no_args_is_help=True
+    name="models", help="List, show, promote, try and roll back models.", no_args_is_help=True
 )
 models.command("list")(list_versions)
 models.command("show")(show_version)
 models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
+models.command("shadow")(set_shadow)
 
 
 def prepare(

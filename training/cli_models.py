@@ -14,7 +14,14 @@ from training.errors import TrainingError
 if TYPE_CHECKING:
     from ranking.registry import ModelRegistry, ModelVersion
 
-__all__ = ["list_versions", "promote_version", "roll_back", "show_version", "version_of"]
+__all__ = [
+    "list_versions",
+    "promote_version",
+    "roll_back",
+    "set_shadow",
+    "show_version",
+    "version_of",
+]
 
 _DIGITS_MAX = 9
 
@@ -85,6 +92,23 @@ def roll_back(
     with told(json), _opened(registry, data_dir) as opened:
         live = opened.roll_back(_tenant(tenant))
         _print_live(live, json)
+
+
+def set_shadow(
+    tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
+    version: Annotated[
+        int | None, typer.Argument(help="The version's number; without it the trial ends.")
+    ] = None,
+    registry: Registry = None,
+    data_dir: DataDir = DATA_DIR,
+    json: Json = False,
+) -> None:
+    """Put a version on trial: it scores a sample of live requests, and is shown to nobody."""
+    with told(json), _opened(registry, data_dir) as opened:
+        shadow = opened.set_shadow(_tenant(tenant), version)
+        answer = {"tenant": tenant, "shadow": shadow.version if shadow else None}
+        said = f"version {version} of {tenant} is" if shadow else f"no version of {tenant} is"
+        print_answer(f"{said} on trial", {}, answer, json)
 
 
 def version_of(text: str) -> Any:  # Any: a number or one of the aliases, checked here

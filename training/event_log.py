@@ -8,11 +8,11 @@ states. The order of events is (index, ordinal): that of the engine's log.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from feeds.events import (
     EVENT_SCHEMA_VERSION,
     Engagement,
     Event,
+    FeedbackGiven,
     Followed,
     Impression,
     Posted,
@@ -176,31 +177,46 @@ def _events(table: "pa.Table") -> Iterator[Event]:
 
 
 def _event(row: dict[str, Any]) -> Event:  # Any: a row of mixed columns
-    time_us, kind = row["time"], row["type"]
-    if kind == "engagement":
-        return Engagement(time_us=time_us, kind=row["kind"], value=row["value"], **_shown(row))
-    if kind == "impression":
-        return Impression(time_us=time_us, **_shown(row))
-    if kind == "posted":
-        return _posted(row)
-    if kind == "followed":
-        return Followed(
-            time_us=time_us,
-            follower=row["follower"],
-            target=row["target"],
-            since_us=row["since"],
-            derived=row["derived"],
+    read = _READ.get(row["type"])
+    if read is None:
+        raise ExportDamaged(
+            f"an event has the unknown type {row['type']!r}; export again with this release"
         )
-    if kind == "unfollowed":
-        return Unfollowed(
-            time_us=time_us,
-            follower=row["follower"],
-            target=row["target"],
-            keep_history=row["keep_history"],
-        )
-    if kind == "removed":
-        return Removed(time_us=time_us, activity_id=row["activity_id"])
-    raise ExportDamaged(f"an event has the unknown type {kind!r}; export again with this release")
+    return read(row)
+
+
+def _engagement(row: dict[str, Any]) -> Engagement:  # Any: a row of mixed columns
+    return Engagement(time_us=row["time"], kind=row["kind"], value=row["value"], **_shown(row))
+
+
+def _followed(row: dict[str, Any]) -> Followed:  # Any: a row of mixed columns
+    return Followed(
+        time_us=row["time"],
+        follower=row["follower"],
+        target=row["target"],
+        since_us=row["since"],
+        derived=row["derived"],
+    )
+
+
+def _unfollowed(row: dict[str, Any]) -> Unfollowed:  # Any: a row of mixed columns
+    return Unfollowed(
+        time_us=row["time"],
+        follower=row["follower"],
+        target=row["target"],
+        keep_history=row["keep_history"],
+    )
+
+
+def _feedback(row: dict[str, Any]) -> FeedbackGiven:  # Any: a row of mixed columns
+    return FeedbackGiven(
+        time_us=row["time"],
+        user=row["user"],
+        kind=row["kind"],
+        activity_id=row["activity_id"],
+        actor=row["actor"],
+        tags=tuple(row["tags"]),
+    )
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:  # Any: keywords of mixed types
@@ -219,3 +235,16 @@ def _posted(row: dict[str, Any]) -> Posted:  # Any: a row of mixed columns
         tags=tuple(row["tags"]),
         length=row["length"],
     )
+
+
+_READ: Final[Mapping[str, Callable[[dict[str, Any]], Event]]] = {
+    # Any: a row of mixed columns
+    "engagement": _engagement,
+    "impression": lambda row: Impression(time_us=row["time"], **_shown(row)),
+    "posted": _posted,
+    "removed": lambda row: Removed(time_us=row["time"], activity_id=row["activity_id"]),
+    "followed": _followed,
+    "unfollowed": _unfollowed,
+    "feedback": _feedback,
+}
+"""What reads an event of each type."""

@@ -8,13 +8,22 @@ functions that serve. So no feature can know what came after, and none is comput
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import UserRecord
-from feeds.events import Engagement, Event, Followed, Impression, Posted, Removed, Unfollowed
+from feeds.events import (
+    Engagement,
+    Event,
+    FeedbackGiven,
+    Followed,
+    Impression,
+    Posted,
+    Removed,
+    Unfollowed,
+)
 from feeds.model import (
     ActivityId,
     FeedId,
@@ -25,19 +34,24 @@ from feeds.model import (
     position_of,
     user_of_actor,
 )
-from ranking.candidates import Candidates, FeedKind, Query
+from ranking.candidates import Candidates, Feedback, FeedKind, Query
+from ranking.config import RankingConfig
 from ranking.extractors.base import USER_GROUP
 from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
-from ranking.filters import apply_filters, default_filters
+from ranking.filters import apply_filters
 from ranking.interning import UNKNOWN
-from ranking.sources import ActiveSource, CandidateSource, default_sources, propose
+from ranking.pipeline import build_filters, build_sources
+from ranking.sources import ActiveSource, CandidateSource, propose
 from ranking.table import ActivityTable
 from training.config import RequestConfig
 from training.event_log import EventLog
 from training.home_feeds import TIMELINE_GROUP, HomeFeeds, HomeFeedSource, home_of
 from training.requests import Request
 
-__all__ = ["Answerable", "ReplayState", "replay"]
+__all__ = ["SERVED", "Answerable", "ReplayState", "replay"]
+
+SERVED: Final = RankingConfig.default()
+"""How the feeds are served that training learns for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,8 @@ class ReplayState:
                     self._records[event.user].add(event, known.position, posted.actor, posted.tags)
                     if not self.table.whole and self.table.rows([known.position])[0] < 0:
                         self.table.count_outside(event, posted)
+            case FeedbackGiven():
+                self._records[event.user].give(event)
             case Posted():
                 self._post(index, event)
             case Removed():
@@ -94,6 +110,7 @@ class ReplayState:
 
     def query(self, user: UserId, now_us: int, kind: FeedKind = "personalized") -> Query:
         """What the user's read of a ranked feed would be at a time."""
+        record = self._records.get(user) or UserRecord.empty()
         return Query(
             tenant=self.tenant,
             user=user,
@@ -102,19 +119,20 @@ class ReplayState:
             limit=25,
             request_id=f"replay-{user}-{now_us}",
             seed=0,
-            record=self._records.get(user) or UserRecord.empty(),
+            record=record,
             follows=self._follows.get(home_of(user)) or {},
+            feedback=Feedback.of(record),
         )
 
     def sources(self, config: RequestConfig, kind: FeedKind) -> tuple[CandidateSource, ...]:
         """Where candidates come from: the mix that serves, or all that was active lately."""
         if kind == "explore":
-            return default_sources(kind)
+            return build_sources(SERVED, kind)
         if config.active_days is not None:
             return (ActiveSource(quota=config.candidates_max, days=config.active_days),)
         return tuple(
             HomeFeedSource(self._homes, source.quota) if source.name == "following" else source
-            for source in default_sources(kind)
+            for source in build_sources(SERVED, kind)
         )
 
     def _post(self, index: int, event: Posted) -> None:
@@ -157,7 +175,9 @@ def replay(
     touches were all followed is left out. Cost: about 20 us an event and 3 ms a request.
     """
     state = ReplayState(TenantId(log.tenant), config.table_rows)
-    sources = {kind: state.sources(config, kind) for kind in {r.kind for r in requests}}
+    kinds = {request.kind for request in requests}
+    sources = {kind: state.sources(config, kind) for kind in kinds}
+    filters = {kind: build_filters(SERVED, kind) for kind in kinds}
     posts = _posts(log, requests)
     place = 0
     for request in requests:
@@ -173,7 +193,7 @@ def replay(
         if request.labels and not wanted.labels:
             continue
         proposed = propose(sources[query.kind], query, state.table, config.candidates_max)
-        kept = apply_filters(default_filters(), query, proposed, state.table).kept
+        kept = apply_filters(filters[query.kind], query, proposed, state.table).kept
         yield _answerable(wanted, query, _newest_first(kept, state.table), state, spec, factors)
 
 

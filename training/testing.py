@@ -175,7 +175,7 @@ def _community_post(time_us: int, day: int, number: int, topic: int) -> Post:
 
 def _row(index: int, event: Event) -> dict[str, Any]:  # Any: a row of mixed columns
     fields = msgspec.structs.asdict(event)
-    row = {"index": index, "ordinal": 0, "type": type(event).__name__.lower()}
+    row = {"index": index, "ordinal": 0, "type": event.__struct_config__.tag}
     return row | {_COLUMN_OF.get(name, name): value for name, value in fields.items()}
 
 

@@ -5,9 +5,12 @@ because of what a command holds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from feeds.commands import (
+    ActivateVersion,
     AddKey,
     ClearRows,
     Command,
@@ -15,12 +18,15 @@ from feeds.commands import (
     DeleteTenant,
     FanOut,
     FollowFeed,
+    GiveFeedback,
+    MoveClock,
     Once,
     PostActivity,
     RecordEvents,
     RemoveActivity,
     RevokeKey,
     RotateKey,
+    SaveVersion,
     SetQuotas,
     UnfollowFeed,
     WipeTenant,
@@ -28,7 +34,10 @@ from feeds.commands import (
 from feeds.errors import InvalidInput, Overloaded, QuotaExceeded
 from feeds.events import Event
 from feeds.machine.changes import Changes
+from feeds.machine.clock import move_clock
+from feeds.machine.configs import activate_config, save_config
 from feeds.machine.credentials import add_key, revoke_key, rotate_key
+from feeds.machine.feedback import give_feedback
 from feeds.machine.follows import clear, follow, unfollow
 from feeds.machine.once import recall, remember
 from feeds.machine.posts import post, remove
@@ -42,7 +51,7 @@ from feeds.store.base import View, Write
 __all__ = ["DECISIONS", "Outcome", "apply"]
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True):
     """What a command does: writes for one batch, its result, and the facts it left.
 
     `of_tenant` if what changed is the tenant itself, and who holds something of it must look anew.
@@ -88,17 +97,21 @@ def _decide_once(command: Command, changes: Changes, view: View) -> Result:
 # Any: each is called with the commands of its own type alone.
 DECISIONS: Final[Mapping[type[Command], Callable[[Any, Changes, View], Result]]] = {
     RecordEvents: record,
+    GiveFeedback: give_feedback,
     PostActivity: post,
     FollowFeed: follow,
     UnfollowFeed: unfollow,
     RemoveActivity: remove,
     ClearRows: clear,
     FanOut: fan_out,
+    MoveClock: move_clock,
     CreateTenant: create_tenant,
     AddKey: add_key,
     RotateKey: rotate_key,
     RevokeKey: revoke_key,
     SetQuotas: set_quotas,
+    SaveVersion: save_config,
+    ActivateVersion: activate_config,
     DeleteTenant: delete_tenant,
     WipeTenant: wipe,
 }

@@ -17,7 +17,7 @@ class Changes:
         self.writes: list[Write] = []
         self.events: list[Event] = []
         self.of_tenant = False
-        """Whether the tenant itself changed: its keys, its quotas, whether it exists."""
+        """Whether the tenant itself changed: its keys, quotas or configs, or that it exists."""
         self._event_prefix = b""
 
     def put(self, family: str, key: bytes, value: bytes | None) -> None:
@@ -30,7 +30,7 @@ class Changes:
 
     def tell(self, event: Event) -> None:
         """Leave a fact in the event log, behind those told before."""
-        if not self.events:
+        if not self.events:  # most commands leave none
             self._event_prefix = EventKey.prefix(self.tenant) + write_number(self.index)
         key = self._event_prefix + len(self.events).to_bytes(4)
         self.writes.append(Write("events", key, encode(event)))

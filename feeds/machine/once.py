@@ -1,4 +1,8 @@
-"""Idempotency keys: a command that is sent again takes effect once."""
+"""Idempotency keys: a command that is sent again takes effect once.
+
+How long a key is remembered is told by the cluster's clock, never by what a client has stamped: one
+whose clock is ahead would make the cluster forget the keys of all others.
+"""
 
 from typing import Final
 
@@ -7,6 +11,7 @@ import msgspec
 from feeds.commands import OPERATION, Once
 from feeds.keys import DedupCountKey, DedupKey, ExpiryKey, after, write_number
 from feeds.machine.changes import Changes
+from feeds.machine.clock import CLOCK_US_MAX, clock_us
 from feeds.results import (
     Placed,
     RecordResult,
@@ -34,7 +39,7 @@ def recall(once: Once, changes: Changes, view: View) -> Result | None:
     rejected where that one is not known.
     """
     stored = _stored(once.key, changes.tenant, view)
-    if stored is None or stored.expires_us <= once.now_us:
+    if stored is None or stored.expires_us <= _now_us(changes.tenant, view):
         return _missing(once, changes.tenant, view)
     if stored.digest != once.digest:
         return Rejected(
@@ -52,7 +57,11 @@ def remember(once: Once, changes: Changes, view: View, result: Result) -> None:
     """Write down what this key was answered, and forget some that are expired or too many."""
     tenant = changes.tenant
     gone: set[str] = set()
-    kept = _prune(once.now_us, _key_count(tenant, view), gone, changes, view)
+    kept = _key_count(tenant, view)
+    clock = clock_us(view)
+    now_us = kept.now_us(clock)
+    expires_us = now_us + min(max(0, once.expires_us - once.now_us), CLOCK_US_MAX)
+    kept = _prune(now_us, kept, gone, changes, view)
     kept = _make_room(once, kept, gone, changes, view)
     count = kept.count + (once.keys_max > 0)
     stored = _stored(once.key, tenant, view)
@@ -60,11 +69,11 @@ def remember(once: Once, changes: Changes, view: View, result: Result) -> None:
         before = ExpiryKey(tenant, stored.expires_us, once.key).encode()
         count -= view.get("dedup", before) == _COUNTED
         changes.delete("dedup", before)
-    value = Remembered(once.digest, once.expires_us, encode_result(result))
-    expiry = ExpiryKey(tenant, once.expires_us, once.key).encode()
+    value = Remembered(once.digest, expires_us, encode_result(result))
+    expiry = ExpiryKey(tenant, expires_us, once.key).encode()
     changes.put("dedup", DedupKey(tenant, once.key).encode(), encode(value))
     changes.put("dedup", expiry, _COUNTED if once.keys_max else b"")
-    kept = KeyCount(count, min(kept.since_us, once.expires_us))
+    kept = KeyCount(count, min(kept.since_us, expires_us), now_us - clock)
     changes.put("dedup", DedupCountKey(tenant).encode(), encode(kept))
 
 
@@ -75,6 +84,10 @@ def _missing(once: Once, tenant: str, view: View) -> Rejected | None:
         "early",
         f"the write before it, with key {once.after[:80]!r}, has not taken effect: repeat that one",
     )
+
+
+def _now_us(tenant: str, view: View) -> int:
+    return _key_count(tenant, view).now_us(clock_us(view))
 
 
 def _stored(key: str, tenant: str, view: View) -> Remembered | None:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from feeds.commands import Command, DeleteTenant, WipeTenant
-from feeds.keys import ApiKeyKey, TenantKey, WipeKey, after, write_number
+from feeds.keys import ApiKeyKey, RankingConfigsKey, TenantKey, WipeKey, after, write_number
 from feeds.machine.changes import Changes
 from feeds.quotas import Quotas
 from feeds.results import Accepted, Drained, Rejected
@@ -140,4 +140,6 @@ class _Rows(NamedTuple):
             return not key.startswith(_JOURNAL) and key.partition(b"\0")[2] == self.tenant
         if key.startswith(ApiKeyKey.prefix()):
             return decode_api_key(value).tenant.encode() == self.tenant
+        if key == RankingConfigsKey(self.tenant.decode()).encode():
+            return True
         return key[1:].startswith(self.tenant + b"\0")

@@ -58,8 +58,8 @@ class PeerStatus:
     connected: bool
     match_index: int = 0
     """Index up to which its log is known to be as the leader's; 0 where this node does not lead."""
-    silent_s: float = 0.0
-    """Seconds since it was last heard."""
+    silent_s: float | None = None
+    """Seconds since it was last heard; None where it never was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class ReplicaStatus:
     snapshot_index: int = 0
     """Index of the last snapshot that was sent or installed; 0 where there was none."""
     peers: tuple[PeerStatus, ...] = ()
+    full: str | None = None
+    """Why its disk takes no commands at present; None where it does."""
 
 
 class Replica(Protocol):

@@ -10,7 +10,6 @@ import shutil
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from threading import Thread, current_thread
@@ -29,10 +28,11 @@ from feeds.errors import (
     SnapshotDamaged,
 )
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
-from feeds.replication.config import MemberConfig
+from feeds.replication.config import ClusterConfig
+from feeds.replication.disk_space import DiskSpace
+from feeds.replication.event_loop import new_event_loop
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
-from feeds.replication.member import Done, Member
+from feeds.replication.member import Member
 from feeds.replication.messages import Message
 from feeds.replication.segment import PendingSync
 from feeds.replication.snapshots import (
@@ -46,38 +46,16 @@ from feeds.replication.snapshots import (
     finish_install,
 )
 from feeds.replication.sync_thread import SyncThread
-from feeds.replication.transport import Listener, Peer, Transport, TransportConfig
+from feeds.replication.transport import Listener, Peer, Transport
+from feeds.replication.waiting import Done
 
-__all__ = ["ClusterConfig", "ClusterReplica"]
+__all__ = ["ClusterReplica"]
 
 _log = structlog.get_logger(__name__)
 
 START_S_MAX: Final = 30.0
 _SENDING: Final = "snapshot.out"
 _Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterConfig:
-    """The limits of one replica of a cluster."""
-
-    transport: TransportConfig
-    """Who is in the cluster, and where."""
-
-    member: MemberConfig = field(default_factory=MemberConfig)
-    """Its part in the cluster."""
-
-    log: LogConfig = field(default_factory=LogConfig)
-    """The limits of its log."""
-
-    tick_s: float = 0.02
-    """Seconds between two looks at the clock while nothing arrives."""
-
-    close_s_max: float = 5.0
-    """Seconds that closing waits for what was proposed."""
-
-    snapshot_silence_s_max: float = 30.0
-    """Seconds without a piece after which a snapshot is given up."""
 
 
 class ClusterReplica:
@@ -156,8 +134,9 @@ class ClusterReplica:
         Raises `LogDamaged`, `ClusterMismatch` or another `StorageError`, and OSError where the
         node's address cannot be listened on.
         """
-        journal = Journal.open(data / "log", applied, config.log)
-        loop = _event_loop()
+        space = DiskSpace.of([data / "log", data], config.disk_reserve_bytes)
+        journal = Journal.open(data / "log", applied, config.log, space=space)
+        loop = new_event_loop()
         try:
             replica = cls(data, journal, apply, applied, config, source, on_joined, commit, loop)
             started: Future[None] = Future()
@@ -209,6 +188,10 @@ class ClusterReplica:
     def watch(self, watcher: Callable[[ReplicaStatus], None]) -> None:
         """Call `watcher` on the replica's thread when something was applied or the role changed."""
         self._watchers = (*self._watchers, watcher)
+
+    def ask_before_writes(self, before_write: Callable[[], bytes | None]) -> None:
+        """Ask, while this node leads, what the log must hold before the commands written next."""
+        self._member.before_write = before_write
 
     @property
     def leads(self) -> bool:
@@ -481,15 +464,6 @@ class ClusterReplica:
 def _check_position(said: LogPosition, found: LogPosition) -> None:
     if found != said:
         raise SnapshotDamaged(f"a snapshot said that it is at {said}, and is at {found}")
-
-
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """The quick one (uvloop) where it is installed: the same work for less time."""
-    try:
-        import uvloop  # noqa: PLC0415 - it is not everywhere
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
 
 
 def _pass_on(done: "Future[None]", started: "Future[None]") -> None:

@@ -1,8 +1,21 @@
-"""The pace and the limits of a node's part in a cluster."""
+"""The pace and the limits of a replica: of its log, and of its part in a cluster."""
 
 from dataclasses import dataclass, field
 
-__all__ = ["ConsensusConfig", "MemberConfig"]
+from feeds.replication.transport import TransportConfig
+
+__all__ = ["ClusterConfig", "ConsensusConfig", "LogConfig", "MemberConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The limits of a segment log."""
+
+    segment_bytes_max: int = 64 * 1024 * 1024
+    """Bytes after which a segment takes no further group of records; the next begins a new one."""
+
+    record_bytes_max: int = 4 * 1024 * 1024
+    """Bytes of one command at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +39,12 @@ class ConsensusConfig:
 
     commit_news_s: float = 0.003
     """Seconds for which the news of a commit may wait for the next append to take it along."""
+
+    hand_over_s: float = 1.0
+    """Seconds between two peers that a leader whose disk is full asks to lead in its place."""
+
+    full_timeouts: int = 4
+    """Election timeouts that a node whose disk is full leaves to others before it stands."""
 
     append_entries_max: int = 1_024
     """Entries of one append at most."""
@@ -91,3 +110,29 @@ class MemberConfig:
 
     join_ask_s: float = 0.2
     """Seconds between a joining node's questions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """The limits of one replica of a cluster."""
+
+    transport: TransportConfig
+    """Who is in the cluster, and where."""
+
+    member: MemberConfig = field(default_factory=MemberConfig)
+    """Its part in the cluster."""
+
+    log: LogConfig = field(default_factory=LogConfig)
+    """The limits of its log."""
+
+    disk_reserve_bytes: int = 64 * 1024 * 1024
+    """Free bytes on the disks of log and store below which no command is written."""
+
+    tick_s: float = 0.02
+    """Seconds between two looks at the clock while nothing arrives."""
+
+    close_s_max: float = 5.0
+    """Seconds that closing waits for what was proposed."""
+
+    snapshot_silence_s_max: float = 30.0
+    """Seconds without a piece after which a snapshot is given up."""

@@ -43,6 +43,8 @@ class Consensus(Elections):
     """
 
     _keep_index = 0
+    _offered = ""
+    _offer_due_s = float("-inf")
 
     def __init__(self, **parts: Any) -> None:  # Any: as `Library` takes them
         self._progress: dict[str, Progress] = {}
@@ -98,9 +100,12 @@ class Consensus(Elections):
 
     def tick(self) -> None:
         """Do what time and arrivals call for: elections, commits, applying, sending."""
+        self._look_at_disk()
+        self._note_silence()
         if self._SyncObj__raftState == LEADER:
             self._give_up_on_a_hung_disk()
             self._send_appends(heartbeat=False)
+            self._offer_lead()
         else:
             self._ask_before_standing()
         self.flush()  # so that peers are at work while this node applies
@@ -114,7 +119,19 @@ class Consensus(Elections):
             self._send_appends(heartbeat=False)
 
     def receive(self, peer: str, message: Message) -> None:
-        """Take a message of a peer; raises where this node must stop."""
+        """Take a message of a peer; raises where this node must stop.
+
+        One that cannot be heeded because the disk is full is as good as lost.
+        """
+        try:
+            self._receive(peer, message)
+        except OSError as error:
+            if not is_full(error, self._journal):
+                raise
+            if self._SyncObj__raftState == LEADER:  # of a new term, or another one is under way
+                self._step_down()
+
+    def _receive(self, peer: str, message: Message) -> None:
         match message:
             case AppendEntries():
                 self._on_append(peer, message)
@@ -127,7 +144,7 @@ class Consensus(Elections):
             case Outdated() if message.term == self.term:
                 self._on_outdated(message)
             case TimeoutNow() if message.term == self.term and self.leader == peer:
-                self._stand()
+                self._stand(asked=True)
             case _:
                 pass
 
@@ -151,6 +168,27 @@ class Consensus(Elections):
             self._post(min(ready), TimeoutNow(self.term))
             self.flush()
 
+    def _offer_lead(self) -> None:
+        """A leader whose disk is full asks one peer after the other to lead in its place.
+
+        Each has been sent the whole log by then; one whose own disk is full does not stand.
+        """
+        now = self._clock()
+        if self._full is None or now < self._offer_due_s:
+            return
+        last = self._journal.last.index
+        ready = sorted(
+            peer
+            for peer, progress in self._progress.items()
+            if progress.next > last
+            and progress.match >= self.commit_index
+            and self._nodes[peer] in self._SyncObj__connectedNodes
+        )
+        if ready:
+            self._offered = next((peer for peer in ready if peer > self._offered), ready[0])
+            self._offer_due_s = now + self._pace.hand_over_s
+            self._post(self._offered, TimeoutNow(self.term))
+
     def _give_up_on_a_hung_disk(self) -> None:
         """A leader that can decide nothing must not keep others from leading."""
         since_s = self._syncing_since_s
@@ -168,11 +206,14 @@ class Consensus(Elections):
             return
         if append.term > self.term:
             self._SyncObj__setCurrentTerm(append.term, None)
+            self._standing = False
         elif self._SyncObj__raftState == LEADER:
             self._stop(f"two nodes lead in term {append.term}: this one and {peer}")
         self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = self._nodes[peer]
-        self._pre_votes, self._standing = None, False
+        self._pre_votes = None
+        self._standing = self._standing and self._asked_to_stand  # who asked is heard until then
+        self._left_to_others = 0
         self._heard_leader_s = self._clock()
         self._keep_index = append.keep_index
         self._postpone_election()
@@ -185,7 +226,6 @@ class Consensus(Elections):
         except OSError as error:
             if not is_full(error, self._journal):
                 raise
-            _log.warning("log_full", why=str(error))
             return
         match = append.previous_index + len(append.entries)
         commit = min(append.commit_index, match)
@@ -329,6 +369,7 @@ class Consensus(Elections):
     def _SyncObj__onBecomeLeader(self) -> None:  # noqa: N802
         now = self._clock()
         last = self._journal.last.index
+        self._left_to_others = 0
         self._progress = {peer: Progress(last + 1, now, now) for peer in self._nodes}
         self._journal.sync()  # the library takes its own entry's index from what is durable
         _log.info("leadership_won", term=self.term, last_index=last)

@@ -18,10 +18,43 @@ class Elections(Library):
 
     _pre_votes: set[str] | None = None
     _standing = False
+    _asked_to_stand = False
     _heard_leader_s = float("-inf")
+    _silent_since_s: float | None = None
     _may_vote = True
     _muted = False
     _votes: frozenset[str] = frozenset()
+    _full: str | None = None
+    _left_to_others = 0
+
+    @property
+    def full(self) -> str | None:
+        """Why this node's disk takes no commands at present; None where it does."""
+        return self._full
+
+    @property
+    def leader(self) -> str | None:
+        """The node that leads, as far as is known here.
+
+        Nobody where it was not heard for as long as an election takes to begin at the latest: what
+        would be sent on to it might never be answered. A heartbeat's time more must pass, so that a
+        node that stood still itself hears first what came meanwhile.
+        """
+        since_s = self._silent_since_s
+        known = since_s is not None and self._clock() - since_s >= self._pace.heartbeat_s
+        return None if known and self._is_silent() else super().leader
+
+    def _note_silence(self) -> None:
+        """Take up since when it is known here that no leader is heard."""
+        if not self._is_silent():
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = self._clock()
+
+    def _is_silent(self) -> bool:
+        if self._SyncObj__raftState == LEADER:
+            return False
+        return self._clock() - self._heard_leader_s > self._pace.election_timeout_s_max
 
     def mute(self) -> None:
         """Count for nothing, until `unmute`: acknowledge nothing, vote for nobody, do not stand."""
@@ -52,6 +85,9 @@ class Elections(Library):
         self._postpone_election()
         if not self._may_vote:
             return
+        if self._leaves_it_to_others():
+            self._left_to_others += 1
+            return
         last = self._journal.last
         self._pre_votes = set()
         ask = RequestVote(self.term + 1, last.index, last.term, pre=True)
@@ -60,10 +96,23 @@ class Elections(Library):
         if self._is_majority(len(self._pre_votes) + 1):
             self._stand()
 
-    def _stand(self) -> None:
-        """Let the library stand for election in its next tick."""
+    def _stand(self, *, asked: bool = False) -> None:
+        """Let the library stand for election in its next tick; `asked` to by who leads."""
         self._pre_votes = None
-        self._standing = self._may_vote
+        self._standing = self._may_vote and not self._leaves_it_to_others()
+        self._asked_to_stand = asked
+
+    def _leaves_it_to_others(self) -> bool:
+        """Whether this node's disk is full, and who has space may still come to lead."""
+        return self._full is not None and self._left_to_others < self._pace.full_timeouts
+
+    def _look_at_disk(self) -> None:
+        """Take up whether there is space; what changes is said once."""
+        before, self._full = self._full, self._journal.full
+        if self._full is not None and before is None:
+            _log.warning("log_full", why=self._full, role=self.role)
+        elif self._full is None and before is not None:
+            _log.info("log_has_space", role=self.role)
 
     def _on_request_vote(self, peer: str, asked: RequestVote) -> None:
         if asked.pre:

@@ -3,6 +3,7 @@
 The newest entries are kept in memory, up to `tail_bytes_max`; older ones are read from the files.
 """
 
+import errno
 from collections.abc import Sequence
 from itertools import accumulate, groupby
 from operator import itemgetter
@@ -11,8 +12,15 @@ from typing import Final, Self
 
 from feeds.errors import LogDamaged
 from feeds.replication.base import Entry, LogPosition
-from feeds.replication.hard_state import HardState, load_hard_state, save_hard_state
-from feeds.replication.log import LogConfig, SegmentLog
+from feeds.replication.config import LogConfig
+from feeds.replication.disk_space import NO_SPACE, DiskSpace
+from feeds.replication.hard_state import (
+    HardState,
+    load_hard_state,
+    save_hard_state,
+    take_place,
+)
+from feeds.replication.log import SegmentLog
 from feeds.replication.segment import PendingSync
 
 __all__ = ["Journal"]
@@ -32,9 +40,17 @@ class Journal:
     log is then as before, or refuses every further write.
     """
 
-    def __init__(self, log: SegmentLog, base: LogPosition, state: HardState, tail_max: int) -> None:
+    def __init__(
+        self,
+        log: SegmentLog,
+        base: LogPosition,
+        state: HardState,
+        tail_max: int,
+        space: DiskSpace | None,
+    ) -> None:
         # Use `Journal.open`.
         self._log = log
+        self._space = space
         self._floor = base
         self._state = state
         self._tail_max = tail_max
@@ -48,19 +64,22 @@ class Journal:
         applied: LogPosition,
         config: LogConfig | None = None,
         tail_bytes_max: int = TAIL_BYTES_MAX,
+        space: DiskSpace | None = None,
     ) -> Self:
         """Open the log behind a store that has applied up to `applied`.
 
+        Nothing is written for which `space` lacks room; None asks nobody but the disk itself.
         Raises `LogDamaged`, `FormatUnsupported` or `StorageError`.
         """
         log = SegmentLog.open(directory, applied.index, config)
         try:
             state = load_hard_state(directory) or HardState()
             _check_fit(log, applied)
+            take_place(directory)
             term = max(state.term, log.term, applied.term)
             if term != state.term:
                 state = HardState(term)
-            return cls(log, applied, state, tail_bytes_max)
+            return cls(log, applied, state, tail_bytes_max, space)
         except BaseException:
             log.close()
             raise
@@ -114,12 +133,25 @@ class Journal:
         """Why nothing can be written any more; None while all is well."""
         return self._log.broken
 
+    @property
+    def full(self) -> str | None:
+        """Why no command can be written at present; None where there is room."""
+        return None if self._space is None else self._space.lacking(0)
+
     def append(self, entries: Sequence[Entry]) -> None:
-        """Write entries behind the last; they are not durable before `sync`."""
+        """Write entries behind the last; they are not durable before `sync`.
+
+        The empty entries of leaders and of barriers may use what is left free for the store.
+        """
+        self._check_space(sum(len(command) for _, command in entries))
         start = self._log.last_index
         try:
             for term, group in groupby(entries, key=_TERM):
                 self._log.append(term, [command for _, command in group])
+        except OSError as error:
+            if self._space is not None and error.errno in NO_SPACE:
+                self._space.refused(str(error))
+            raise
         finally:
             written = self._log.last_index - start
             if written:
@@ -194,6 +226,13 @@ class Journal:
     def close(self) -> None:
         """Close the files; closing twice is harmless. Nothing is synced."""
         self._log.close()
+
+    def _check_space(self, bytes_wanted: int) -> None:
+        if self._space is None or not bytes_wanted:
+            return
+        lacking = self._space.lacking(bytes_wanted)
+        if lacking is not None:
+            raise OSError(errno.ENOSPC, lacking)
 
     def _position(self, index: int) -> LogPosition:
         term = self._log.term_at(index)

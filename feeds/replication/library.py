@@ -4,7 +4,6 @@ Overriding works by Python's name mangling: the library's `self.__name` is `_Syn
 not overridden and could still reach the library's own storage, queue or pickle raises.
 """
 
-import errno
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from pysyncobj.version import VERSION
 from feeds.errors import ReplicaStopped
 from feeds.replication.base import ApplyCommand, Entry, LogPosition
 from feeds.replication.config import ConsensusConfig
+from feeds.replication.disk_space import NO_SPACE
 from feeds.replication.journal import Journal
 from feeds.replication.messages import Message
 from feeds.replication.segment import PendingSync
@@ -44,7 +44,6 @@ if VERSION != PYSYNCOBJ:
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 _ROLES: Final = {FOLLOWER: "follower", CANDIDATE: "candidate", LEADER: "leader"}
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 HELD_MAX: Final = 10_000
 """Messages that wait for the disk; the oldest are dropped beyond, as a network drops them."""
@@ -73,6 +72,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     # The library's state, as far as it is used here; it has no types of its own.
     _SyncObj__raftState: int = FOLLOWER
     _SyncObj__raftCurrentTerm: int = 0
+    _SyncObj__votedForNodeId: str | None = None
     _SyncObj__raftLeader: Any = None
     _SyncObj__raftCommitIndex: int = 0
     _SyncObj__raftLastApplied: int = 0
@@ -230,13 +230,21 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     ) -> list[tuple[None, int, int | None]]:
         """The library asks one entry at a time for its term, to judge whether to commit it."""
         noop = self._SyncObj__noopIDx
-        if noop is not None and first >= noop and self._SyncObj__raftState == LEADER:
+        if noop is not None and self._SyncObj__raftState == LEADER:
+            if first < noop:
+                return []  # it is of an earlier term: cheaply said, for a million after a restart
             return [(None, first, self.term)]
         return [(None, first, self._journal.term_at(first))]
 
     def _SyncObj__getCurrentLogIndex(self) -> int:  # noqa: N802
         """The library counts a leader among those that have every entry up to here."""
         return self._journal.durable_index
+
+    def _SyncObj__setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
+        """Durable before it is true: where that fails, nothing has changed."""
+        self._journal.save_vote(term, voted_for)
+        self._SyncObj__raftCurrentTerm = term
+        self._SyncObj__votedForNodeId = voted_for
 
     def _SyncObj__getCurrentLogTerm(self) -> int:  # noqa: N802
         return self._journal.last.term
@@ -290,7 +298,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
 
 def is_full(error: OSError, journal: Journal) -> bool:
     """Whether a write failed because the disk is full, and left the log as it was."""
-    return error.errno in _NO_SPACE and journal.broken is None
+    return error.errno in NO_SPACE and journal.broken is None
 
 
 class _Peer(Node):  # type: ignore[misc]  # the library has no types
@@ -326,10 +334,6 @@ class _LibraryLog:
     def add(self, _: bytes, __: int, term: int) -> None:
         """The leader's first entry: it is empty."""
         self._journal.append([Entry(term, b"")])
-
-    def setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
-        """Durable when it returns."""
-        self._journal.save_vote(term, voted_for)
 
     def setRaftCommitIndex(self, _: int) -> None:  # noqa: N802
         """What is committed is known by what the store has applied."""

@@ -10,7 +10,6 @@ have been (`OutcomeUnknown`, `ReplicaStopped`). Exactly once, and within `propos
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 
 import structlog
@@ -36,25 +35,11 @@ from feeds.replication.library import RunSync
 from feeds.replication.messages import Forward, ForwardReply, JoinAsk, JoinTold, Message
 from feeds.replication.outcomes import forward_reply, forwarded, no_leader, unknown
 from feeds.replication.segment import PendingSync
+from feeds.replication.waiting import Done, Waiter, tell
 
-__all__ = ["Done", "Member"]
+__all__ = ["Member"]
 
 _log = structlog.get_logger(__name__)
-
-Done = Callable[[Applied | FeedsError], None]
-"""Told once what became of a command."""
-
-
-@dataclass(slots=True)
-class _Waiter:
-    """Someone who proposed a command; `done` is None once they were told."""
-
-    done: Done | None
-    deadline_s: float
-    term: int = 0
-    """Of the entry that was written for it."""
-    leader: str | None = None
-    """The peer that it was sent on to."""
 
 
 class Member:
@@ -83,6 +68,8 @@ class Member:
         commit: Callable[[], None] = lambda: None,
         run_sync: RunSync | None = None,
     ) -> None:
+        self.before_write: Callable[[], bytes | None] = lambda: None
+        """Asked where this node leads: what the log must hold before the commands written next."""
         self._node = node
         self._peers = tuple(peers)
         self._journal = journal
@@ -105,13 +92,13 @@ class Member:
             run_sync=run_sync,
         )
         self._send = send
-        self._queue: deque[tuple[bytes, _Waiter]] = deque()
+        self._queue: deque[tuple[bytes, Waiter]] = deque()
         self._queue_bytes = 0
         self._group = LogPosition(0, 0)
         self._open = 0
-        self._by_index: dict[int, list[_Waiter]] = defaultdict(list)
-        self._by_request: dict[int, _Waiter] = {}
-        self._by_deadline: deque[_Waiter] = deque()
+        self._by_index: dict[int, list[Waiter]] = defaultdict(list)
+        self._by_request: dict[int, Waiter] = {}
+        self._by_deadline: deque[Waiter] = deque()
         self._request = 0
         self._heard_s: dict[str, float] = {}
         self._connected: set[str] = set()
@@ -172,19 +159,19 @@ class Member:
         A leader writes it in its next tick, a follower sends it on to the leader.
         """
         if self._stopped is not None:
-            _tell(done, self._stopped)
+            tell(done, self._stopped)
         elif (size := len(command)) > self._config.record_bytes_max:
             limit = self._config.record_bytes_max
             what = f"a command of {size} bytes is above record_bytes_max ({limit}): send less"
-            _tell(done, LimitExceeded(what))
+            tell(done, LimitExceeded(what))
         elif (
             self._open >= self._config.proposals_max
             or self._queue_bytes >= self._config.proposals_bytes_max
         ):
             what = f"{self._open} commands ({self._queue_bytes} bytes) are on their way"
-            _tell(done, Overloaded(f"{what}, and no more may be: retry in a moment"))
+            tell(done, Overloaded(f"{what}, and no more may be: retry in a moment"))
         else:
-            waiter = _Waiter(done, self._clock() + self._config.propose_timeout_s)
+            waiter = Waiter(done, self._clock() + self._config.propose_timeout_s)
             self._open += 1
             self._queue_bytes += size
             self._queue.append((command, waiter))
@@ -306,7 +293,7 @@ class Member:
                     peer,
                     peer in self._connected,
                     progress.match if progress else 0,
-                    now - self._heard_s.get(peer, now),
+                    now - self._heard_s[peer] if peer in self._heard_s else None,
                 )
             )
         return ReplicaStatus(
@@ -321,6 +308,7 @@ class Member:
             first_index=self._journal.base.index + 1,
             snapshot_index=self._snapshot_index,
             peers=tuple(peers),
+            full=consensus.full,
         )
 
     def stop(self, why: FeedsError) -> None:
@@ -370,7 +358,7 @@ class Member:
 
     def _append_group(self) -> None:
         config = self._config
-        group: list[tuple[bytes, _Waiter]] = []
+        group: list[tuple[bytes, Waiter]] = []
         size = 0
         while self._queue and len(group) < config.group_commit_ops_max:
             size += len(self._queue[0][0])
@@ -381,8 +369,10 @@ class Member:
                 group.append((command, waiter))
         if not group:
             return
+        before = self.before_write()
+        first_ones = [] if before is None else [before]
         try:
-            first = self._consensus.append([command for command, _ in group])
+            first = self._consensus.append([*first_ones, *(command for command, _ in group)])
         except OSError as error:
             if not is_full(error, self._journal):
                 raise
@@ -390,13 +380,13 @@ class Member:
             for _, waiter in group:
                 self._settle(waiter, StorageFull(full))
             return
-        term = self._consensus.term
+        first, term = first + len(first_ones), self._consensus.term
         self._group = LogPosition(first + len(group) - 1, term)
         for index, (_, waiter) in enumerate(group, first):
             waiter.term = term
             self._by_index[index].append(waiter)
 
-    def _take(self) -> tuple[bytes, _Waiter]:
+    def _take(self) -> tuple[bytes, Waiter]:
         command, waiter = self._queue.popleft()
         self._queue_bytes -= len(command)
         return command, waiter
@@ -419,11 +409,11 @@ class Member:
                     lost = f"entry {index} of term {waiter.term} was replaced by another leader's"
                     self._settle(waiter, NoLeader(f"{lost}: it was not written, retry"))
 
-    def _settle(self, waiter: _Waiter, outcome: Applied | FeedsError) -> None:
+    def _settle(self, waiter: Waiter, outcome: Applied | FeedsError) -> None:
         done, waiter.done = waiter.done, None
         if done is not None:
             self._open -= 1
-            _tell(done, outcome)
+            tell(done, outcome)
 
     def _expire(self) -> None:
         now, waiting = self._clock(), self._by_deadline
@@ -489,10 +479,3 @@ class Member:
         self._told[peer] = told
         if self._told.keys() >= set(self._peers):
             self._consensus.unmute(max(one.term for one in self._told.values()))
-
-
-def _tell(done: Done, outcome: Applied | FeedsError) -> None:
-    try:
-        done(outcome)
-    except Exception:  # noqa: BLE001 - whoever waits must not stop the log
-        _log.exception("callback_failed")

@@ -14,8 +14,6 @@ What can go wrong, and what is then true:
 | apply raises | `ReplicaStopped`: written, applied at the next start | stops |
 """
 
-import errno
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -28,13 +26,14 @@ import structlog
 
 from feeds.errors import LimitExceeded, ReplicaStopped, StorageFull
 from feeds.replication.base import Applied, ApplyCommand, ReplicaStatus
-from feeds.replication.log import LogConfig, SegmentLog
+from feeds.replication.config import LogConfig
+from feeds.replication.disk_space import NO_SPACE, DiskSpace
+from feeds.replication.log import SegmentLog
 from feeds.replication.proposals import Proposal, ProposalQueue
 
 __all__ = ["ReplicaConfig", "SingleReplica"]
 
 _log = structlog.get_logger(__name__)
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TERM: Final = 1  # a single node elects nobody
 
 
@@ -77,6 +76,7 @@ class SingleReplica:
         self._apply = apply
         self._applied_index = applied_index
         self._config = config
+        self._space = DiskSpace.of([log.directory], config.disk_reserve_bytes)
         self._term = max(_TERM, log.term)
         self._queue = ProposalQueue(config.proposals_max, config.proposals_bytes_max)
         self._stopped: str | None = None
@@ -212,15 +212,13 @@ class SingleReplica:
 
     def _write(self, commands: Sequence[bytes]) -> int | StorageFull:
         """The index of the first command, or why nothing was written and the replica goes on."""
-        wanted = sum(map(len, commands)) + self._config.disk_reserve_bytes
-        disk = os.statvfs(self._log.directory)
-        free = disk.f_bavail * disk.f_frsize
-        if free < wanted:
-            return self._full(f"{free} bytes are free, and {wanted} must be, the reserve included")
+        lacking = self._space.lacking(sum(map(len, commands)))
+        if lacking is not None:
+            return self._full(lacking)
         try:
             return self._log.append(self._term, commands)
         except OSError as error:
-            if error.errno not in _NO_SPACE or self._log.broken is not None:
+            if error.errno not in NO_SPACE or self._log.broken is not None:
                 raise
             return self._full(str(error))
 

@@ -3,10 +3,13 @@
 All numbers are big endian:
 
     header:  magic (8), version (4), salt (8), first index (8), CRC32C of these (4)
-    record:  length of the command (4), index (8), term (8), CRC32C (4), command
+    record:  length of the command (4), index (8), term (8), unsynced (4), CRC32C (4), command
 
 A record's checksum continues that of its segment's header, then covers the record's own numbers and
 its command. The salt is random, so no command can hold bytes that pass for a record of its file.
+`unsynced` counts the records, this one included, that were not known to be durable when it was
+written: `index - unsynced` is its *witness*, up to which the log was durable for certain. Format 1
+had no such number: its records are read as if each said that it was durable itself.
 CRC32C (google_crc32c, SSE 4.2): 25 GB/s on blocks, 0.12 us for a small record.
 """
 
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Self
 
 import google_crc32c
+import msgspec
 import numpy as np
 
 from feeds.errors import FormatUnsupported
@@ -27,23 +31,31 @@ __all__ = [
     "HEADER_BYTES",
     "RECORD_BYTES",
     "PendingSync",
+    "Piece",
     "Record",
     "SegmentHeader",
     "SegmentReader",
+    "cut_file",
     "decode_records",
     "encode_record",
-    "find_record",
+    "find_witness",
     "segment_path",
+    "sound_records",
     "write_all",
 ]
 
-FORMAT_VERSION: Final = 1
-"""The version of the segment format that this code writes, and the only one it reads."""
+FORMAT_VERSION: Final = 2
+"""The version of the segment format that this code writes; it reads all up to it."""
+
+_WITNESSED_SINCE: Final = 2
+"""The version since which records say what was durable when they were written."""
 
 _MAGIC: Final = b"HWSEGLOG"
 _HEADER = struct.Struct(">8sIQQ")
-_RECORD = struct.Struct(">IQQI")
-_NUMBERS = struct.Struct(">IQQ")
+_RECORDS: Final = {1: struct.Struct(">IQQ0sI"), 2: struct.Struct(">IQQII")}
+"""What stands before a command; where it has no `unsynced`, that is read as b""."""
+
+_NUMBERS = struct.Struct(">IQQI")
 _CHECKSUM = struct.Struct(">I")
 _INDEX_OFFSET: Final = 4
 _INDEX_BYTES: Final = 8
@@ -51,20 +63,33 @@ _INDEX_BYTES: Final = 8
 HEADER_BYTES: Final = _HEADER.size + _CHECKSUM.size
 """Bytes of a segment's header."""
 
-RECORD_BYTES: Final = _RECORD.size
-"""Bytes of a record besides its command."""
+RECORD_BYTES: Final = _RECORDS[FORMAT_VERSION].size
+"""Bytes of a record of this format besides its command."""
 
 READ_BUFFER_BYTES: Final = 1024 * 1024
 """Bytes that are read from a segment at once."""
 
+PIECE_BYTES: Final = 256 * 1024
+"""Bytes of a segment whose records are checked at once, where they are not longer."""
 
-@dataclass(frozen=True, slots=True)
-class Record:
+
+class Record(msgspec.Struct, frozen=True):
     """A command in its place of the log."""
 
     index: int
     term: int
     command: bytes
+
+
+class Piece(NamedTuple):
+    """Sound records that follow each other in a segment, without their commands."""
+
+    start: int
+    """Where the first begins."""
+    terms: list[int]
+    """The term of each."""
+    ends: list[int]
+    """Where each ends, from `start`."""
 
 
 @dataclass(slots=True)
@@ -100,6 +125,17 @@ class SegmentHeader(NamedTuple):
     salt: int
     first_index: int
     seed: int
+    version: int = FORMAT_VERSION
+
+    @property
+    def record(self) -> struct.Struct:
+        """What stands before a command: length, index, term, unsynced, checksum."""
+        return _RECORDS[self.version]
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether its records tell what was durable when they were written."""
+        return self.version >= _WITNESSED_SINCE
 
     @classmethod
     def create(cls, salt: int, first_index: int) -> tuple[Self, bytes]:
@@ -120,12 +156,12 @@ class SegmentHeader(NamedTuple):
         seed = google_crc32c.value(data[: _HEADER.size])
         if magic != _MAGIC or _CHECKSUM.unpack_from(data, _HEADER.size) != (seed,):
             return None
-        if version != FORMAT_VERSION:
+        if not 1 <= version <= FORMAT_VERSION:
             raise FormatUnsupported(
-                f"{path} is a log segment of format {version}; this release reads format "
+                f"{path} is a log segment of format {version}; this release reads formats 1 to "
                 f"{FORMAT_VERSION}: start the release that wrote it"
             )
-        return cls(salt, first_index, seed)
+        return cls(salt, first_index, seed, version)
 
 
 def segment_path(directory: Path, first_index: int) -> Path:
@@ -133,23 +169,51 @@ def segment_path(directory: Path, first_index: int) -> Path:
     return directory / f"{first_index:020d}.log"
 
 
-def encode_record(seed: int, index: int, term: int, command: bytes) -> bytes:
-    """A record's bytes in the segment whose header has this seed."""
-    numbers = _NUMBERS.pack(len(command), index, term)
+def encode_record(seed: int, index: int, term: int, durable_index: int, command: bytes) -> bytes:
+    """A record's bytes in the segment whose header has this seed.
+
+    `durable_index` is up to where the log is known to be durable.
+    """
+    numbers = _NUMBERS.pack(len(command), index, term, index - durable_index)
     return numbers + _CHECKSUM.pack(_checksum(seed, numbers, command)) + command
 
 
-def decode_records(data: bytes, seed: int, first_index: int) -> list[Record]:
+def decode_records(data: bytes, header: SegmentHeader, first_index: int) -> list[Record]:
     """The records in a piece of a segment, from its start up to the first that is not sound."""
     records: list[Record] = []
-    offset = 0
-    while _sound(data, offset, seed):
-        length, index, term, _ = _RECORD.unpack_from(data, offset)
-        if index != first_index + len(records):
-            break
-        offset += RECORD_BYTES + length
-        records.append(Record(index, term, data[offset - length : offset]))
+    start = 0
+    terms, ends = sound_records(data, header, first_index)
+    for index, (term, end) in enumerate(zip(terms, ends, strict=True), first_index):
+        records.append(Record(index, term, data[start + header.record.size : end]))
+        start = end
     return records
+
+
+def sound_records(
+    data: bytes, header: SegmentHeader, first_index: int
+) -> tuple[list[int], list[int]]:
+    """Terms and ends of the records in a piece of a segment, up to the first that is not sound.
+
+    Every byte is checked. One loop without an object for each record: 0.5 us a record.
+    """
+    terms: list[int] = []
+    ends: list[int] = []
+    add_term, add_end = terms.append, ends.append
+    unpack, extend = header.record.unpack_from, google_crc32c.extend
+    seed, head = header.seed, header.record.size
+    index, offset, size = first_index, 0, len(data)
+    while (begin := offset + head) <= size:
+        numbers = unpack(data, offset)
+        end = begin + numbers[0]
+        if end > size or numbers[1] != index:
+            break
+        checksum = extend(seed, data[offset : begin - _CHECKSUM.size])
+        if extend(checksum, data[begin:end]) != numbers[-1]:
+            break
+        add_term(numbers[2])
+        add_end(end)
+        index, offset = index + 1, end
+    return terms, ends
 
 
 class SegmentReader:
@@ -177,24 +241,45 @@ class SegmentReader:
             return
         with self.path.open("rb", buffering=READ_BUFFER_BYTES) as file:
             file.seek(HEADER_BYTES)
-            while (record := self._read(file, self.header.seed)) is not None:
-                self.offset += RECORD_BYTES + len(record.command)
+            layout, seed = self.header.record, self.header.seed
+            while (record := self._read(file, layout, seed)) is not None:
+                self.offset += layout.size + len(record.command)
                 self.next_index += 1
                 yield record
 
-    def _read(self, file: BinaryIO, seed: int) -> Record | None:
-        numbers = file.read(RECORD_BYTES)
-        if not numbers:
+    def pieces(self, piece_bytes: int = PIECE_BYTES) -> Iterator[Piece]:
+        """As iterating, but many records at a time: what an index of them needs."""
+        header = self.header
+        if header is None:
+            return
+        with self.path.open("rb", buffering=READ_BUFFER_BYTES) as file:
+            while True:
+                file.seek(self.offset)
+                terms, ends = sound_records(file.read(piece_bytes), header, self.next_index)
+                if not ends:  # longer than a piece, or not sound
+                    file.seek(self.offset)
+                    record = self._read(file, header.record, header.seed)
+                    if record is None:
+                        return
+                    terms, ends = [record.term], [header.record.size + len(record.command)]
+                start = self.offset
+                self.offset += ends[-1]
+                self.next_index += len(ends)
+                yield Piece(start, terms, ends)
+
+    def _read(self, file: BinaryIO, layout: struct.Struct, seed: int) -> Record | None:
+        begin = file.read(layout.size)
+        if not begin:
             return None
-        if len(numbers) < RECORD_BYTES:
-            self.problem = f"{len(numbers)} bytes, too few for a record"
+        if len(begin) < layout.size:
+            self.problem = f"{len(begin)} bytes, too few for a record"
             return None
-        length, index, term, checksum = _RECORD.unpack(numbers)
-        if length > self.size - self.offset - RECORD_BYTES:
+        length, index, term, _, checksum = layout.unpack(begin)
+        if length > self.size - self.offset - layout.size:
             self.problem = f"a record of {length} bytes, more than the file has left"
             return None
         command = file.read(length)
-        if _checksum(seed, numbers[: _NUMBERS.size], command) != checksum:
+        if _checksum(seed, begin[: -_CHECKSUM.size], command) != checksum:
             self.problem = "a record whose checksum is wrong"
             return None
         if index != self.next_index:
@@ -204,8 +289,8 @@ class SegmentReader:
         return Record(index, term, command)
 
 
-def find_record(path: Path, seed: int, start: int, index_min: int) -> int | None:
-    """The offset of a sound record with index `index_min` or more, at any byte from `start` on.
+def find_witness(path: Path, header: SegmentHeader, start: int, index: int) -> int | None:
+    """The offset of a sound record that says that `index` was durable, at any byte from `start` on.
 
     None if there is none. Every byte is tried: places whose eight index bytes are possible are
     found for the whole rest at once, and only those are checked. Memory: the rest of the file.
@@ -213,36 +298,53 @@ def find_record(path: Path, seed: int, start: int, index_min: int) -> int | None
     with path.open("rb") as file:
         file.seek(start)
         rest = file.read()
-    index_max = index_min + len(rest) // RECORD_BYTES
+    index_max = index + len(rest) // header.record.size
     for shift in range(_INDEX_BYTES):
         count = (len(rest) - _INDEX_OFFSET - shift) // _INDEX_BYTES
         if count <= 0:
             break
         indexes = np.frombuffer(rest, ">u8", count, _INDEX_OFFSET + shift)
-        possible = np.flatnonzero((indexes >= index_min) & (indexes <= index_max))
+        possible = np.flatnonzero((indexes >= index) & (indexes <= index_max))
         for place in possible.tolist():
             offset = place * _INDEX_BYTES + shift
-            if _sound(rest, offset, seed):
+            if _sound(rest, offset, header) and _witness(rest, offset, header) >= index:
                 return start + offset
     return None
 
 
-def _sound(data: bytes, offset: int, seed: int) -> bool:
-    if len(data) - offset < RECORD_BYTES:
-        return False
+def _witness(data: bytes, offset: int, header: SegmentHeader) -> int:
+    """Up to where the log was durable when a record was written; its own index, in format 1."""
+    _, index, _, unsynced, _ = header.record.unpack_from(data, offset)
+    return int(index) - int(unsynced or 0)
+
+
+def _sound(data: bytes, offset: int, header: SegmentHeader) -> bool:
     length: int
     checksum: int
-    length, _, _, checksum = _RECORD.unpack_from(data, offset)
-    begin = offset + RECORD_BYTES
+    begin = offset + header.record.size
+    if len(data) < begin:
+        return False
+    length, _, _, _, checksum = header.record.unpack_from(data, offset)
     if length > len(data) - begin:
         return False
-    numbers = data[offset : offset + _NUMBERS.size]
-    return _checksum(seed, numbers, data[begin : begin + length]) == checksum
+    numbers = data[offset : begin - _CHECKSUM.size]
+    return _checksum(header.seed, numbers, data[begin : begin + length]) == checksum
 
 
 def _checksum(seed: int, numbers: bytes, command: bytes) -> int:
     checksum: int = google_crc32c.extend(google_crc32c.extend(seed, numbers), command)
     return checksum
+
+
+def cut_file(path: Path, size: int) -> None:
+    """Make a file end there. That, and all before it, is durable when this returns."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        if os.fstat(file).st_size > size:
+            os.ftruncate(file, size)
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def write_all(file: int, data: bytes) -> None:

@@ -209,6 +209,7 @@ class Scenario:
         data = bytearray(path.read_bytes())
         data[int(byte)] ^= 0xFF
         path.write_bytes(data)
+        self._world.whole = False
 
     def do_half_write(self, name: str, term: str, command: str) -> None:
         """`half-write n1 1 c`: while it is down, leave half a record of term 1 behind its log."""
@@ -216,7 +217,8 @@ class Scenario:
         reader = SegmentReader(path)
         *_, last = reader
         assert reader.header is not None
-        record = encode_record(reader.header.seed, last.index + 1, int(term), command.encode())
+        index, seed = last.index + 1, reader.header.seed
+        record = encode_record(seed, index, int(term), last.index, command.encode())
         with path.open("ab") as file:
             file.write(record[: len(record) // 2])
 
@@ -227,6 +229,10 @@ class Scenario:
     def do_full_disk(self, *names: str) -> None:
         """`full-disk n1`: nothing can be written by these nodes, and by all others."""
         self._world.disk.full = {self._world.directory(name) for name in names}
+
+    def do_low_disk(self, *names: str) -> None:
+        """`low-disk n1`: these nodes have less free than they leave, and all others enough."""
+        self._world.disk.low = {self._world.directory(name) for name in names}
 
     def do_break_disk(self, name: str) -> None:
         """`break-disk n1`: its next sync fails."""

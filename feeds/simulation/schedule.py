@@ -19,6 +19,7 @@ SCRATCH: Final = Path("/dev/shm")  # noqa: S108 - memory is enough where syncs a
 CONFIG: Final = MemberConfig(
     consensus=ConsensusConfig(append_entries_max=8, append_bytes_max=400, apply_entries_max=16),
     propose_timeout_s=2.0,
+    group_commit_ops_min=2,
     group_commit_ops_max=8,
     log_keep_bytes_max=8_000,
     log_keep_s_max=1.5,
@@ -109,6 +110,7 @@ def _heal(world: World) -> None:
     world.delay_s = (0.0005, 0.004)
     world.disk.failing.clear()
     world.disk.full.clear()
+    world.disk.low.clear()
     world.slow.clear()
     for name in world.names:
         world.start(name)
@@ -219,13 +221,17 @@ def _slow_disk(world: World) -> None:
 
 
 def _full_disk(world: World) -> None:
-    """A node's disk is full, or there is room again; on the others there is."""
+    """A node's disk is full, or there is room again; on the others there is, or little is left."""
     name, before = _any(world), list(world.disk.full)
     world.disk.full.clear()
     directory = world.directory(name)
     if directory not in before:
         world.disk.full.add(directory)
     world.note(f"{name}'s disk is " + ("full" if world.disk.full else "empty again"))
+    low = int(world.now_s * 1_000) % 8  # which of three, by what the clock happens to say
+    names = [one for place, one in enumerate(world.names[:3]) if low >> place & 1]
+    world.disk.low = {world.directory(one) for one in names}
+    world.note(f"little is left on the disks of {names}")
 
 
 def _lose_leader_in_mid_sync(world: World) -> None:

@@ -8,9 +8,8 @@ from random import Random
 from typing import Any, Final
 
 from feeds.errors import InvalidInput
-from feeds.replication.config import MemberConfig
+from feeds.replication.config import LogConfig, MemberConfig
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.member import Member
 from feeds.replication.messages import Message
 from feeds.simulation.world import Machine, World

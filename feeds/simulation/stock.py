@@ -21,6 +21,7 @@ from pysyncobj.transport import Transport
 from feeds.errors import FeedsError, NoLeader, OutcomeUnknown, StorageError
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
 from feeds.replication.config import MemberConfig
+from feeds.simulation.disk import SimulatedDisk
 from feeds.simulation.world import Machine, NodeState, SimulatedNode, World
 
 __all__ = ["StockMember", "StockWorld"]
@@ -130,6 +131,9 @@ class StockWorld(World):
     def __init__(self, root: Path, seed: int, nodes: int, config: MemberConfig) -> None:
         super().__init__(root, seed, nodes, config)
         self.encode = self.decode = bytes
+        self.disk = SimulatedDisk(
+            root, ()
+        )  # as it syncs nothing, any page of its file would be lost
         self._files: list[Any] = []  # Any: the library's
 
     @contextmanager

@@ -71,5 +71,5 @@ def tell_status(name: str, status: ReplicaStatus | None) -> str:
     )
     return (
         f"{name} {status.role}{of}, term {status.term}, {log}, committed {status.commit_index}, "
-        f"applied {status.applied_index}"
+        f"applied {status.applied_index}{', its disk is full' if status.full else ''}"
     )

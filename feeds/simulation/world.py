@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import pysyncobj.syncobj
 
-from feeds.errors import ClusterMismatch, FeedsError, NoLeader, StorageError
+from feeds.errors import ClusterMismatch, FeedsError, LogDamaged, NoLeader, StorageError
 from feeds.replication.base import Applied, LogPosition
-from feeds.replication.config import MemberConfig
+from feeds.replication.config import LogConfig, MemberConfig
+from feeds.replication.disk_space import DiskSpace
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.member import Member
 from feeds.replication.messages import decode_message, encode_message
 from feeds.replication.segment import PendingSync
@@ -33,6 +33,9 @@ TICK_S: Final = 0.02
 """Seconds between two ticks of a node in which nothing arrives."""
 
 SEGMENT_BYTES: Final = 2_000
+BLOCKS: Final = (64, 512)
+"""Bytes that a disk writes or loses as one: small, as the commands are."""
+
 TAIL_BYTES: Final = 500
 TRACE_MAX: Final = 400
 _NOWHERE: Final = LogPosition(0, 0)
@@ -113,11 +116,13 @@ class World:
         """How long a sync of the log takes, at least and at most."""
         self.slow: set[str] = set()
         """Nodes whose disks take a hundred times as long."""
+        self.whole = True
+        """Nothing that was synced is ever damaged: no log may be refused."""
         self.blocked: set[tuple[str, str]] = set()
         """(from, to) pairs between which nothing passes."""
         self.trace: list[str] = []
         self.acknowledged: dict[int, _Acknowledged] = {}
-        self.disk = SimulatedDisk(root)
+        self.disk = SimulatedDisk(root, BLOCKS)
         self.encode: Callable[[Any], bytes] = encode_message
         self.decode: Callable[[bytes], Any] = decode_message  # Any: the stock library's are dicts
         self._config = config or MemberConfig()
@@ -177,6 +182,8 @@ class World:
         except StorageError as error:
             self.note(f"{name} refuses to start: {error}")
             node.refused = str(error)
+            if isinstance(error, LogDamaged) and self.whole:
+                self._broken(f"{name} takes what a loss of power left for damage: {error}")
             return
         node.incarnation += 1
         status = node.member.status()
@@ -216,6 +223,7 @@ class World:
         node = self._nodes[name]
         shutil.rmtree(node.directory)
         node.directory.mkdir()
+        self.disk.forget(node.directory)
         node.machine, node.joining, node.refused = Machine(), True, None
         self.note(f"{name} is replaced")
         self.start(name)
@@ -296,7 +304,8 @@ class World:
     def _open(self, node: SimulatedNode) -> tuple[Member, Callable[[], None]]:
         """A node's member on what its directory holds, and how to end it."""
         name, position = node.name, node.machine.state.position
-        journal = Journal.open(node.directory, position, self._log_config, TAIL_BYTES)
+        space = DiskSpace(lambda: self.disk.free_bytes(node.directory), 1, lambda: self.now_s)
+        journal = Journal.open(node.directory, position, self._log_config, TAIL_BYTES, space)
         member = Member(
             node=name,
             peers=[other for other in self.names if other != name],

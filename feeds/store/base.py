@@ -47,6 +47,10 @@ class View(Protocol):
         """Pairs with start <= key < stop in key order, at most `limit`."""
         ...
 
+    def keys(self, family: str, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """The keys that `scan` would give, in one call: for those that need no values."""
+        ...
+
 
 @runtime_checkable
 class Store(View, Protocol):

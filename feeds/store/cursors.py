@@ -5,7 +5,7 @@ from typing import Any, Final, Self
 
 from feeds.errors import StorageError
 
-__all__ = ["SCAN_CHUNK_ROWS", "Scan", "drain", "read_error"]
+__all__ = ["SCAN_CHUNK_ROWS", "Scan", "drain", "is_end", "read_error"]
 
 SCAN_CHUNK_ROWS: Final = 1024
 """Scans up to this limit are read at once; longer ones are read in chunks of so many rows."""
@@ -67,6 +67,20 @@ def drain(family: str, cursor: Any, limit: int) -> list[tuple[bytes, bytes]]:
     except Exception as error:
         raise read_error(family, error) from error
     return rows
+
+
+def is_end(cursor: Any, last: bytes) -> bool:
+    """Whether no row comes behind the key `last`; raises what RocksDB raises where it cannot tell.
+
+    False also where rows have come since `last` was read.
+    """
+    cursor.seek(last)
+    if cursor.valid() and cursor.key() == last:
+        cursor.next()
+    if cursor.valid():
+        return False
+    cursor.status()
+    return True
 
 
 def read_error(family: str, error: Exception) -> StorageError:

@@ -79,6 +79,12 @@ class HeldWrites:
             self.write_out()
         return self._store.scan(family, start, stop, limit)
 
+    def keys(self, family: str, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """As `View.keys`; what is held is written first as for `scan`."""
+        if self._holds(family, start, stop):
+            self.write_out()
+        return self._store.keys(family, start, stop, limit)
+
     def _holds(self, family: str, start: bytes, stop: bytes) -> bool:
         """Whether a key of the range is held."""
         if not self._values[family]:

@@ -68,6 +68,10 @@ class MemoryStore:
                 last = min(last, first + max(limit, 0))
             return iter([(key, rows.values[key]) for key in rows.keys[first:last]])
 
+    def keys(self, family: str, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """The keys that `scan` would give."""
+        return [key for key, _ in self.scan(family, start, stop, limit)]
+
     def write(self, writes: Sequence[Write]) -> None:
         """All of the writes or none; later writes to a key win."""
         with self._lock:

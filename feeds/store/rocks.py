@@ -3,9 +3,11 @@
 What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 400,000, p50):
 
 * A scan with the cursor of `iter()`, bounded through ReadOptions: 31 us. `items(from_key=…)` takes
-  25 us and is not used: it ends at a damaged block as if the rows ended there, and has no status to
-  ask. A prefix extractor changed nothing (25.5 us), and would hide rows from a scan across
-  prefixes: there is none. `get(list)` of 500 keys: 0.45 ms, against 0.54 ms one by one.
+  0.7 of that in the same run, `keys(from_key=…)` 0.6, as much as stepping 100 times and reading
+  nothing. These two end at a damaged block as if the rows ended there, and have no status to ask:
+  so `keys` asks a cursor where they end early. No call of this version reads many rows at once. A
+  prefix extractor changed nothing, and would hide rows from a scan across prefixes: there is none.
+  `get(list)` of 500 keys: 0.45 ms, against 0.54 ms one by one.
 * `ReadOptions.set_iterate_lower_bound` sets the *upper* bound in this version: it is never called;
   the seek is the lower bound.
 * A cursor does not keep the bytes of its upper bound, and goes by whatever lies there once they are
@@ -24,6 +26,7 @@ What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -48,7 +51,7 @@ from rocksdict import (
 
 from feeds.errors import DataDirectoryLocked, StorageError
 from feeds.store.base import COLUMN_FAMILIES, Write
-from feeds.store.cursors import SCAN_CHUNK_ROWS, Scan, drain, read_error
+from feeds.store.cursors import SCAN_CHUNK_ROWS, Scan, drain, is_end, read_error
 
 __all__ = ["RocksConfig", "RocksStore"]
 
@@ -190,6 +193,25 @@ class RocksStore:
         scan = Scan(family, cursor, limit, (options, stop))
         self._scans.add(scan)
         return scan
+
+    def keys(self, family: str, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        """The keys that `scan` would give, in one call, as they were at one moment of it.
+
+        It takes one call a row, where `scan` takes four. Where there are fewer than `limit`, a
+        cursor is asked whether that was the end or an error: the cost of another seek.
+        """
+        rows = self._family(family)
+        if start >= stop or limit <= 0:
+            return []
+        options = ReadOptions()
+        options.set_iterate_upper_bound(stop)
+        try:
+            found = list(islice(rows.keys(False, start, options), limit))
+            if len(found) == limit or is_end(rows.iter(options), found[-1] if found else start):
+                return found
+        except Exception as error:
+            raise read_error(family, error) from error
+        return [key for key, _ in self.scan(family, start, stop, limit)]
 
     def write(self, writes: Sequence[Write]) -> None:
         """All of the writes or none; later writes to a key win. Visible when it returns.

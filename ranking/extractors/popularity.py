@@ -13,7 +13,7 @@ from feeds.counters import DAY_US, HOUR_US
 from ranking.buckets import CHANNELS, ENGAGEMENT, IMPRESSION, Ring
 from ranking.extractors.base import Column, Feature, Inputs, rate
 
-__all__ = ["FEATURES"]
+__all__ = ["COUNTS", "FEATURES"]
 
 _WEEK_US = 7 * DAY_US
 _HIDE = CHANNELS.index("hide")
@@ -230,4 +230,21 @@ FEATURES = (
         "missing if it has none.",
         _tag_engagement_rate,
     ),
+)
+
+COUNTS = tuple(
+    Feature(
+        f"{kind}s_total",
+        "counts",
+        "count",
+        f"{what} since it was posted.",
+        partial(_total, channel=CHANNELS.index(kind)),
+    )
+    for kind, what in (
+        ("click", "Clicks on the activity"),
+        ("like", "Likes of the activity"),
+        ("comment", "Comments on the activity"),
+        ("share", "Shares of the activity"),
+        ("bookmark", "Bookmarks of the activity"),
+    )
 )

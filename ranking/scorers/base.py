@@ -1,5 +1,6 @@
 """What the ranker asks of a scorer."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 from ranking.errors import FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureSpec
 
-__all__ = ["ExplainingScorer", "Scorer", "column_places"]
+__all__ = ["ExplainingScorer", "Scorer", "column_places", "only_added"]
 
 
 @runtime_checkable
@@ -59,3 +60,13 @@ def column_places(scorer: str, wanted: tuple[str, ...], names: tuple[str, ...]) 
             "build the matrix from the scorer's own spec"
         )
     return [names.index(name) for name in wanted]
+
+
+def only_added(
+    features: FeatureMatrix, columns: Mapping[int, npt.NDArray[np.float32]]
+) -> npt.NDArray[np.float32]:
+    """Contributions, float32[n, F + 1], where these columns alone add something: no bias."""
+    added = np.zeros((len(features), len(features.names) + 1), np.float32)
+    for place, column in columns.items():
+        added[:, place] = column
+    return added

@@ -18,7 +18,7 @@ from feeds.model import UserId
 from ranking.arrays import Arrays, ArrayShape, pack_arrays, unpack_arrays
 from ranking.errors import BundleDamaged
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.scorers.base import column_places
+from ranking.scorers.base import column_places, only_added
 
 __all__ = ["Embeddings", "FactorTable", "FactorizationScorer"]
 
@@ -227,6 +227,11 @@ class FactorizationScorer:
         dot, bias = column_places(self.name, _COLUMNS, features.names)
         total: Floats = features.values[:, dot] + features.values[:, bias]
         return total
+
+    def contributions(self, features: FeatureMatrix) -> Floats:
+        """Both columns as they are, float32[n, F + 1]."""
+        places = column_places(self.name, _COLUMNS, features.names)
+        return only_added(features, {place: features.values[:, place] for place in places})
 
 
 def _embeddings(arrays: Arrays, side: str, names: Sequence[Name]) -> Embeddings[Name]:

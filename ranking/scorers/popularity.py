@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.scorers.base import column_places
+from ranking.scorers.base import column_places, only_added
 
 __all__ = ["PopularityScorer"]
 
@@ -25,3 +25,8 @@ class PopularityScorer:
         """The column's value of each activity, float32[n]; NaN where it is missing."""
         (place,) = column_places(self.name, (self.column,), features.names)
         return features.values[:, place].copy()
+
+    def contributions(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
+        """The column is the whole score, float32[n, F + 1]."""
+        (place,) = column_places(self.name, (self.column,), features.names)
+        return only_added(features, {place: self.score(features)})

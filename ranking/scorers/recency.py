@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.scorers.base import column_places
+from ranking.scorers.base import column_places, only_added
 
 __all__ = ["RecencyScorer"]
 
@@ -25,3 +25,8 @@ class RecencyScorer:
         (age,) = column_places(self.name, (_AGE,), features.names)
         scores: npt.NDArray[np.float32] = -features.values[:, age]
         return scores
+
+    def contributions(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
+        """The age is the whole score, float32[n, F + 1]."""
+        (age,) = column_places(self.name, (_AGE,), features.names)
+        return only_added(features, {age: self.score(features)})

@@ -29,5 +29,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/metrics", summary="Prometheus metrics")
 async def metrics(request: Request) -> Response:
     """All metrics in Prometheus's text format."""
-    content = services_of(request).metrics.render()
+    services = services_of(request)
+    services.metrics.outbox_tasks.set(services.engine.open_tasks())
+    content = services.metrics.render()
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")

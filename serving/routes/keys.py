@@ -9,7 +9,7 @@ from feeds.credentials import describe_key
 from feeds.errors import NotFound
 from feeds.new_keys import NewKey, create_key, rotate_key
 from serving.requests import JsonRoute, KeyBody, RotationBody
-from serving.routes import replies
+from serving.routes import replies, tenant_replies
 from serving.routes.feeds import json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
 from serving.tenants import Admin
@@ -21,14 +21,14 @@ router = APIRouter(prefix="/v2", route_class=JsonRoute, responses=ERRORS, tags=[
 _UNKNOWN: Responses = {404: {"model": replies.Error, "description": "No key has this id."}}
 
 
-@router.get("/keys", response_model=replies.Keys, summary="List the keys")
+@router.get("/keys", response_model=tenant_replies.Keys, summary="List the keys")
 async def list_(request: Request, tenant: Admin) -> Response:
     """Every key of the tenant by its public id; nothing of its secret."""
     keys = await asyncio.to_thread(services_of(request).engine.keys, tenant)
     return json_reply(orjson.dumps({"keys": [describe_key(key) for key in keys]}))
 
 
-@router.post("/keys", status_code=201, response_model=replies.MadeKey, summary="Make a key")
+@router.post("/keys", status_code=201, response_model=tenant_replies.MadeKey, summary="Make a key")
 async def create(request: Request, tenant: Admin, body: KeyBody) -> Response:
     """Another key, which is told in this reply and never again."""
     return await _told(create_key(services_of(request).engine, tenant, body.scopes))
@@ -37,7 +37,7 @@ async def create(request: Request, tenant: Admin, body: KeyBody) -> Response:
 @router.post(
     "/keys/{key_id}/rotate",
     status_code=201,
-    response_model=replies.MadeKey,
+    response_model=tenant_replies.MadeKey,
     responses=_UNKNOWN,
     summary="Exchange a key",
 )
@@ -47,7 +47,10 @@ async def rotate(request: Request, tenant: Admin, key_id: str, body: RotationBod
 
 
 @router.delete(
-    "/keys/{key_id}", response_model=replies.Revoked, responses=_UNKNOWN, summary="Revoke a key"
+    "/keys/{key_id}",
+    response_model=tenant_replies.Revoked,
+    responses=_UNKNOWN,
+    summary="Revoke a key",
 )
 async def revoke(request: Request, tenant: Admin, key_id: str) -> Response:
     """Nothing that is sent with the key is answered any more, here at once."""

@@ -42,6 +42,10 @@ async def read(
     explain: Annotated[
         bool, Query(description="Whether the reply says how it came about.")
     ] = False,
+    exclude: Annotated[
+        tuple[str, ...],
+        Query(description="Ids of activities to leave out, 200 at most, each as `exclude=`."),
+    ] = (),
 ) -> Response:
     """`personalized`: what the user follows, in the best order. `explore`: what lies outside."""
     services = services_of(request)
@@ -52,7 +56,13 @@ async def read(
             f"{services.feeds.page_size_max}"
         )
     page = await services.reader.read(
-        tenant, check_user_id(user), kind, limit=size, cursor=cursor, explain=explain
+        tenant,
+        check_user_id(user),
+        kind,
+        limit=size,
+        cursor=cursor,
+        explain=explain,
+        exclude=exclude,
     )
     return json_reply(page.content)
 

@@ -1,6 +1,6 @@
 """How replies look: for the API's description alone, since bytes are sent as they are stored."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,24 +9,27 @@ from serving.compose import Services
 
 __all__ = [
     "ERRORS",
-    "Deleted",
+    "ActivatedVersion",
+    "ActiveVersion",
+    "ConfigVersion",
+    "ConfigVersions",
+    "Document",
     "Error",
+    "ExplainedSlate",
     "Explanation",
     "FeedPage",
+    "FeedbackTaken",
     "Followed",
-    "Keys",
-    "MadeKey",
-    "MadeTenant",
     "Model",
+    "Pipeline",
     "Posted",
+    "Preview",
     "RankedPage",
     "RankedReply",
     "Recorded",
     "Removed",
     "Responses",
-    "Revoked",
-    "Tenant",
-    "Tenants",
+    "SavedVersion",
     "services_of",
 ]
 
@@ -59,6 +62,7 @@ class Error(BaseModel):
     code: int = Field(description="Stream's number of the error.")
     exception: str = Field(description="The class that Stream's clients raise for it.")
     more_info: str = Field("", description="What to do next, where the detail does not say.")
+    problems: list[str] = Field([], description="Every mistake of a ranking config as a sentence.")
 
 
 Responses = dict[int | str, dict[str, Any]]  # Any: FastAPI's own type
@@ -155,9 +159,60 @@ class ExplainedActivity(BaseModel):
 class Explanation(BaseModel):
     """How a slate came about."""
 
+    config_version: int = Field(description="The ranking config that it followed; 0: the default.")
     stages: list[Stage]
     removed: list[RemovedCandidate]
     activities: list[ExplainedActivity]
+
+
+class RemovedCount(BaseModel):
+    """How many candidates a filter took out."""
+
+    filter: str
+    reason: str
+    count: int
+
+
+class Recomputed(BaseModel):
+    """What scoring a logged slate again gave."""
+
+    bit_identical: bool | None = Field(
+        description="Whether the very scores came out that were served; null where it could not be "
+        "done."
+    )
+    different: int = Field(description="Activities whose score came out otherwise.")
+    problem: str | None = Field(description="Why it could not be done, such as a missing version.")
+
+
+class LoggedActivity(ExplainedActivity):
+    """Why an activity stood where it did, as it was logged."""
+
+    position: int = Field(description="Place in the slate, 0-based.")
+    source: str
+    reason: str
+    propensity: float
+    placed: str | None = Field(description="The rule that gave it its place, such as a pin.")
+
+
+class ExplainedSlate(BaseModel):
+    """A served slate, from the slate log."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    slate_id: str
+    user: str
+    kind: str
+    time: str = Field(description="When it was ranked, UTC.")
+    seed: str = Field(description="What chance was derived from: a 64-bit number, as text.")
+    scorer: str
+    model_version: str | None
+    config_version: int
+    spec_fingerprint: str = Field(description="SHA-256 of the features that the scorer read.")
+    degraded: str | None
+    recomputed: Recomputed
+    stages: list[Stage]
+    removed: list[RemovedCount]
+    activities: list[LoggedActivity]
 
 
 class _Slate(BaseModel):
@@ -165,6 +220,7 @@ class _Slate(BaseModel):
     kind: str
     scorer: str
     model_version: str | None = Field(description="Null where no model took part.")
+    config_version: int = Field(description="The ranking config's version; 0 is the default.")
     degraded: str | None = Field(description="Why the feed is ordered by time; null if it is not.")
 
 
@@ -229,81 +285,145 @@ class Recorded(BaseModel):
     duplicate: bool = Field(description="Whether the idempotency key was used before.")
 
 
+class ShadowModel(BaseModel):
+    """A model on trial, and how its slates compare with those that were shown.
+
+    Of the process that answers, since both versions are there; null before the first trial.
+    """
+
+    version: str | None = Field(description="The version on trial; null until it is taken up.")
+    trials: int = Field(description="Requests that it ranked as well.")
+    failures: int = Field(description="Requests that it failed to rank.")
+    same_top: float | None = Field(description="Share of them with the same first place.")
+    overlap_at_10: float | None = Field(description="Mean share of the first ten in both.")
+    rank_correlation: float | None = Field(description="Mean of Spearman's rank correlation.")
+    problem: str | None = Field(description="Why no newer one is on trial; or null.")
+
+
+class FeedbackTaken(BaseModel):
+    """The user's word is in the log."""
+
+    index: int = Field(description="Place in the log; reads that need it ask for `min_index`.")
+    duplicate: bool = Field(description="Whether the idempotency key was used before.")
+
+
 class Model(BaseModel):
     """What ranks the tenant's feeds; null where time does."""
 
     version: str | None = Field(description="The registry's number of the version.")
+    previous: str | None = Field(description="The version at hand for a roll-back.")
+    loading: bool = Field(description="Whether a model is being loaded.")
     scorer: str | None = Field(description="The kind of model.")
     spec_fingerprint: str | None = Field(description="SHA-256 of the features that it reads.")
     since: str | None = Field(description="When this server took it up, UTC.")
     problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")
+    shadow: ShadowModel | None = Field(description="The model on trial, if there is one.")
 
 
-class Quotas(BaseModel):
-    """What a tenant may use."""
-
-    requests_per_s: int
-    events_per_s: int
-    storage_bytes: int
-    training_minutes: int = Field(description="A day; noted, not enforced.")
+Document = dict[str, Any]  # Any: JSON
+"""A ranking config, or its JSON Schema."""
 
 
-class Tenant(BaseModel):
-    """A tenant, what it may use, and what it has stored."""
+class ActiveVersion(BaseModel):
+    """The ranking config that the tenant's feeds follow."""
 
-    tenant: str
-    created: str = Field(description="UTC.")
-    keys: int = Field(description="API keys, expired ones too.")
-    activities: int
-    storage_bytes: int = Field(description="Bytes of its activities.")
-    quotas: Quotas
-
-
-class Tenants(BaseModel):
-    """All tenants by name."""
-
-    tenants: list[Tenant]
+    version: int = Field(description="0 is the default.")
+    previous: int | None = Field(description="The version before; null if none was ever active.")
+    activated: str | None = Field(description="Since when, UTC; null if none was ever activated.")
+    document: Document
+    problem: str | None = Field(description="Why the default ranks instead; null if all is well.")
 
 
-class Deleted(BaseModel):
-    """A tenant that is no more."""
+class ConfigDescription(BaseModel):
+    """A version of the ranking config, without its document."""
 
-    tenant: str
-    deleted: bool
-
-
-class MadeTenant(BaseModel):
-    """A new tenant and its first key: keep it, it is told once."""
-
-    tenant: str
-    key_id: str
-    api_key: str
+    version: int
+    saved: str = Field(description="UTC.")
+    bytes: int
 
 
-class KeyDescription(BaseModel):
-    """An API key, without its secret."""
+class ConfigVersions(BaseModel):
+    """The versions that are kept, the newest first."""
 
-    key_id: str
-    scopes: list[str]
-    created: str | None = Field(description="UTC; null of a key from before this was noted.")
-    expires: str | None = Field(description="UTC; null where it is good until it is revoked.")
-
-
-class Keys(BaseModel):
-    """The keys of the tenant, by id."""
-
-    keys: list[KeyDescription]
+    active: int
+    previous: int | None
+    versions: list[ConfigDescription]
 
 
-class MadeKey(BaseModel):
-    """A new key: keep it, it is told once."""
+class ConfigVersion(BaseModel):
+    """A version of the ranking config."""
 
-    key_id: str
-    api_key: str
+    version: int
+    document: Document
 
 
-class Revoked(BaseModel):
-    """A key that is no more."""
+class SavedVersion(BaseModel):
+    """A ranking config that was saved; activate it to let it rank."""
 
-    key_id: str
-    revoked: bool
+    index: int
+    version: int
+
+
+class ActivatedVersion(BaseModel):
+    """The version that ranks from now on."""
+
+    index: int
+    version: int
+    previous: int | None = Field(description="The version before.")
+
+
+class PreviewedPlace(BaseModel):
+    """A place of the new slate."""
+
+    id: str
+    position: int
+    score: float | None
+    source: str
+    was: int | None = Field(description="Its place before; null where it had none.")
+    moved: int | None = Field(description="Places that it rose; negative where it fell.")
+
+
+class PreviewedSlate(BaseModel):
+    """One of the last requests, ranked by the active config and by the new one."""
+
+    user: str
+    kind: Literal["personalized", "explore"]
+    time: str = Field(description="When it was asked, UTC; both rank the state of now.")
+    overlap_at_10: float
+    kendall_tau: float | None = Field(description="Null where both share fewer than two.")
+    first_changed: bool
+    old: list[str] = Field(description="Activities in their places until now.")
+    new: list[PreviewedPlace]
+    old_length: int
+    new_length: int
+    removed: dict[str, int] = Field(description="What the new config removes, by filter.")
+
+
+class Preview(BaseModel):
+    """What a ranking config would change; null where there are no requests to tell it from."""
+
+    active_version: int
+    requests: int
+    overlap_at_10: float | None = Field(description="The mean over the requests.")
+    kendall_tau: float | None = Field(description="The mean over the requests.")
+    first_changed: float | None = Field(description="Share of users whose first place changes.")
+    emptied: int = Field(description="Requests that would be left without an activity.")
+    slates: list[PreviewedSlate]
+
+
+class PipelineStage(BaseModel):
+    """A step of the pipeline, with its components."""
+
+    name: str
+    components: list[dict[str, Any]]  # Any: each has its own options
+
+
+class Pipeline(BaseModel):
+    """How a feed comes about: its steps in order, what is on, and the limits."""
+
+    config_version: int
+    kind: str
+    stages: list[PipelineStage]
+    limits: dict[str, float]
+    fallback: Any = Field(description="What ranks where no model does.")  # Any: text or expression
+    log_sample_rate: float

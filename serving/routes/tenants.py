@@ -14,7 +14,7 @@ from feeds.tenants import describe_tenant
 from serving.compose import Services
 from serving.errors import BadRequest
 from serving.requests import JsonRoute, QuotasBody, TenantBody
-from serving.routes import replies
+from serving.routes import replies, tenant_replies
 from serving.routes.feeds import json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
 from serving.tenants import Admin, Operator
@@ -27,14 +27,14 @@ _UNKNOWN: Responses = {404: {"model": replies.Error, "description": "There is no
 _EXISTS: Responses = {409: {"model": replies.Error, "description": "There is such a tenant."}}
 
 
-@router.get("/tenant", response_model=replies.Tenant, summary="The tenant of the key")
+@router.get("/tenant", response_model=tenant_replies.Tenant, summary="The tenant of the key")
 async def own(request: Request, tenant: Admin) -> Response:
     """Whose key this is: what it may use, and what it has stored."""
     (told,) = await asyncio.to_thread(_describe, services_of(request), [tenant])
     return json_reply(orjson.dumps(told))
 
 
-@router.get("/tenants", response_model=replies.Tenants, summary="List tenants")
+@router.get("/tenants", response_model=tenant_replies.Tenants, summary="List tenants")
 async def list_(request: Request, _: Operator) -> Response:
     """Every tenant by name; for operators."""
     services = services_of(request)
@@ -45,7 +45,7 @@ async def list_(request: Request, _: Operator) -> Response:
 @router.post(
     "/tenants",
     status_code=201,
-    response_model=replies.MadeTenant,
+    response_model=tenant_replies.MadeTenant,
     responses=_EXISTS,
     summary="Create a tenant",
 )
@@ -64,7 +64,7 @@ async def create(request: Request, _: Operator, body: TenantBody) -> Response:
 
 @router.get(
     "/tenants/{tenant}",
-    response_model=replies.Tenant,
+    response_model=tenant_replies.Tenant,
     responses=_UNKNOWN,
     summary="Describe a tenant",
 )
@@ -77,7 +77,7 @@ async def describe(request: Request, _: Operator, tenant: str) -> Response:
 
 @router.patch(
     "/tenants/{tenant}/quotas",
-    response_model=replies.Quotas,
+    response_model=tenant_replies.Quotas,
     responses=_UNKNOWN,
     summary="Change quotas",
 )
@@ -91,7 +91,7 @@ async def set_quotas(request: Request, _: Operator, tenant: str, body: QuotasBod
 @router.delete(
     "/tenants/{tenant}",
     status_code=202,
-    response_model=replies.Deleted,
+    response_model=tenant_replies.Deleted,
     responses=_UNKNOWN,
     summary="Delete a tenant",
 )

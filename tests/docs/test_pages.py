@@ -1,13 +1,16 @@
 """The generated pages are those that the code gives, and leave nothing out."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from feeds.config import FeedsConfig
-from ranking.features import FEATURES
+from ranking.config import RankingConfig
+from ranking.features import COUNTS, FEATURES
 from serving import docs
+from serving.docs_ranking import config_groups
 from serving.settings import Settings
 from serving.telemetry import Metrics
 
@@ -20,7 +23,16 @@ def pages() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["cli.md", "errors.md", "features.md", "metrics.md", "settings.md"]
+    "name",
+    [
+        "cli.md",
+        "errors.md",
+        "expression-names.md",
+        "features.md",
+        "metrics.md",
+        "ranking-config.md",
+        "settings.md",
+    ],
 )
 def test_page_is_not_stale(name: str, pages: dict[str, str]) -> None:
     assert (ROOT / "docs" / name).read_text() == pages[name], "run `make docs`"
@@ -72,10 +84,31 @@ def test_every_field_of_a_config_class_has_a_docstring() -> None:
 
 
 def test_every_feature_is_on_its_page(pages: dict[str, str]) -> None:
-    for feature in FEATURES.values():
+    for feature in (*FEATURES.values(), *COUNTS.values()):
         assert f"| `{feature.name}` | {feature.unit} |" in pages["features.md"]
 
 
 def test_every_metric_is_on_its_page(pages: dict[str, str]) -> None:
     for metric in Metrics().registry.collect():
         assert f"| `{metric.name}` |" in pages["metrics.md"]
+
+
+def test_every_field_of_a_ranking_config_is_on_its_page(pages: dict[str, str]) -> None:
+    page = pages["ranking-config.md"]
+    named = 0
+    for path, about, fields in config_groups():
+        section = page.partition(f"\n## {path}\n")[2].partition("\n## ")[0]
+        assert about in section
+        for field in fields:
+            row = rf"^\| `{field.name}` \|.*\w\S*\.( \(.*\))? \|$"
+            assert re.search(row, section, re.MULTILINE), field
+            named += 1
+    assert named == len(list(leaves(RankingConfig.default().personalized.model_dump()))) + 2
+
+
+def leaves(document: Mapping[str, object]) -> Iterator[object]:
+    for value in document.values():
+        if isinstance(value, Mapping):
+            yield from leaves(value)
+        else:
+            yield value

@@ -1,9 +1,9 @@
 """A node whose disk is full, while clients write and read; their history is judged.
 
 Each node has a small disk of its own (tmpfs, which needs root: skipped with the reason where it is
-not permitted). Where the log alone is full, the node refuses and goes on. Where log and store share
-the disk, the store may meet its end first: then the node ends, and is started again once there is
-space.
+not permitted). A node that has less than its reserve left refuses, and goes on. Where log and store
+share a disk that is filled to the last byte from outside, the store may meet its end first: then
+the node ends, and is started again once there is space.
 """
 
 import os
@@ -20,7 +20,8 @@ from _pytest.mark import ParameterSet
 from feeds.directory import DataDirectory
 from feeds.testing_cluster import NODES, ProcessCluster
 
-DISK_BYTES = 96 * 1024 * 1024
+MIB = 1024 * 1024
+DISK_BYTES = 192 * MIB  # three times the reserve that a node keeps for its store
 FILLER = "filler"
 
 
@@ -44,8 +45,12 @@ class Disks:
             self._mount(place)
             self._places[node] = place
 
-    def fill(self, node: str) -> None:
+    def fill(self, node: str, left_bytes: int = 0) -> None:
         with (self._places[node] / FILLER).open("wb", buffering=0) as file:
+            if left_bytes:
+                free_bytes = shutil.disk_usage(self._places[node]).free
+                os.posix_fallocate(file.fileno(), 0, free_bytes - left_bytes)
+                return
             for size in (1 << 20, 1 << 12):
                 try:
                     while file.write(bytes(size)):
@@ -97,8 +102,18 @@ def says_so(cluster: ProcessCluster, node: str) -> bool:
     return "log_full" in cluster.log(node) or "No space left" in cluster.log(node)
 
 
-def was_refused(cluster: ProcessCluster) -> bool:
-    return any(cluster.history.refused[node, "StorageFull"] for node in NODES)
+def refusals(cluster: ProcessCluster) -> int:
+    return sum(cluster.history.refused[node, "StorageFull"] for node in NODES)
+
+
+def is_full(cluster: ProcessCluster, node: str) -> bool:
+    status = cluster.status(node)
+    return status is not None and status.full is not None
+
+
+def leads_elsewhere(cluster: ProcessCluster, node: str) -> bool:
+    found = [cluster.status(other) for other in others(node)]
+    return any(status is not None and status.role == "leader" for status in found)
 
 
 def stop_node(cluster: ProcessCluster, node: str) -> None:
@@ -128,17 +143,38 @@ def test_follower_with_a_full_disk_keeps_nobody_from_writing(
 
 
 @pytest.mark.parametrize("disks", ["log", slow("data")], indirect=True)
-def test_leader_with_a_full_disk_loses_nothing_and_another_one_can_lead(
+def test_leader_whose_disk_is_full_lets_another_one_lead_and_comes_back(
+    cluster: ProcessCluster, disks: Disks
+) -> None:
+    """Its log's disk is full to the last byte; or log and store have less than the reserve."""
+    cluster.work(20)
+    leader = cluster.leader()
+    process = cluster.process(leader)
+    disks.fill(leader, 0 if disks.what == "log" else 32 * MIB)
+    cluster.wait_for(lambda: leads_elsewhere(cluster, leader), "another one to lead")
+    cluster.wait_for(lambda: is_full(cluster, leader), "it to show that it is full")
+    assert cluster.log(leader).count("log_full") == 1
+    cluster.work(100, others(leader))
+    assert cluster.leader() != leader
+    disks.free(leader)
+    cluster.wait_for(lambda: not is_full(cluster, leader), "it to see that there is space")
+    cluster.work(20, [leader])
+    assert process == cluster.process(leader)
+    cluster.judge()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disks", ["data"], indirect=True)
+def test_leader_whose_store_meets_the_end_of_the_disk_loses_nothing(
     cluster: ProcessCluster, disks: Disks
 ) -> None:
     cluster.work(20)
     leader = cluster.leader()
     disks.fill(leader)
     cluster.wait_for(
-        lambda: was_refused(cluster) or not cluster.is_running(leader), "a write to be refused"
+        lambda: not cluster.is_running(leader) or leads_elsewhere(cluster, leader),
+        "another one to lead",
     )
-    if disks.what == "log":
-        assert cluster.leader() == leader
     stop_node(cluster, leader)
     cluster.work(100, others(leader))
     disks.free(leader)
@@ -147,17 +183,18 @@ def test_leader_with_a_full_disk_loses_nothing_and_another_one_can_lead(
     cluster.judge()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("disks", ["log"], indirect=True)
-def test_leader_whose_log_was_full_goes_on_once_there_is_space(
+@pytest.mark.parametrize("disks", ["data"], indirect=True)
+def test_nodes_with_less_than_their_reserve_refuse_before_their_stores_are_in_danger(
     cluster: ProcessCluster, disks: Disks
 ) -> None:
     cluster.work(20)
-    leader = cluster.leader()
-    disks.fill(leader)
-    cluster.wait_for(lambda: was_refused(cluster), "a write to be refused")
-    process = cluster.process(leader)
-    disks.free(leader)
+    processes = [cluster.process(node) for node in NODES]
+    for node in NODES:
+        disks.fill(node, 32 * MIB)
+    cluster.wait_for(lambda: refusals(cluster) > 100, "writes to be refused")
+    assert all(cluster.is_running(node) for node in NODES)
+    for node in NODES:
+        disks.free(node)
     cluster.work(50)
-    assert process == cluster.process(leader)
+    assert processes == [cluster.process(node) for node in NODES]
     cluster.judge()

@@ -22,10 +22,9 @@ from pysyncobj.transport import Transport
 
 from feeds.errors import InvalidInput, LogDamaged, ReplicaStopped
 from feeds.replication.base import Entry, LogPosition
-from feeds.replication.config import ConsensusConfig
+from feeds.replication.config import ConsensusConfig, LogConfig
 from feeds.replication.consensus import Consensus
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.messages import (
     AppendEntries,
     AppendReply,
@@ -240,8 +239,9 @@ def test_stock_loads_a_flipped_byte_without_a_word(tmp_path: Path) -> None:
 
 def test_guarded_refuses_a_flipped_byte(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, LogPosition(0, 0))
-    journal.append([Entry(1, b"value-a"), Entry(1, b"value-c")])
-    journal.sync()
+    for value in (b"value-a", b"value-c"):
+        journal.append([Entry(1, value)])
+        journal.sync()
     journal.close()
     (segment,) = tmp_path.glob("*.log")
     segment.write_bytes(segment.read_bytes().replace(b"value-a", b"value-b", 1))

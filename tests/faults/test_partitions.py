@@ -59,7 +59,7 @@ def standing(cluster: ProcessCluster) -> tuple[str, int]:
 
 def silent_s(cluster: ProcessCluster, node: str) -> float:
     """Seconds since a node heard the one that it hears all the time: its leader, or a follower."""
-    return max(peer.silent_s for peer in status(cluster, node).peers)
+    return max(peer.silent_s or 0.0 for peer in status(cluster, node).peers)
 
 
 def knows_lost(cluster: ProcessCluster, node: str, other: str) -> bool:

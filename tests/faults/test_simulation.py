@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from feeds.replication import segment
 from feeds.replication.consensus import Consensus
 from feeds.replication.journal import Journal
 from feeds.replication.library import Library
@@ -80,6 +81,15 @@ def test_a_leader_that_counts_what_it_has_not_synced_breaks_a_law(
     monkeypatch.setattr(Library, "_SyncObj__getCurrentLogIndex", last_index)
     monkeypatch.setattr(Library, "ready_index", property(lambda self: self.commit_index))
     assert _first_broken(range(300)) is not None
+
+
+def test_a_log_that_takes_every_sound_record_behind_a_hole_for_a_witness_breaks_a_law(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segment, "_witness", lambda *_: 2**63)
+    broken = _first_broken(range(100))
+    assert broken is not None
+    assert "takes what a loss of power left for damage" in str(broken.broken)
 
 
 def test_without_durable_votes_a_law_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import pytest
 import structlog
 from typer.testing import CliRunner, Result
 
-from feeds.cli_cluster import stop_cluster
+from feeds.cli_cluster import _print_table, _told, stop_cluster
 from feeds.node_config import NodeConfig
+from feeds.replication.base import PeerStatus, ReplicaStatus
 from serving.cli import build
 
 
@@ -75,6 +76,18 @@ def test_cluster_is_started_looked_at_and_stopped(one_node: Path) -> None:
     down = run("cluster", "status", one_node)
     assert (1, True) == (down.exit_code, "unreachable" in down.stdout)
     assert 0 == run("cluster", "stop", one_node).exit_code
+
+
+def test_people_read_for_how_long_a_peer_was_not_heard_and_a_dash_where_it_never_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    peers = (PeerStatus("n2", True, 7, 1.26), PeerStatus("n3", False))
+    status = ReplicaStatus("leader", 1, 7, 7, 100, "n1", "n1", peers=peers)
+    _print_table({"n1": status})
+    assert "n2 (1.3 s) n3 (-, not connected)" in capsys.readouterr().out
+    told = _told({"n1": status})["nodes"]["n1"]["peers"]
+    assert [1.26, None] == [peer["silent_s"] for peer in told]
 
 
 def test_there_is_no_cluster_twice_in_a_directory(one_node: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeds.commands import (
+    ActivateVersion,
     AddKey,
     ClearRows,
     Command,
@@ -16,12 +17,15 @@ from feeds.commands import (
     DeleteTenant,
     FanOut,
     FollowFeed,
+    GiveFeedback,
+    MoveClock,
     Once,
     PostActivity,
     RecordEvents,
     RemoveActivity,
     RevokeKey,
     RotateKey,
+    SaveVersion,
     SetQuotas,
     UnfollowFeed,
     WipeTenant,
@@ -29,10 +33,19 @@ from feeds.commands import (
     encode_command,
 )
 from feeds.errors import FormatUnsupported, InvalidInput
-from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
-from feeds.model import ActivityId
+from feeds.events import (
+    ENGAGEMENT_KINDS,
+    Engagement,
+    FeedbackGiven,
+    FeedbackKind,
+    Impression,
+    Posted,
+)
+from feeds.model import ActivityId, UserId
 from feeds.results import (
     Accepted,
+    ConfigActivated,
+    ConfigSaved,
     Drained,
     FollowResult,
     Placed,
@@ -89,6 +102,9 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         Once | None: once,
         dict[str, int | None]: st.dictionaries(texts, st.none() | ints, max_size=3),
         tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
+        FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "show_less")),
+        UserId: texts,
+        FeedbackGiven: st.deferred(lambda: st.builds(FeedbackGiven, **_fields(FeedbackGiven))),
         Posted: st.deferred(lambda: st.builds(Posted, **_fields(Posted))),
     }
     return {field.name: by_type[field.type] for field in msgspec.structs.fields(kind)}
@@ -108,7 +124,11 @@ kinds: tuple[type[msgspec.Struct], ...] = (
     UnfollowFeed,
     ClearRows,
     FanOut,
+    MoveClock,
     RecordEvents,
+    SaveVersion,
+    ActivateVersion,
+    GiveFeedback,
 )
 commands = st.one_of([st.builds(kind, **_fields(kind)) for kind in kinds])
 results = st.one_of(
@@ -118,9 +138,13 @@ results = st.one_of(
     st.builds(FollowResult, ints, ints),
     st.builds(UnfollowResult, ints, st.booleans(), st.booleans()),
     st.builds(Drained, ints, st.booleans()),
+    st.builds(ConfigSaved, ints, ints),
+    st.builds(ConfigActivated, ints, ints, st.none() | ints),
     st.builds(RecordResult, ints, ints, tuples, st.booleans()),
     st.builds(
-        Rejected, st.sampled_from(("invalid", "conflict", "limit", "early", "overloaded")), texts
+        Rejected,
+        st.sampled_from(("invalid", "conflict", "limit", "early", "overloaded", "unknown")),
+        texts,
     ),
 )
 
@@ -152,6 +176,13 @@ def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
     with pytest.raises(FormatUnsupported, match=r"command of version 4, .* start the release that"):
         decode_command(b"\x04" + data[1:])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_command_of_an_older_release_is_the_same_command(version: int) -> None:
+    command = FanOut(tenant="demo", place="user:a", position=b"p", rows_max=5)
+    data = encode_command(command)
+    assert command == decode_command(bytes((version,)) + data[1:])
 
 
 def test_command_with_a_field_of_another_type_is_refused() -> None:

@@ -9,22 +9,26 @@ from hypothesis import strategies as st
 
 from feeds.change_journal import FollowedChanges
 from feeds.commands import (
+    ActivateVersion,
     AddKey,
     Command,
     CreateTenant,
     DeleteTenant,
     FanOut,
+    GiveFeedback,
     PostActivity,
     RecordEvents,
+    SaveVersion,
     SetQuotas,
     WipeTenant,
     encode_command,
 )
 from feeds.config import FeedsConfig
+from feeds.counters import UserRecord
 from feeds.engine import FeedEngine
 from feeds.erasing import Eraser
 from feeds.errors import Conflict, NotFound
-from feeds.events import Engagement, Event, Posted
+from feeds.events import Engagement, Event, FeedbackGiven, Posted
 from feeds.keys import FanOutKey, WipeKey
 from feeds.machine import apply
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId, activity_id, position_of
@@ -36,6 +40,7 @@ from feeds.store.base import COLUMN_FAMILIES, View, Write
 from feeds.store.memory import MemoryStore
 from feeds.store.rocks import RocksStore
 from feeds.testing_engine import NOW_US, ManualClock, memory_engine
+from feeds.values import RankingConfigs
 
 GONE, KEPT = TenantId("gonetenant"), TenantId("kept")
 SMALL = FeedsConfig(
@@ -85,13 +90,23 @@ def fill(engine: FeedEngine, tenant: TenantId, steps: list[int]) -> None:
                 custom={"tags": ["a", "b"], "of": tenant},
             )
             ids.append(engine.post(tenant, author, draft, key=f"key {number}").result().activity.id)
-        else:
+        elif step < 10:
             liked = Engagement(time_us=NOW_US, user=UserId("bob"), activity_id=ids[-1], kind="like")
             engine.record(tenant, [liked], key=f"key {number}").result()
+        elif step < 12:
+            saved = engine.save_ranking_config(tenant, b'{"of":"%s"}' % tenant.encode()).result()
+            active = engine.ranking_configs(tenant).active
+            engine.activate_ranking_config(tenant, saved.version, active, f"key {number}").result()
+        else:
+            actor, tags = (f"user:{tenant}", ()) if step == 12 else ("", (str(tenant),))
+            said = FeedbackGiven(
+                time_us=NOW_US, user=UserId(f"u{step}"), kind="mute", actor=actor, tags=tags
+            )
+            engine.give_feedback(tenant, said, key=f"key {number}").result()
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.integers(0, 9), max_size=25), st.lists(st.integers(0, 9), max_size=10))
+@given(st.lists(st.integers(0, 13), max_size=25), st.lists(st.integers(0, 13), max_size=10))
 def test_no_row_holds_a_deleted_tenants_name_and_no_row_of_another_is_touched(
     gone: list[int], kept: list[int]
 ) -> None:
@@ -123,7 +138,7 @@ class Held:
 def held_with_rows() -> Held:
     store = MemoryStore()
     with memory_engine(SMALL, tenants=(GONE, KEPT), store=store) as engine:
-        fill(engine, GONE, [0, 1, 2, 3, 6, 7, 8, 4, 6])
+        fill(engine, GONE, [0, 1, 2, 3, 6, 7, 8, 4, 6, 10, 11, 12, 13])
         copy = MemoryStore()
         for family in COLUMN_FAMILIES:
             copy.write([Write(family, *pair) for pair in store.scan(family, b"", b"\xff" * 32)])
@@ -183,6 +198,14 @@ def test_from_the_first_moment_on_it_is_as_unknown_as_one_that_never_was() -> No
         RecordEvents(tenant=GONE, events=()),
         AddKey(tenant=GONE, key_id="late", secret_sha256=bytes(32), scopes=(), incarnation=1),
         SetQuotas(tenant=GONE, quotas={}, incarnation=incarnation),
+        SaveVersion(tenant=GONE, document=b"{}", now_us=1, versions_max=9, incarnation=incarnation),
+        ActivateVersion(tenant=GONE, version=0, expected=2, now_us=1, incarnation=incarnation),
+        GiveFeedback(
+            tenant=GONE,
+            given=FeedbackGiven(time_us=1, user=UserId("bob"), kind="mute", actor="user:a"),
+            muted_max=9,
+            incarnation=incarnation,
+        ),
     ]
     before = list(rows_of(held.store))
     for command in late:
@@ -229,7 +252,7 @@ def test_tasks_of_a_deleted_tenant_write_nothing_more() -> None:
 
 def test_another_of_the_same_name_sees_nothing_and_takes_nothing_meant_for_the_first() -> None:
     with memory_engine(SMALL, tenants=(GONE,)) as engine:
-        fill(engine, GONE, [0, 1, 6, 7, 8])
+        fill(engine, GONE, [0, 1, 6, 7, 8, 10, 11, 12])
         first = engine.tenant(GONE).index
         old_keys = engine.keys(GONE)
         engine.delete_tenant(GONE).result()
@@ -243,6 +266,9 @@ def test_another_of_the_same_name_sees_nothing_and_takes_nothing_meant_for_the_f
         assert engine.usage(GONE).activities == 0
         assert engine.tenant(GONE).quotas.requests_per_s is None
         assert engine.remembered(GONE, "key 0") is None
+        assert engine.ranking_configs(GONE) == RankingConfigs()
+        assert engine.active_ranking_config(GONE) == (0, None)
+        assert engine.user_record(GONE, UserId("u12")) == UserRecord.empty()
 
         view = engine._view
         late = apply(posted(GONE, first), 1_000, view)
@@ -289,7 +315,7 @@ def test_no_table_file_holds_a_byte_of_it_once_it_is_erased(tmp_path: Path) -> N
         engine = FeedEngine.embedded(store, MemoryReplica, FeedsConfig(), clock)
         for tenant in (GONE, KEPT):
             engine.create_tenant(tenant).result()
-            fill(engine, tenant, [0, 1, 2, 6, 7, 8, 5, 6] * 5)
+            fill(engine, tenant, [0, 1, 2, 6, 7, 8, 5, 6, 10, 12, 13] * 5)
         store.flush()
         assert _files_with(tmp_path, GONE)
         engine.delete_tenant(GONE).result()

@@ -1,5 +1,7 @@
 """The machine: the same log gives the same state, and counters equal a naive recount."""
 
+from typing import get_args
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,11 +13,13 @@ from feeds.commands import (
     ClearRows,
     Command,
     FollowFeed,
+    MoveClock,
     Once,
     PostActivity,
     RecordEvents,
     RemoveActivity,
     UnfollowFeed,
+    Unkeyed,
     encode_command,
 )
 from feeds.config import FeedsConfig
@@ -23,7 +27,8 @@ from feeds.counters import HOUR_US
 from feeds.engine import FeedEngine
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
 from feeds.flushing import InlineFlusher
-from feeds.keys import FeedRowKey, after
+from feeds.keys import DedupCountKey, DedupKey, ExpiryKey, FeedRowKey, after
+from feeds.machine.clock import clock_us
 from feeds.model import (
     ActivityDraft,
     FeedId,
@@ -33,14 +38,28 @@ from feeds.model import (
 )
 from feeds.replication.base import ApplyCommand
 from feeds.replication.memory import MemoryReplica
-from feeds.results import FollowResult, Placed, RecordResult, Rejected, Result, UnfollowResult
+from feeds.results import (
+    FollowResult,
+    Placed,
+    RecordResult,
+    Rejected,
+    Result,
+    UnfollowResult,
+    encode_result,
+)
 from feeds.state import StateMachine
-from feeds.store.base import COLUMN_FAMILIES
+from feeds.store.base import COLUMN_FAMILIES, Write
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, check_counters, memory_engine
-from feeds.values import decode_key_count
+from feeds.values import Remembered, decode_key_count, encode
 
 TENANT = TenantId("demo")
+
+
+def test_every_command_is_decided_and_only_those_without_a_key_have_no_once() -> None:
+    kinds = set(get_args(Command))
+    assert kinds == set(machine.DECISIONS)
+    assert set(get_args(Unkeyed)) == {kind for kind in kinds if not hasattr(kind, "once")}
 
 
 def posted(number: int, time_us: int = NOW_US, to: tuple[str, ...] = ()) -> PostActivity:
@@ -99,6 +118,12 @@ class Node:
         outcome = machine.apply(command, self.index, self.store)
         self.store.write(outcome.writes)
         return outcome.result
+
+    def clock_us(self) -> int:
+        return clock_us(self.store)
+
+    def move_clock(self, to_us: int) -> None:
+        self.apply(MoveClock(seen_us=self.clock_us(), to_us=to_us))
 
     def rows(self, feed: str) -> list[FeedRowKey]:
         prefix = FeedRowKey.prefix("demo", feed)
@@ -163,17 +188,19 @@ def test_ties_with_the_oldest_copied_are_copied_too() -> None:
 def test_key_is_forgotten_after_its_time_and_its_entry_is_pruned() -> None:
     node = Node()
 
-    def record(key: str, now_us: int, user: str) -> Result:
+    def record(key: str, clock_us: int, user: str, stamp_us: int) -> Result:
+        if clock_us > node.clock_us():
+            node.move_clock(clock_us)
         event = Impression(time_us=NOW_US, user=UserId(user), activity_id=activity_id(NOW_US, b"0"))
-        once = Once(key, user.encode(), now_us, now_us + 10)
+        once = Once(key, user.encode(), stamp_us, stamp_us + 10)
         return node.apply(RecordEvents(tenant="demo", events=(event,), once=once))
 
     node.apply(posted(0))
-    assert RecordResult(2, 1) == record("k", 0, "alice")
-    assert RecordResult(2, 1, duplicate=True) == record("k", 9, "alice")
-    assert isinstance(record("k", 9, "bob"), Rejected)
-    assert RecordResult(5, 1) == record("k", 10, "bob")
-    assert RecordResult(6, 1) == record("other", 30, "carol")
+    assert RecordResult(2, 1) == record("k", 0, "alice", stamp_us=NOW_US)
+    assert RecordResult(2, 1, duplicate=True) == record("k", 9, "alice", stamp_us=2 * NOW_US)
+    assert isinstance(record("k", 9, "bob", stamp_us=2 * NOW_US), Rejected)
+    assert RecordResult(7, 1) == record("k", 10, "bob", stamp_us=0)
+    assert RecordResult(9, 1) == record("other", 30, "carol", stamp_us=0)
     assert [b"demo\0kother", b"demo\0n", b"demo\0x" + bytes(7) + b"\x28other"] == [
         key for key, _ in node.state()["dedup"]
     ]
@@ -181,16 +208,23 @@ def test_key_is_forgotten_after_its_time_and_its_entry_is_pruned() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.integers(0, 30), st.integers(1, 20), st.booleans()),
+        st.tuples(
+            st.integers(0, 5),
+            st.integers(0, 30),
+            st.integers(1, 20),
+            st.booleans(),
+            st.integers(0, 9),
+        ),
         max_size=40,
     )
 )
 @settings(deadline=None)
 def test_no_more_keys_are_remembered_than_may_be_and_none_before_its_time(
-    used: list[tuple[int, int, int, bool]],
+    used: list[tuple[int, int, int, bool, int]],
 ) -> None:
     node = Node()
-    for number, now_us, ttl_us, counted in used:
+    for number, now_us, ttl_us, counted, passed_us in used:
+        node.move_clock(node.clock_us() + passed_us)
         once = Once(f"k{number}", b"", now_us, now_us + ttl_us, None, 3 if counted else 0)
         node.apply(RecordEvents(tenant="demo", events=(), once=once))
         dedup = node.state()["dedup"]
@@ -203,6 +237,40 @@ def test_no_more_keys_are_remembered_than_may_be_and_none_before_its_time(
         assert all(
             count.since_us <= int.from_bytes(key[6:14]) for key, _ in dedup if key[5:6] == b"x"
         )
+
+
+def test_clock_moves_only_from_where_its_mover_saw_it() -> None:
+    node = Node()
+    late, lost, back = (
+        MoveClock(seen_us=0, to_us=5),
+        MoveClock(seen_us=4, to_us=9),
+        MoveClock(seen_us=5, to_us=3),
+    )
+    for command in (late, late, lost, back, MoveClock(seen_us=5, to_us=2**62 + 1)):
+        node.apply(command)
+        assert 5 == node.clock_us()
+
+
+def test_keys_of_an_older_release_go_on_from_where_its_stamps_had_led() -> None:
+    node = Node()
+    node.move_clock(1_000)
+    old = Remembered(b"", NOW_US + 10, encode_result(RecordResult(1, 7)))
+    node.store.write(
+        [
+            Write("dedup", DedupKey("demo", "k").encode(), encode(old)),
+            Write("dedup", ExpiryKey("demo", NOW_US + 10, "k").encode(), b"\1"),
+            Write("dedup", DedupCountKey("demo").encode(), encode((1, NOW_US))),
+        ]
+    )
+
+    def record(key: str) -> Result:
+        return node.apply(RecordEvents(tenant="demo", events=(), once=Once(key, b"", 0, 10)))
+
+    record("other")
+    node.move_clock(1_009)
+    assert RecordResult(1, 7, duplicate=True) == record("k")
+    node.move_clock(1_010)
+    assert RecordResult(node.index + 1, 0) == record("k")
 
 
 def test_the_keys_that_expire_next_are_forgotten_first_where_there_are_too_many() -> None:

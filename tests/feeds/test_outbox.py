@@ -25,6 +25,7 @@ from feeds.errors import NoLeader, Overloaded
 from feeds.events import Posted
 from feeds.keys import APPLIED, FanOutKey, write_number
 from feeds.model import activity_id, position_of
+from feeds.reader import StoreReader
 from feeds.replication.base import Applied, ReplicaStatus
 from feeds.state import StateMachine
 from feeds.store.base import COLUMN_FAMILIES, Write
@@ -239,6 +240,19 @@ def test_task_goes_on_at_another_leader_where_it_was() -> None:
     other = Node(node.store)
     other.drain()
     assert 1 + 5 == len(other.state()["feeds"])
+
+
+def test_open_tasks_of_all_tenants_are_counted() -> None:
+    node = Node()
+    reader = StoreReader(node.store, CONFIG)
+    assert 0 == reader.open_tasks()
+    for tenant in ("big", "small"):
+        for follower in READERS:
+            node.write(msgspec.structs.replace(followed(follower), tenant=tenant))
+        node.write(msgspec.structs.replace(posted(0), tenant=tenant))
+    assert 2 == reader.open_tasks() == len(node.tasks())
+    node.drain()
+    assert 0 == reader.open_tasks() == len(node.tasks())
 
 
 def test_tenants_take_turns_however_many_tasks_one_has() -> None:

@@ -201,7 +201,7 @@ def test_a_node_that_is_gone_lets_the_lag_grow() -> None:
 
 
 def test_silence_is_the_leaders_or_a_majoritys() -> None:
-    def status(role: str, leader: str | None, *silent_s: float) -> ReplicaStatus:
+    def status(role: str, leader: str | None, *silent_s: float | None) -> ReplicaStatus:
         peers = tuple(
             PeerStatus(f"n{number}", connected=True, silent_s=seconds)
             for number, seconds in enumerate(silent_s, 2)
@@ -211,7 +211,10 @@ def test_silence_is_the_leaders_or_a_majoritys() -> None:
     assert 0.0 == silence_s(status("leader", "n1"))
     assert 0.1 == silence_s(status("leader", "n1", 0.1, 9.0))
     assert 0.3 == silence_s(status("leader", "n1", 0.1, 9.0, 0.3, 8.0))
+    assert 0.3 == silence_s(status("leader", "n1", 0.1, None, 0.3, None))
+    assert silence_s(status("leader", "n1", None, None)) is None
     assert 0.2 == silence_s(status("follower", "n3", 0.1, 0.2))
+    assert silence_s(status("follower", "n3", 0.1, None)) is None
     assert silence_s(status("follower", None, 0.1, 0.2)) is None
     assert silence_s(status("candidate", None, 0.1, 0.2)) is None
 

@@ -3,7 +3,16 @@ from ranking.bench import rank_bench
 
 def test_the_bench_measures_every_stage() -> None:
     result = rank_bench(rounds=3, candidates=20, activities=60, features=30, trees=2)
-    assert set(result.stages) == {"filter", "features", "score", "select", "explore", "total"}
+    assert set(result.stages) == {
+        "filter",
+        "features",
+        "score",
+        "adjust",
+        "select",
+        "explore",
+        "post_filter",
+        "total",
+    }
     assert all(0 <= stage.p50_us <= stage.p99_us for stage in result.stages.values())
     assert result.stages["total"].p50_us > 0
     assert (result.scorer, result.trees) == ("boosted", 2)

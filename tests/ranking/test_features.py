@@ -11,7 +11,14 @@ from feeds.counters import DAY_US, HOUR_US
 from feeds.events import ENGAGEMENT_KINDS, EngagementKind, Event, Posted, Removed
 from ranking.candidates import Query
 from ranking.errors import InvalidFeatureSpec, UnknownFeature
-from ranking.features import FEATURES, FeatureMatrix, FeatureParameters, FeatureSpec, build
+from ranking.features import (
+    COUNTS,
+    FEATURES,
+    FeatureMatrix,
+    FeatureParameters,
+    FeatureSpec,
+    build,
+)
 from ranking.table import ActivityTable
 from ranking.testing import (
     T0_US,
@@ -377,3 +384,20 @@ def test_a_prior_that_is_no_number_is_refused() -> None:
         FeatureSpec(parameters=FeatureParameters(rate_prior=math.nan))
     with pytest.raises(InvalidFeatureSpec, match="rate_weight is inf"):
         FeatureSpec(parameters=FeatureParameters(rate_weight=math.inf))
+
+
+def test_counts_of_each_kind_add_up_to_all_engagements() -> None:
+    kinds: list[EngagementKind] = [kind for kind in ENGAGEMENT_KINDS if kind != "hide"]
+    events: list[Event] = [ANN]
+    for times, kind in enumerate(kinds, start=1):
+        events += [engaged(ANN, "bob", T0_US + times, kind)] * times
+    spec = FeatureSpec((*COUNTS, "engagements_total"))
+    applied, loaded = table_of(events), Recorded.of(events).load(ActivityTable(1000))
+    for table in (applied, loaded):
+        values = build(spec, query(NOW_US), all_candidates(table), table)
+        expected = [float(kinds.index(name.removesuffix("s_total")) + 1) for name in COUNTS]
+        assert values.values[0].tolist() == [*expected, sum(expected)]
+
+
+def test_default_spec_leaves_counts_out() -> None:
+    assert not set(SPEC.names) & set(COUNTS)

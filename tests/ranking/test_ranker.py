@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -7,12 +8,14 @@ import pytest
 
 from ranking.buckets import ENGAGEMENT
 from ranking.candidates import Slate
+from ranking.config import RankingConfig
 from ranking.errors import InvalidScores
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.ranker import Ranker, default_ranker
+from ranking.pipeline import build_ranker, build_sources
+from ranking.ranker import Ranker
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import AuthorSpread, TopKSelector
-from ranking.sources import default_sources, propose
+from ranking.sources import propose
 from ranking.table import ActivityTable
 from ranking.testing import (
     T0_US,
@@ -24,6 +27,8 @@ from ranking.testing import (
     query,
     table_of,
 )
+
+DEFAULT = RankingConfig.default()
 
 OLD, LIKED, MINE, NEW = (
     posted(name, T0_US + hour * 3_600_000_000, actor=actor, feed=feed)
@@ -83,7 +88,7 @@ def rank(ranker: Ranker, *, explain: bool = False, limit: int = 25, seed: int = 
 
 
 def test_a_slate_says_what_stands_where_and_why() -> None:
-    slate = rank(default_ranker("personalized", RecencyScorer(), model_version="3"))
+    slate = rank(build_ranker(DEFAULT, "personalized", RecencyScorer(), model_version="3"))
     assert [(each.activity_id, each.position, each.score) for each in slate.ranked] == [
         (NEW.activity_id, 0, -1),
         (OLD.activity_id, 1, -4),
@@ -96,14 +101,14 @@ def test_a_slate_says_what_stands_where_and_why() -> None:
 
 
 def test_a_page_has_no_more_than_its_limit() -> None:
-    assert len(rank(default_ranker("personalized", RecencyScorer()), limit=1).ranked) == 1
+    assert len(rank(build_ranker(DEFAULT, "personalized", RecencyScorer()), limit=1).ranked) == 1
 
 
 def test_reasons_name_the_source_and_the_followed_author() -> None:
     table = table_of([OLD, NEW, engaged(NEW, "x", T0_US)])
     ranker = Ranker(scorer=RecencyScorer())
     asked = query(T0_US, follows=follows("user:ann"))
-    candidates = propose(default_sources("personalized"), asked, table)
+    candidates = propose(build_sources(DEFAULT, "personalized"), asked, table)
     slate = ranker.rank(asked, candidates, table)
     assert [each.reason for each in slate.ranked] == ["popular now"]
 
@@ -114,7 +119,8 @@ def test_reasons_name_the_source_and_the_followed_author() -> None:
 
 def test_explain_counts_every_stage_and_times_it() -> None:
     ticks = itertools.count(0, 5_000)
-    slate = rank(Ranker(scorer=SumScorer(), clock_ns=lambda: next(ticks)), explain=True, limit=1)
+    made = build_ranker(DEFAULT, "personalized", SumScorer())
+    slate = rank(replace(made, clock_ns=lambda: next(ticks)), explain=True, limit=1)
     assert slate.explanation is not None
     assert [
         (stage.name, stage.came, stage.left, stage.time_us) for stage in slate.explanation.stages
@@ -122,14 +128,16 @@ def test_explain_counts_every_stage_and_times_it() -> None:
         ("filter", 4, 2, 5),
         ("features", 2, 2, 5),
         ("score", 2, 2, 5),
+        ("adjust", 2, 2, 5),
         ("select", 2, 1, 5),
         ("explore", 1, 1, 5),
+        ("post_filter", 1, 1, 5),
     ]
     assert slate.timings_us == {stage.name: 5 for stage in slate.explanation.stages}
 
 
 def test_explain_names_what_was_removed() -> None:
-    slate = rank(Ranker(scorer=SumScorer()), explain=True)
+    slate = rank(build_ranker(DEFAULT, "personalized", SumScorer()), explain=True)
     assert [(each.activity_id, each.filter) for each in slate.removed] == [
         (MINE.activity_id, "own"),
         (LIKED.activity_id, "engaged"),
@@ -154,15 +162,33 @@ def test_contributions_add_up_to_the_score_before_multipliers() -> None:
 
 
 def test_a_scorer_that_cannot_explain_gives_features_alone() -> None:
-    slate = rank(Ranker(scorer=RecencyScorer()), explain=True)
+    slate = rank(Ranker(scorer=FixedScorer(4, 3, 2, 1)), explain=True)
     assert slate.explanation is not None
     first = slate.explanation.activities[0]
     assert (first.features, first.contributions, first.bias) == ({"age_h": 1}, None, None)
 
 
+def test_time_alone_explains_a_score_by_time() -> None:
+    slate = rank(Ranker(scorer=RecencyScorer()), explain=True)
+    assert slate.explanation is not None
+    first = slate.explanation.activities[0]
+    assert (first.score, first.contributions, first.bias) == (-1, {"age_h": -1}, 0)
+
+
+def test_a_slate_keeps_the_numbers_that_it_was_made_from() -> None:
+    slate = rank(Ranker(scorer=SumScorer()))
+    assert slate.scoring is not None
+    scoring, places = slate.scoring, slate.scoring.shown.places
+    assert SumScorer.spec == scoring.spec
+    assert [place.score for place in slate.ranked] == scoring.scores[places].tolist()
+    again = SumScorer().score(scoring.features.take(places))
+    assert again.tobytes() == scoring.scores[places].tobytes()
+    assert scoring.stages[0].name == "filter"
+
+
 def test_scores_that_are_no_numbers_come_last_and_are_shown_as_missing() -> None:
     table = table_of(posted(f"a{n}", T0_US - n, actor=f"user:{n}") for n in range(4))
-    ranker = default_ranker("personalized", FixedScorer(math.nan, math.inf, 1, 2))
+    ranker = build_ranker(DEFAULT, "personalized", FixedScorer(math.nan, math.inf, 1, 2))
     slate = ranker.rank(query(), all_candidates(table), table)
     scores = [each.score for each in slate.ranked]
     assert scores[:2] == [2, 1]
@@ -172,20 +198,20 @@ def test_scores_that_are_no_numbers_come_last_and_are_shown_as_missing() -> None
 @pytest.mark.parametrize("scores", [(), (1.0,), (1.0, 2.0, 3.0)])
 def test_a_scorer_that_breaks_its_contract_is_named(scores: tuple[float, ...]) -> None:
     with pytest.raises(InvalidScores, match=r"scorer fixed returned .* for 2 candidates"):
-        rank(Ranker(scorer=FixedScorer(*scores)))
+        rank(build_ranker(DEFAULT, "personalized", FixedScorer(*scores)))
 
 
 def test_no_candidates_give_an_empty_slate() -> None:
     table = ActivityTable(10)
     for kind in ("personalized", "explore"):
-        ranker = default_ranker(kind, FixedScorer(1))
+        ranker = build_ranker(DEFAULT, kind, FixedScorer(1))
         slate = ranker.rank(query(), all_candidates(table), table, explain=True)
         assert slate.ranked == ()
 
 
 def test_explore_is_made_again_from_the_seed_and_says_what_chance_chose() -> None:
     table = table_of(posted(f"a{n}", T0_US - n, actor=f"user:{n}") for n in range(40))
-    ranker = default_ranker("explore", RecencyScorer())
+    ranker = build_ranker(DEFAULT, "explore", RecencyScorer())
     slates = [
         ranker.rank(query(seed=seed), all_candidates(table), table, explain=True)
         for seed in (11, 11, 12)

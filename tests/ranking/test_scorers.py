@@ -106,6 +106,8 @@ def test_boosted_refuses_what_is_no_model(content: bytes) -> None:
         BoostedScorer(FeatureSpec(), content)
 
 
-def test_boosted_alone_explains() -> None:
-    assert isinstance(boosted_scorer(), ExplainingScorer)
-    assert not isinstance(RecencyScorer(), ExplainingScorer)
+@pytest.mark.parametrize(
+    "scorer", [boosted_scorer(), FactorizationScorer(), PopularityScorer(), RecencyScorer()]
+)
+def test_every_scorer_of_ours_explains(scorer: Scorer) -> None:
+    assert isinstance(scorer, ExplainingScorer)

@@ -10,6 +10,8 @@ from feeds.events import Posted, Removed
 from feeds.model import FeedId, Follow
 from ranking.buckets import ENGAGEMENT
 from ranking.candidates import Query
+from ranking.config import RankingConfig
+from ranking.pipeline import build_sources
 from ranking.sources import (
     CANDIDATES_MAX,
     ActiveSource,
@@ -17,11 +19,12 @@ from ranking.sources import (
     FollowingSource,
     FreshSource,
     TrendingSource,
-    default_sources,
     propose,
 )
 from ranking.table import ActivityTable
 from ranking.testing import T0_US, engaged, follows, posted, query, table_of
+
+DEFAULT = RankingConfig.default()
 
 NOW_US = T0_US + 20 * DAY_US
 
@@ -124,7 +127,7 @@ def test_explore_lies_outside_of_followed_feeds_and_authors() -> None:
     new = posted("c", T0_US + 2, actor="user:bob", to=["topic:other"])
     table = table_of([by_author, in_feed, new, engaged(in_feed, "x", T0_US)])
     asked = query(T0_US + 5, kind="explore", follows=follows("user:ann", "topic:followed"))
-    candidates = propose(default_sources("explore"), asked, table)
+    candidates = propose(build_sources(DEFAULT, "explore"), asked, table)
     assert table.ids(candidates.rows) == ids(new)
 
 
@@ -136,7 +139,7 @@ def test_personalized_is_filled_up_with_what_is_popular() -> None:
         [followed, popular, quiet, engaged(popular, "x", T0_US), engaged(followed, "x", T0_US)]
     )
     candidates = propose(
-        default_sources("personalized"), query(T0_US, follows=follows("topic:x")), table
+        build_sources(DEFAULT, "personalized"), query(T0_US, follows=follows("topic:x")), table
     )
     assert table.ids(candidates.rows) == ids(followed, popular)
     assert [candidates.sources[source] for source in candidates.source] == ["following", "trending"]
@@ -159,7 +162,7 @@ def test_an_empty_table_proposes_nothing() -> None:
     table = ActivityTable(10)
     asked = query(NOW_US, follows=follows("topic:x", "user:ann"))
     for kind in ("personalized", "explore"):
-        assert len(propose(default_sources(kind), asked, table)) == 0
+        assert len(propose(build_sources(DEFAULT, kind), asked, table)) == 0
 
 
 def test_a_large_table_proposes_the_first_ones_alone() -> None:

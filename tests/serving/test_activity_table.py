@@ -262,6 +262,9 @@ class CopiedView:
     ) -> Iterator[tuple[bytes, bytes]]:
         return self._copy.scan(family, start, stop, limit)
 
+    def keys(self, family: str, start: bytes, stop: bytes, limit: int) -> list[bytes]:
+        return self._copy.keys(family, start, stop, limit)
+
 
 class FollowedEngine:
     """An engine in memory, and another one that sees it as of the last `catch_up`."""

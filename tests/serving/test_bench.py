@@ -96,12 +96,14 @@ def test_pages_stand_beside_db_bench_with_rows_as_ours_and_with_its_defaults(
 ) -> None:
     if shutil.which("db_bench") is None:
         pytest.skip("db_bench is not installed (Debian: rocksdb-tools)")
-    _, like_ours, stock = _figures(work, "page", "--rows", "10000")
+    _, binding, like_ours, stock = _figures(work, "page", "--rows", "10000")
     assert like_ours["reference"] == (
         "db_bench: seek + 100, among 10,000 rows, rows and options as ours"
     )
     assert stock["reference"] == "db_bench: seek + 100, among 10,000 rows, its own defaults"
     assert like_ours["measured"] == stock["measured"]
+    assert binding["reference_times"] == like_ours["reference_times"]
+    assert binding["what"].endswith("the binding alone")
 
 
 def test_a_fan_out_is_over_when_the_last_follower_has_every_row(work: Path) -> None:

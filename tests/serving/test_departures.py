@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from feeds.credentials import NO_TENANT
+from feeds.errors import NotFound
 from feeds.model import FeedId, TenantId, UserId
 from feeds.new_keys import create_key
 from serving.cursors import SlateCursor
 from serving.errors import SlateExpired
-from serving.handover import left_behind, write_live
+from serving.handover import left_behind, write_handed
 from serving.testing import Served, add_tenant, served, wait_until
 
 ACME, OTHER = TenantId("acme"), TenantId("other")
@@ -64,7 +65,7 @@ def test_a_deleted_tenants_key_is_refused_and_the_operator_finds_no_such_tenant(
         assert operator.delete("/v2/tenants/acme?confirm=acme").status_code == 404
         assert [one["tenant"] for one in operator.get("/v2/tenants").json()["tenants"]] == ["other"]
         after = other.get(RANKED).json()["results"]
-        assert [entry["id"] for entry in before] == [entry["id"] for entry in after]
+        assert {entry["id"] for entry in before} == {entry["id"] for entry in after}
 
 
 def test_deleting_asks_for_the_name_again(service: Served, operator: httpx.Client) -> None:
@@ -111,6 +112,42 @@ def test_slates_of_a_deleted_tenant_are_let_go_and_no_others(
             slates.find(SlateCursor.decode(gone), ACME, UserId("bob"), "personalized")
 
 
+def test_what_was_served_noted_and_logged_of_a_deleted_tenant_is_let_go(
+    service: Served, operator: httpx.Client
+) -> None:
+    services = service.services
+    reader, home, bob = services.reader, services.slate_log.directory, UserId("bob")
+    with service.tenant("acme", ALL) as acme, service.tenant("other", ALL) as other:
+        for client in (acme, other):
+            fill(client)
+            client.post("/v2/ranking-configs", json={"personalized": {"deadline_ms": 77.5}})
+            activated = client.post("/v2/ranking-configs/1/activate", json={"expected_version": 0})
+            activated.raise_for_status()
+            client.get(RANKED)
+        assert services.slate_log.flush()
+        for tenant in (ACME, OTHER):
+            assert list((home / tenant).glob("*.slates"))
+            assert reader.served.of(tenant, bob)
+            assert reader.recent.last(tenant, 9)
+            assert services.configs.of(tenant).version == 1
+        delete(operator, service, ACME)
+        wait_until(lambda: not (home / ACME).exists(), "the slate log to be removed")
+        assert not reader.served.of(ACME, bob)
+        assert not reader.recent.last(ACME, 9)
+        with pytest.raises(NotFound):
+            services.configs.of(ACME)
+        made = operator.post("/v2/tenants", json={"tenant": "acme", "scopes": list(ALL)})
+        with service.client(made.json()["api_key"]) as second:
+            assert second.get("/v2/ranking-config").json()["version"] == 0
+            fill(second)
+        assert services.slate_log.flush()
+        assert list((home / OTHER).glob("*.slates"))
+        assert list((home / ACME).glob("*.slates"))
+        assert reader.served.of(OTHER, bob)
+        assert reader.recent.last(OTHER, 9)
+        assert services.configs.of(OTHER).version == 1
+
+
 def test_models_are_removed_and_the_loader_is_left_word(
     service: Served, operator: httpx.Client
 ) -> None:
@@ -119,7 +156,7 @@ def test_models_are_removed_and_the_loader_is_left_word(
         add_tenant(service.services.engine, tenant)
         (models / tenant).mkdir(parents=True)
         version = SimpleNamespace(version=3, digest="d" * 64, published_us=0)
-        write_live(models / tenant, version)  # type: ignore[arg-type]
+        write_handed(models / tenant, version)  # type: ignore[arg-type]
     delete(operator, service, ACME)
     wait_until(lambda: not (models / ACME).exists(), "the models to be removed")
     assert (models / OTHER).exists()
@@ -128,10 +165,13 @@ def test_models_are_removed_and_the_loader_is_left_word(
 
 def test_what_was_deleted_while_nobody_served_is_removed_at_the_start(tmp_path: Path) -> None:
     gone = tmp_path / "data" / "models" / "gone"
+    logged = tmp_path / "slates" / "gone"
     gone.mkdir(parents=True)
+    logged.mkdir(parents=True)
     (gone / "live.json").write_text(
         json.dumps({"version": 2, "digest": "d", "path": "2-" + "d" * 12, "published_at": ""})
     )
-    with served(tmp_path / "data"):
+    with served(tmp_path / "data", slate_log_dir=logged.parent):
         assert not gone.exists()
+        wait_until(lambda: not logged.exists(), "the slate log to be removed")
     assert left_behind(tmp_path / "data" / "models", "gone") == 2

@@ -28,6 +28,7 @@ class Sites:
     bravo: httpx.Client
     activity: str
     cursors: dict[str, str]
+    slate: str
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,17 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
             ).json()["activity"]["id"]
             for n in range(4)
         ]
+        config = {"personalized": {"deadline_ms": 77.5}}
+        bravo.post("/v2/ranking-configs", json=config)
+        bravo.post("/v2/ranking-configs/1/activate", json={"expected_version": 0})
         cursors = {
             path: bravo.get(path, params={"limit": 1}).json()["next"]
             for path in ("/v2/feeds/timeline/bob", "/v2/users/bob/feeds/personalized")
         }
         assert all(cursors.values())
-        yield Sites(service, alpha, bravo, posted[0], cursors)
+        slate = bravo.get("/v2/users/bob/feeds/personalized").json()["slate_id"]
+        assert bravo.get(f"/v2/slates/{slate}/explain").status_code == 200
+        yield Sites(service, alpha, bravo, posted[0], cursors, slate)
 
 
 def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -91,6 +97,7 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ("POST", "/v2/users/{user}/rank"): [
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
+        ("GET", "/v2/slates/{slate}/explain"): [{"url": f"/v2/slates/{sites.slate}/explain"}],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
         ("GET", "/v2/tenant"): [{"url": "/v2/tenant"}],
         ("GET", "/v2/tenants"): [{"url": "/v2/tenants"}],
@@ -108,6 +115,34 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
             {"url": f"/v2/keys/{BRAVOS_KEY}/rotate", "json": {"grace_s": 0}}
         ],
         ("DELETE", "/v2/keys/{key_id}"): [{"url": f"/v2/keys/{BRAVOS_KEY}"}],
+        ("GET", "/v2/ranking-config"): [{"url": "/v2/ranking-config"}],
+        ("GET", "/v2/ranking-config/schema"): [{"url": "/v2/ranking-config/schema"}],
+        ("GET", "/v2/ranking-configs"): [{"url": "/v2/ranking-configs"}],
+        ("GET", "/v2/ranking-configs/{version}"): [
+            {"url": "/v2/ranking-configs/0"},
+            {"url": "/v2/ranking-configs/1"},
+            {"url": "/v2/ranking-configs/2"},
+        ],
+        ("POST", "/v2/ranking-configs"): [{"url": "/v2/ranking-configs", "json": {}}],
+        ("POST", "/v2/ranking-configs/preview"): [
+            {"url": "/v2/ranking-configs/preview", "json": {}}
+        ],
+        ("POST", "/v2/ranking-configs/{version}/activate"): [
+            {"url": f"/v2/ranking-configs/{version}/activate", "json": {"expected_version": one}}
+            for version in (0, 1, 2)
+            for one in (0, 1)
+        ],
+        ("POST", "/v2/ranking-configs/rollback"): [{"url": "/v2/ranking-configs/rollback"}],
+        ("GET", "/v2/pipeline"): [{"url": "/v2/pipeline", "params": {"kind": "explore"}}],
+        ("POST", "/v2/feedback"): [
+            {"url": "/v2/feedback", "json": {"user": "bob", "kind": kind} | about}
+            for kind, about in (
+                ("mute", {"author": "user:ann"}),
+                ("hide", {"activity_id": one}),
+                ("unhide", {"activity_id": one}),
+                ("show_less", {"activity_id": one}),
+            )
+        ],
         ("POST", "/v2/events"): [
             {
                 "url": "/v2/events",
@@ -126,12 +161,14 @@ def state(sites: Sites) -> dict[str, object]:
         "tenant": engine.tenant(bravo),
         "keys": engine.keys(bravo),
         "record": engine.user_record(bravo, UserId("bob")),
+        "configs": engine.ranking_configs(bravo),
+        "config": engine.active_ranking_config(bravo),
         "follows": engine.follows(bravo, FeedId("timeline", "bob")),
         "feed": sites.bravo.get("/v2/feeds/timeline/bob").content,
-        "ranked": [
+        "ranked": sorted(  # what was served comes last: the order is another at each read
             entry["id"]
             for entry in sites.bravo.get("/v2/users/bob/feeds/personalized").json()["results"]
-        ],
+        ),
     }
 
 
@@ -168,6 +205,14 @@ def test_another_tenants_activity_is_as_unknown_as_one_that_never_was(sites: Sit
     assert reply.status_code == 410
 
 
+def test_another_tenants_slate_is_as_unknown_as_one_that_never_was(sites: Sites) -> None:
+    never = "0" * 32
+    replies = [sites.alpha.get(f"/v2/slates/{one}/explain") for one in (sites.slate, never)]
+    assert [reply.status_code for reply in replies] == [404, 404]
+    details = [reply.json()["detail"] for reply in replies]
+    assert details[0].replace(sites.slate, never) == details[1]
+
+
 def test_operators_routes_show_neither_content_nor_tenants(sites: Sites) -> None:
     with sites.service.client() as nobody:
         for path in OPERATORS:
@@ -182,6 +227,8 @@ def test_a_reading_key_cannot_write(sites: Sites) -> None:
             reply = reader.request(method, **requests[0])
             if path in ADMINS or path.startswith(FOR_OPERATORS):
                 assert reply.status_code == 403, (method, path)
+            elif path.endswith("/explain"):  # of another tenant's slate
+                assert reply.status_code == 404
             elif method == "GET" or path.endswith("/rank"):
                 assert reply.status_code == 200, (method, path, reply.text)
             else:

@@ -17,10 +17,10 @@ import xgboost
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.errors import RankingError, RegistryUnavailable
-from ranking.registry import DirectoryRegistry
+from ranking.registry import Alias, DirectoryRegistry, ModelVersion
 from ranking.testing import T0_US
 from ranking.testing_models import ACME, boosted_scorer, model_bundle
-from serving.handover import leave_behind, read_live, read_problem
+from serving.handover import leave_behind, read_handed, read_problem
 from serving.loader import Loader, LoaderConfig
 from serving.verify import verify_apart
 
@@ -71,9 +71,9 @@ class House:
         path.write_bytes(content)
         return path
 
-    def live(self, tenant: TenantId = ACME) -> int | None:
+    def live(self, tenant: TenantId = ACME, alias: Alias = "live") -> int | None:
         """The version that is handed over, which loads."""
-        live = read_live(self.out / tenant)
+        live = read_handed(self.out / tenant, alias)
         if live is None:
             return None
         ModelBundle.load(self.out / tenant / live.path, digest=live.digest)
@@ -191,6 +191,31 @@ def test_one_tenant_that_fails_does_not_hold_up_another(house: House) -> None:
     assert (house.live(ACME), house.live(BETA)) == (None, 1)
 
 
+def test_many_tenants_whose_aliases_stay_are_asked_for_in_one_pass(tmp_path: Path) -> None:
+    asked: list[tuple[TenantId, Alias]] = []
+
+    class Counting(DirectoryRegistry):
+        def alias(self, tenant: TenantId, name: Alias) -> ModelVersion | None:
+            asked.append((tenant, name))
+            return super().alias(tenant, name)
+
+    house = House(tmp_path, LoaderConfig())
+    house.registry = Counting(tmp_path / "registry", lambda: T0_US)
+    loader = Loader(house.registry, house.out, verify=_verify, monotonic_s=lambda: house.now_s)
+    for tenant in (ACME, BETA):
+        house.publish(tenant)
+    for _ in range(3):
+        loader.poll()
+        assert asked == [(ACME, "live"), (BETA, "live")]
+    house.publish(ACME, seed=2)
+    loader.poll()
+    assert asked[2:] == [(ACME, "live"), (ACME, "previous")]
+    assert (house.live(ACME), house.live(ACME, "previous"), house.live(BETA)) == (2, 1, 1)
+    house.now_s = 60.0
+    loader.poll()
+    assert len(asked) == 7
+
+
 def test_later_tenants_are_followed_unless_some_are_named(tmp_path: Path) -> None:
     named = House(tmp_path, LoaderConfig(), ACME)
     for tenant in (ACME, BETA):
@@ -200,11 +225,71 @@ def test_later_tenants_are_followed_unless_some_are_named(tmp_path: Path) -> Non
 
 
 def test_old_bundles_are_removed_but_the_latest(tmp_path: Path) -> None:
-    house = House(tmp_path, LoaderConfig(old_versions_max=2))
+    house = House(tmp_path, LoaderConfig(old_versions_max=1))
     for seed in range(1, 6):
         house.publish(seed=seed)
         house.loader.poll()
     assert house.bundles() == ["3", "4", "5"]
+
+
+def test_previous_version_is_at_hand_and_a_roll_back_fetches_and_verifies_nothing(
+    house: House,
+) -> None:
+    for seed in (1, 2):
+        house.publish(seed=seed)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="previous")) == (2, 1)
+    for number in (1, 2):
+        house.damage(number)
+    house.registry.roll_back(ACME)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="previous"), house.problem()) == (1, 2, None)
+
+
+def test_shadow_is_handed_over_and_withdrawn_beside_the_live_one(house: House) -> None:
+    house.publish()
+    house.registry.publish(ACME, model_bundle(seed=2).save(house.path / "bundle-2"))
+    house.registry.set_shadow(ACME, 2)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="shadow")) == (1, 2)
+    house.registry.set_shadow(ACME, None)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="shadow")) == (1, None)
+
+
+def test_shadow_that_is_damaged_does_not_hold_up_the_live_one(house: House) -> None:
+    house.publish()
+    house.registry.publish(ACME, model_bundle(seed=2).save(house.path / "bundle-2"))
+    house.damage(2)
+    house.registry.set_shadow(ACME, 2)
+    house.loader.poll()
+    assert (house.live(), house.live(alias="shadow"), house.problem()) == (1, None, None)
+    problem = read_problem(house.out / ACME, "shadow")
+    assert problem is not None
+    assert (problem.version, "golden.npz is damaged" in problem.sentence) == (2, True)
+    house.registry.set_shadow(ACME, None)
+    house.loader.poll()
+    assert read_problem(house.out / ACME, "shadow") is None
+
+
+def test_versions_that_an_alias_names_are_kept_however_old(tmp_path: Path) -> None:
+    house = House(tmp_path, LoaderConfig(old_versions_max=0))
+    for seed in (1, 2):
+        house.publish(seed=seed)
+        house.loader.poll()
+    for version in (1, 2, 1, 2):
+        house.registry.promote(ACME, version)
+        house.loader.poll()
+    assert house.bundles() == ["1", "2"]
+
+
+def test_model_larger_than_the_limit_is_not_handed_over(tmp_path: Path) -> None:
+    house = House(tmp_path, LoaderConfig(model_bytes_max=100))
+    house.publish()
+    house.loader.poll()
+    assert house.live() is None
+    assert "at most 100 are allowed" in (house.problem() or "")
+    assert house.bundles() == []
 
 
 def test_bundle_that_was_damaged_here_is_fetched_again(house: House) -> None:
@@ -241,8 +326,9 @@ def test_registry_made_anew_is_told_apart_by_the_digest(house: House) -> None:
     house.loader.poll()
     shutil.rmtree(house.path / "registry")
     house.publish(seed=2)
+    house.now_s = LoaderConfig().check_s
     house.loader.poll()
-    live = read_live(house.out / ACME)
+    live = read_handed(house.out / ACME)
     assert live is not None
     assert (live.version, live.digest) == (1, model_bundle(seed=2).digest)
 
@@ -324,8 +410,8 @@ def test_problem_of_a_bundle_comes_back_as_its_sentence(tmp_path: Path) -> None:
 
 def test_bundle_that_takes_too_long_is_refused(tmp_path: Path) -> None:
     bundle = model_bundle().save(tmp_path / "bundle")
-    problem = verify_apart(bundle, model_bundle().digest, seconds_max=0.001)
-    assert "did not load within 0.001 s" in (problem or "")
+    problem = verify_apart(bundle, model_bundle().digest, seconds_max=1e-6)
+    assert "did not load within 1e-06 s" in (problem or "")
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -361,6 +447,11 @@ def running(house: House) -> Iterator[Running]:
     running.process.communicate()
 
 
+def _is_of_live(event: dict[str, object]) -> bool:
+    """Whether a log line is not of another alias, which the loader may be stopped before."""
+    return event.get("alias") in (None, "live")
+
+
 def test_process_follows_promotions_and_ends_on_sigterm(house: House, running: Running) -> None:
     house.publish()
     _until(lambda: house.live() == 1)
@@ -369,11 +460,11 @@ def test_process_follows_promotions_and_ends_on_sigterm(house: House, running: R
     running.process.send_signal(signal.SIGTERM)
     events = [json.loads(line) for line in running.end().splitlines()]
     assert running.process.returncode == 0
-    assert [event["event"] for event in events] == [
-        "loader_started",
-        "model_handed_over",
-        "model_handed_over",
-        "loader_stopped",
+    assert [(event["event"], event.get("version")) for event in events if _is_of_live(event)] == [
+        ("loader_started", None),
+        ("model_handed_over", 1),
+        ("model_handed_over", 2),
+        ("loader_stopped", None),
     ]
 
 

@@ -1,8 +1,10 @@
 """Live models are swapped whole, and an old one stays where the new one cannot be loaded."""
 
 import asyncio
+import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +13,22 @@ import pytest
 from structlog.testing import capture_logs
 
 from feeds.model import TenantId
-from ranking.registry import ModelVersion
+from ranking.bundle import BundleLimits
+from ranking.registry import Alias, ModelVersion
+from ranking.scorers.base import Scorer
 from ranking.testing import T0_US, feature_matrix
 from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bundle
-from serving.handover import LIVE, bundle_name, write_live, write_problem
+from serving.handover import (
+    Handed,
+    bundle_name,
+    handed_file,
+    withdraw,
+    write_handed,
+    write_problem,
+)
+from serving.model_loading import load_bundle
 from serving.models import LoadedModel, ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
+from serving.settings import model_memory_bytes
 
 DEADLINE_S = 60
 BETA, GAMMA = TenantId("beta"), TenantId("gamma")
@@ -28,10 +41,16 @@ class Out:
         self.path = path
 
     def hand_over(
-        self, version: int, tenant: TenantId = ACME, owner: TenantId | None = None
+        self,
+        version: int,
+        tenant: TenantId = ACME,
+        owner: TenantId | None = None,
+        *,
+        alias: Alias = "live",
+        scorer: Scorer | None = None,
     ) -> Path:
         """Make a version live; its seed is its number. Returns the bundle's directory."""
-        bundle = model_bundle(owner or tenant, seed=version)
+        bundle = model_bundle(owner or tenant, scorer, seed=version)
         handed = ModelVersion(
             tenant=tenant,
             version=version,
@@ -42,7 +61,7 @@ class Out:
         home = self.path / tenant
         if not (home / bundle_name(handed)).exists():
             bundle.save(home / bundle_name(handed))
-        write_live(home, handed)
+        write_handed(home, handed, alias)
         return home / bundle_name(handed)
 
 
@@ -144,7 +163,7 @@ def test_unchanged_file_is_not_read_again(cache: ModelCache, out: Out) -> None:
     assert cache.status(ACME).cause is None
 
 
-@pytest.mark.parametrize("damage", ["byte", "gone", "live", "path", "owner"])
+@pytest.mark.parametrize("damage", ["byte", "gone", "live", "path", "owner", "spec"])
 def test_model_that_fails_to_load_keeps_the_old_one_and_says_so(
     cache: ModelCache, out: Out, damage: str
 ) -> None:
@@ -157,21 +176,31 @@ def test_model_that_fails_to_load_keeps_the_old_one_and_says_so(
         "live": "live.json cannot be read",
         "path": "which is no bundle",
         "owner": "belongs to tenant beta",
+        "spec": "this code computes version",
     }[damage]
     if damage == "byte":
         content = bytearray((path / "golden.npz").read_bytes())
         content[-1] ^= 1
         (path / "golden.npz").write_bytes(content)
+    elif damage == "spec":
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["spec"]["version"] += 1
+        (path / "manifest.json").write_text(json.dumps(manifest))
     elif damage == "gone":
         path.rename(path.with_name("elsewhere"))
     elif damage == "live":
-        (out.path / ACME / LIVE).write_bytes(b"{")
+        handed_file(out.path / ACME, "live").write_bytes(b"{")
     elif damage == "path":
-        live = (out.path / ACME / LIVE).read_bytes()
-        (out.path / ACME / LIVE).write_bytes(live.replace(b'"path":"2', b'"path":"../2'))
-    _refresh(cache)
+        live = handed_file(out.path / ACME, "live").read_bytes()
+        handed_file(out.path / ACME, "live").write_bytes(
+            live.replace(b'"path":"2', b'"path":"../2')
+        )
+    with capture_logs() as logs:
+        _refresh(cache)
+    assert [(log["event"], log["tenant"]) for log in logs] == [("model_not_loaded", ACME)]
+    assert said in logs[0]["problem"]
     assert _version(cache) == "1"
-    assert said in cache.status(ACME).cause
+    assert said in (cache.status(ACME).cause or "")
     out.hand_over(3)
     _refresh(cache)
     assert (_version(cache), cache.status(ACME).cause) == ("3", None)
@@ -196,7 +225,7 @@ def test_problem_of_the_loader_is_shown(cache: ModelCache, out: Out) -> None:
     _refresh(cache)
     status = cache.status(ACME)
     assert (status.version, status.cause) == ("1", "version 2: ranker.ubj is damaged")
-    assert cache.counts() == ModelCounts(live=1, problems=1)
+    assert (cache.counts().live, cache.counts().problems) == (1, 1)
     (out.path / ACME / "problem.json").unlink()
     _refresh(cache)
     assert cache.status(ACME).cause is None
@@ -211,19 +240,242 @@ def test_removed_tenant_is_dropped(cache: ModelCache, out: Out) -> None:
     assert cache.counts() == ModelCounts(live=0, problems=0)
 
 
+async def _asked(cache: ModelCache, tenant: TenantId) -> str | None:
+    """The version of a model that a request asks for, once it is there."""
+    await _until(lambda: cache.get(tenant) is not None)
+    return _version(cache, tenant)
+
+
 def test_beyond_the_limit_the_tenant_not_asked_for_longest_leaves(out: Out) -> None:
-    cache = ModelCache(out.path, ModelCacheConfig(tenants_max=2))
-    for tenant in (ACME, BETA, GAMMA):
+    async def ask() -> None:
+        cache = ModelCache(out.path, ModelCacheConfig(tenants_max=2))
+        for tenant in (ACME, BETA, GAMMA):
+            out.hand_over(1, tenant)
+        await cache.refresh()
+        assert [_version(cache, tenant) for tenant in (BETA, ACME)] == ["1", "1"]
+        await cache.refresh()
+        assert cache.counts().live == 2
+        assert await _asked(cache, GAMMA) == "1"
+        assert cache.counts().live == 2
+        assert [_version(cache, tenant) for tenant in (GAMMA, ACME)] == ["1", "1"]
+        assert cache.get(BETA) is None
+        assert await _asked(cache, BETA) == "1"
+        await cache.stop()
+
+    asyncio.run(ask())
+
+
+def test_model_that_a_request_asks_for_is_loaded_once_and_at_once(out: Out) -> None:
+    gate, loads = threading.Event(), []
+
+    def load(home: Path, tenant: TenantId, handed: Handed, limits: BundleLimits) -> LoadedModel:
+        loads.append(tenant)
+        assert gate.wait(DEADLINE_S) or tenant == ACME
+        return load_bundle(home, tenant, handed, limits)
+
+    async def ask() -> None:
+        cache = ModelCache(out.path, ModelCacheConfig(tenants_max=1), load=load)
+        out.hand_over(1, ACME)
+        out.hand_over(1, BETA)
+        gate.set()
+        await cache.refresh()  # ACME fills the cache
+        gate.clear()
+        loads.clear()
+        assert not cache.loading(BETA)
+        for _ in range(50):
+            assert cache.get(BETA) is None
+            assert cache.loading(BETA)
+            assert cache.status(BETA).loading
+            await asyncio.sleep(0)
+        await cache.refresh()
+        gate.set()
+        assert await _asked(cache, BETA) == "1"
+        assert loads == [BETA]
+        assert not cache.loading(BETA)
+        await cache.stop()
+
+    asyncio.run(ask())
+
+
+def test_memory_is_bounded_by_bytes(out: Out) -> None:
+    tenants = [TenantId(f"tenant-{number}") for number in range(6)]
+    for tenant in tenants:
         out.hand_over(1, tenant)
+    one = model_memory_bytes(model_bundle(tenants[0]).file_bytes)
+
+    async def ask() -> None:
+        cache = ModelCache(out.path, ModelCacheConfig(bytes_max=3 * one))
+        await cache.refresh()
+        assert cache.counts() == ModelCounts(3, 0, 3 * one)
+        out.hand_over(2, tenants[0])
+        await cache.refresh()
+        assert _version(cache, tenants[0]) == "2"
+        assert cache.counts() == ModelCounts(3, 0, 3 * one)
+        for tenant in tenants * 2:
+            await _asked(cache, tenant)
+            assert cache.counts() == ModelCounts(3, 0, 3 * one)
+        await cache.stop()
+
+    asyncio.run(ask())
+
+
+def test_version_before_leaves_before_another_tenant_does(out: Out) -> None:
+    one = model_memory_bytes(model_bundle().file_bytes)
+
+    async def swap() -> None:
+        cache = ModelCache(out.path, ModelCacheConfig(bytes_max=3 * one))
+        out.hand_over(1, ACME)
+        out.hand_over(1, BETA)
+        await cache.refresh()
+        out.hand_over(2, ACME)
+        await cache.refresh()
+        assert (cache.status(ACME).previous, cache.counts().memory_bytes) == ("1", 3 * one)
+        out.hand_over(1, GAMMA)
+        await cache.refresh()
+        assert await _asked(cache, GAMMA) == "1"
+        assert cache.status(ACME).previous is None
+        assert cache.counts() == ModelCounts(3, 0, 3 * one)
+        await cache.stop()
+
+    asyncio.run(swap())
+
+
+def test_many_tenants_are_served_from_room_for_few(out: Out) -> None:
+    tenants = [TenantId(f"tenant-{number}") for number in range(100)]
+    for tenant in tenants:
+        out.hand_over(1, tenant)
+
+    async def ask() -> None:
+        cache = ModelCache(out.path, ModelCacheConfig(tenants_max=10))
+        await cache.refresh()
+        assert cache.counts().live == 10
+        for tenant in tenants * 2:
+            assert await _asked(cache, tenant) == "1"
+            assert cache.counts().live <= 10
+        await cache.stop()
+
+    asyncio.run(ask())
+
+
+def test_former_version_is_at_once_there_after_a_restart(out: Out) -> None:
+    out.hand_over(1)
+    out.hand_over(2)
+    out.hand_over(1, alias="previous")
+    cache = ModelCache(out.path)
     _refresh(cache)
-    assert [_version(cache, tenant) for tenant in (BETA, ACME)] == ["1", "1"]
+    assert (_version(cache), cache.status(ACME).previous) == ("2", "1")
+    out.hand_over(1)
     _refresh(cache)
-    assert cache.get(GAMMA) is None
+    assert _version(cache) == "1"
+
+
+@pytest.mark.parametrize("late", ["ends late", "never ends"])
+def test_model_that_loads_too_slowly_never_replaces_a_good_one(out: Out, late: str) -> None:
+    gate = threading.Event()
+
+    def load(home: Path, tenant: TenantId, handed: Handed, limits: BundleLimits) -> LoadedModel:
+        if handed.version == 2:
+            gate.wait(DEADLINE_S)
+        return load_bundle(home, tenant, handed, limits)
+
+    async def swap() -> None:
+        times_s = [0.0]
+        config = ModelCacheConfig(load_s_max=1, retry_s=30)
+        cache = ModelCache(out.path, config, lambda: times_s[-1], load=load)
+        out.hand_over(1)
+        out.hand_over(1, BETA)
+        await cache.refresh()
+        good = cache.get(ACME)
+        assert good is not None
+        out.hand_over(2)
+        with capture_logs() as logs:
+            await cache.refresh()
+        assert "did not load within 1 s" in (cache.status(ACME).cause or "")
+        assert [log["event"] for log in logs] == ["model_not_loaded"]
+        if late == "ends late":
+            gate.set()
+            times_s.append(29.0)
+            await cache.refresh()
+            assert cache.get(ACME) is good
+        times_s.append(30.0)
+        out.hand_over(3, BETA)
+        await cache.refresh()
+        assert _version(cache, BETA) == "3", "one that hangs does not hold up others"
+        if late == "never ends":
+            assert cache.get(ACME) is good
+        else:
+            async with asyncio.timeout(DEADLINE_S):
+                while _version(cache) != "2":  # it is tried again
+                    await cache.refresh()
+        gate.set()
+        await cache.stop()
+
+    asyncio.run(swap())
+
+
+def test_model_that_is_too_large_never_replaces_a_good_one(out: Out) -> None:
+    config = ModelCacheConfig(model_bytes_max=model_bundle().file_bytes)
+    cache = ModelCache(out.path, config)
+    out.hand_over(1)
     _refresh(cache)
-    assert [_version(cache, tenant) for tenant in (GAMMA, ACME)] == ["1", "1"]
-    assert cache.get(BETA) is None
+    out.hand_over(2, scorer=boosted_scorer())
     _refresh(cache)
-    assert _version(cache, BETA) == "1"
+    assert _version(cache) == "1"
+    assert "are allowed: train with fewer factors or trees" in (cache.status(ACME).cause or "")
+
+
+def test_shadow_is_loaded_beside_the_live_model_until_it_is_withdrawn(
+    cache: ModelCache, out: Out
+) -> None:
+    out.hand_over(2, alias="shadow")
+    _refresh(cache)
+    assert (cache.shadow(ACME), cache.status(ACME).shadow) == (None, None)
+    out.hand_over(1)
+    _refresh(cache)
+    shadow = cache.shadow(ACME)
+    assert shadow is not None
+    assert (_version(cache), shadow.version, cache.status(ACME).shadow) == ("1", "2", "2")
+    one = model_memory_bytes(model_bundle().file_bytes)
+    assert cache.counts() == ModelCounts(1, 0, 2 * one)
+    out.hand_over(2)
+    _refresh(cache)
+    assert cache.get(ACME) is shadow, "it is not loaded again"
+    assert cache.shadow(ACME) is None, "a model is not on trial against itself"
+    withdraw(out.path / ACME, "shadow")
+    _refresh(cache)
+    assert cache.counts() == ModelCounts(1, 0, 2 * one)
+    out.hand_over(1)
+    _refresh(cache)
+    assert (_version(cache), cache.shadow(ACME)) == ("1", None)
+
+
+def test_shadow_that_cannot_be_loaded_leaves_the_live_model_alone(
+    cache: ModelCache, out: Out
+) -> None:
+    out.hand_over(1)
+    (out.hand_over(2, alias="shadow") / "golden.npz").write_bytes(b"")
+    with capture_logs() as logs:
+        _refresh(cache)
+    assert [(log["event"], log.get("alias")) for log in logs] == [
+        ("model_swapped", None),
+        ("model_not_loaded", "shadow"),
+    ]
+    status = cache.status(ACME)
+    assert (status.version, status.cause, status.shadow) == ("1", None, None)
+    assert "golden.npz" in (status.shadow_cause or "")
+    assert cache.counts().problems == 0
+
+
+def test_shadow_pushes_nobody_out_of_memory(out: Out) -> None:
+    one = model_memory_bytes(model_bundle().file_bytes)
+    cache = ModelCache(out.path, ModelCacheConfig(bytes_max=2 * one))
+    out.hand_over(1, ACME)
+    out.hand_over(1, BETA)
+    out.hand_over(2, BETA, alias="shadow")
+    _refresh(cache)
+    assert cache.counts().live == 2
+    assert cache.shadow(BETA) is None
+    assert "no room for it in models_bytes_max" in (cache.status(BETA).shadow_cause or "")
 
 
 def test_swaps_while_scoring_give_no_error_and_no_mixture(out: Out) -> None:
@@ -291,7 +543,7 @@ def test_request_process_imports_nothing_of_training(tmp_path: Path, scoring: bo
         tenant=ACME, version=1, kind=bundle.kind, digest=bundle.digest, published_us=T0_US
     )
     bundle.save(home / bundle_name(version))
-    write_live(home, version)
+    write_handed(home, version)
     score = (
         "cache = ModelCache(Path(sys.argv[1])); asyncio.run(cache.refresh()); "
         "model = cache.get('acme'); model.scorer.score(model.bundle.golden); "

@@ -282,7 +282,7 @@ def test_a_slate_that_made_room_for_others_is_expired(tmp_path: Path) -> None:
     ):
         site = Site(service, api, HeldModels())
         site.follow("user:ann")
-        site.post(*names(6))
+        site.post(*names(9))
         old = site.read(limit=3)["next"]
         site.read(limit=3)
 

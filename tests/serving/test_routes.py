@@ -177,7 +177,7 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
         document = client.get("/openapi.json").json()
 
     paths = document["paths"]
-    assert len(paths) == 19
+    assert len(paths) == 29
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert operation.get("summary"), (method, path)
@@ -185,7 +185,15 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
                 assert {"400", "401", "403", "413", "503"} <= set(operation["responses"]), path
                 assert operation["security"] == [{"ApiKey": []}]
     schemas = document["components"]["schemas"]
-    for name in ("ActivityBody", "EventsBody", "FollowBody", "RankBody", "Error"):
+    for name in (
+        "ActivateBody",
+        "ActivityBody",
+        "EventsBody",
+        "FeedbackBody",
+        "FollowBody",
+        "RankBody",
+        "Error",
+    ):
         assert schemas[name]["examples"], name
     assert set(schemas["Error"]["properties"]) == {
         "detail",
@@ -193,6 +201,7 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
         "code",
         "exception",
         "more_info",
+        "problems",
     }
 
 
@@ -204,6 +213,7 @@ def test_health_readiness_and_metrics_need_no_key(service: Served) -> None:
 
     assert (ready.status_code, ready.json()["problems"]) == (200, [])
     assert 'headwater_requests_total{method="GET",route="/healthz",status="200"}' in metrics
+    assert "headwater_outbox_tasks 0.0" in metrics
 
 
 def test_metrics_name_no_tenant_user_or_path(api: httpx.Client, service: Served) -> None:
@@ -244,10 +254,13 @@ def test_a_tenant_sees_what_ranks_its_feeds(tmp_path: Path) -> None:
     with served(tmp_path / "data", models=models) as service, service.tenant("acme") as acme:
         assert acme.get("/v2/model").json() == {
             "version": "7",
+            "previous": None,
+            "loading": False,
             "scorer": "recency",
             "spec_fingerprint": spec.fingerprint,
             "since": None,
             "problem": None,
+            "shadow": None,
         }
 
 

@@ -1,9 +1,13 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from feeds.model import TenantId
 from serving.settings import Settings, SettingsInvalid, load_settings
+from serving.slate_log.config import SlateRules, rules_of
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,13 @@ def test_all_problems_are_told_at_once() -> None:
     assert "port is '70000'" in str(caught.value) or "port is 70000" in str(caught.value)
     for name in ("HEADWATER_PORT", "HEADWATER_DEADLINE_MS", "--clock-start", "--log-level"):
         assert name in str(caught.value)
+
+
+def test_room_for_models_that_would_not_hold_the_largest_one_is_refused() -> None:
+    with pytest.raises(SettingsInvalid, match="models_bytes_max is 1048576, and one model of"):
+        load_settings(models_bytes_max=1_048_576)
+
+    assert load_settings(models_bytes_max=1_048_576, model_bytes_max=300_000)
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -65,6 +76,35 @@ def test_registry_and_models_lie_in_the_data_directory_unless_told() -> None:
     assert settings.registry_uri == "mlflow+sqlite:////data/registry/mlflow.db"
     assert settings.models_path == Path("/data/models")
     assert load_settings(registry="dir:/models").registry_uri == "dir:/models"
+
+
+def test_the_slate_log_lies_in_the_data_directory_unless_told() -> None:
+    assert load_settings(data_dir=Path("/data")).slate_log_path == Path("/data/slates")
+    assert load_settings(slate_log_dir=Path("/log")).slate_log_path == Path("/log")
+
+
+def test_the_slate_log_of_single_tenants_is_set_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = '{"acme": {"rate": 0.5, "candidates": true}}'
+    monkeypatch.setenv("HEADWATER_SLATE_LOG_TENANTS", given)
+    settings = load_settings()
+    rules = rules_of(settings)
+    assert rules(TenantId("acme")) == SlateRules(rate=0.5, candidates=True)
+    assert rules(TenantId("other")) == SlateRules()
+    assert Settings(**settings.model_dump()) == settings
+    assert Settings(**json.loads(settings.model_dump_json())) == settings
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"slate_log_bytes_max": 16 * 1024 * 1024 - 1},
+        {"slate_log_tenants": {"acme": {"bytes_max": 1024 * 1024}}},
+        {"slate_log_bytes_max": 32 * 1024 * 1024, "workers": 4, "engine": Path("node.sock")},
+    ],
+)
+def test_a_slate_log_needs_room_for_what_every_worker_appends_to(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsInvalid, match="too few for a full segment"):
+        load_settings(**given)
 
 
 def test_clock_start_is_microseconds_since_the_epoch() -> None:

@@ -114,8 +114,32 @@ def logged(service: ServiceProcess, event: str) -> int:
 def lags(service: ServiceProcess, key: str) -> list[str]:
     """The workers whose lag the metrics tell."""
     lines = ask(service, key, "/metrics").text.splitlines()
+    assert "headwater_outbox_tasks 0.0" in lines
     found = [line for line in lines if line.startswith("headwater_store_lag_seconds{")]
     return sorted(line.split('"')[1] for line in found)
+
+
+def test_each_worker_explains_what_any_of_them_served(
+    key: str, start: Start, tmp_path: Path
+) -> None:
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    for serving, other in ((first, second), (second, first)):
+        with standing_still(other):
+            page = ask(service, key, PERSONALIZED).json()
+            path = f"/v2/slates/{page['slate_id']}/explain"
+            assert ask(service, key, path).status_code == 200
+        with standing_still(serving):
+            explained = ask(service, key, path).json()
+        assert explained["recomputed"]["bit_identical"] is True
+        shown = [entry["activity_id"] for entry in explained["activities"]]
+        assert ids(ask(service, key, PERSONALIZED))[:3] == shown[:3]
+    segments = {path.name for path in (tmp_path / "data" / "slates" / ACME).glob("*.slates")}
+    assert {name.split("-")[1] for name in segments} == {"001.slates", "002.slates"}
+    lines = ask(service, key, "/metrics").text.splitlines()
+    counted = [line for line in lines if line.startswith("headwater_slates_logged_total")]
+    assert float(counted[0].split()[-1]) >= 2
 
 
 def test_workers_serve_one_feed_whoever_dies(
@@ -226,6 +250,30 @@ def test_a_node_that_does_not_answer_is_told(tmp_path: Path) -> None:
     )
     assert told.returncode == 1
     assert "no engine answers" in told.stderr
+
+
+def test_workers_follow_an_activated_config_without_a_restart(
+    cluster: Path, key: str, start: Start
+) -> None:
+    del cluster
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    wait_until(lambda: lags(service, key) == ["1", "2"], "both workers to tell their lag")
+    with service.client(key) as client:
+        assert client.post("/v2/ranking-configs", json={}).status_code == 201
+
+    # What one worker activated ranks at the other, which had held what was active before.
+    for version, (stopped, other) in enumerate([(first, second), (second, first), (first, second)]):
+        with standing_still(other):
+            assert ask(service, key, PERSONALIZED).json()["config_version"] == version % 2
+        with standing_still(stopped), service.client(key) as client:
+            path = f"/v2/ranking-configs/{(version + 1) % 2}/activate"
+            reply = client.post(path, json={"expected_version": version % 2})
+            assert reply.status_code == 200, reply.text
+        with standing_still(other):
+            page = ask(service, key, PERSONALIZED, min_index=reply.json()["index"])
+            assert page.json()["config_version"] == (version + 1) % 2
 
 
 def test_a_worker_that_cannot_start_ends_the_service(

@@ -43,6 +43,8 @@ def test_a_tenant_is_trained_promoted_shown_judged_and_rolled_back(
     assert run(app, "models", "show", "acme", *registry)["aliases"] == ["live"]
     assert run(app, "models", "promote", "acme", 2, *registry) == {"tenant": "acme", "live": 2}
     assert run(app, "models", "rollback", "acme", *registry)["live"] == 1
+    assert run(app, "models", "shadow", "acme", "2", *registry)["shadow"] == 2
+    assert run(app, "models", "shadow", "acme", *registry)["shadow"] is None
     listed = run(app, "models", "list", *registry)["versions"]
     assert isinstance(listed, list)
     assert [(v["version"], v["aliases"]) for v in listed] == [(2, ["previous"]), (1, ["live"])]

@@ -6,6 +6,7 @@ from feeds.events import (
     EVENT_SCHEMA,
     Engagement,
     Event,
+    FeedbackGiven,
     Followed,
     Impression,
     Posted,
@@ -36,6 +37,10 @@ EVENTS: list[Event] = [
     Engagement(time_us=DAY + 3, user=UserId("2"), activity_id=A, kind="like", value=0.5),
     Unfollowed(time_us=2 * DAY, follower="timeline:2", target="user:1", keep_history=True),
     Removed(time_us=2 * DAY, activity_id=A),
+    FeedbackGiven(time_us=2 * DAY, user=UserId("2"), kind="mute", actor="user:1"),
+    FeedbackGiven(
+        time_us=2 * DAY, user=UserId("2"), kind="show_less", activity_id=A, tags=("q", "r")
+    ),
 ]
 
 
@@ -51,7 +56,7 @@ def parquet(export: Path) -> Path:
 def test_events_come_back_as_they_were_in_log_order(export: Path) -> None:
     log = read_event_log(export, "acme")
     assert log.events == EVENTS
-    assert log.indexes == [1, 2, 3, 4, 5, 6]
+    assert log.indexes == [1, 2, 3, 4, 5, 6, 7, 8]
     assert log_of(EVENTS).fingerprint == log.fingerprint
 
 
@@ -65,6 +70,8 @@ def test_a_frame_has_the_columns_of_the_schema_and_a_row_an_event(export: Path) 
         "engagement",
         "unfollowed",
         "removed",
+        "feedback",
+        "feedback",
     ]
     assert str(frame["time"].dt.tz) == "UTC"
 

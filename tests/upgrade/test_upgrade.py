@@ -4,6 +4,7 @@
 that ended with its history kept, ten likes, idempotency keys and an API key.
 """
 
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 from feeds.backup import backup_directory, restore, verify_data
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
+from feeds.errors import LogDamaged
 from feeds.identity import Identity
 from feeds.model import ActivityDraft, FeedId, TenantId, UserId
 from feeds.node import EngineNode
 from feeds.node_config import NodeConfig
-from feeds.replication.base import LogPosition
+from feeds.replication.base import Entry, LogPosition
 from feeds.replication.journal import Journal
+from feeds.replication.segment import SegmentReader
 from feeds.testing_ports import free_ports
 
 TENANT = TenantId("acme")
@@ -65,9 +68,14 @@ def test_directory_of_the_spine_opens_and_works_on(spine: Path) -> None:
         check(engine)
         again = engine.post(TENANT, USER, draft(7), key="key 7").result()
         assert again.duplicate, "keys of the former release are remembered"
+        assert engine.active_ranking_config(TENANT) == (0, None)
         new = engine.post(TENANT, USER, draft(30)).result()
         assert new.index == 38
         assert len(engine.rows(TENANT, USER, 100)) == 30
+        assert engine.save_ranking_config(TENANT, b"{}").result().version == 1
+        engine.activate_ranking_config(TENANT, 1, 0).result()
+    with FeedEngine.open(spine, clock=clock) as engine:
+        assert engine.active_ranking_config(TENANT) == (1, b"{}")
 
 
 def test_log_of_the_spine_is_a_log_of_a_cluster(spine: Path) -> None:
@@ -75,6 +83,54 @@ def test_log_of_the_spine_is_a_log_of_a_cluster(spine: Path) -> None:
     assert (journal.base, journal.last) == (LogPosition(0, 0), LogPosition(36, 1))
     assert len(journal.entries(1, 100, 10**6)) == 36
     journal.close()
+
+
+def versions(log: Path) -> list[int | None]:
+    headers = [SegmentReader(path).header for path in sorted(log.glob("*.log"))]
+    return [header and header.version for header in headers]
+
+
+def test_log_of_the_spine_goes_on_in_a_segment_of_the_new_format(spine: Path) -> None:
+    assert versions(spine / "log") == [1]
+    journal = Journal.open(spine / "log", LogPosition(36, 1))
+    journal.append([Entry(1, b"new")])
+    journal.sync()
+    journal.close()
+    assert versions(spine / "log") == [1, 2]
+    journal = Journal.open(spine / "log", LogPosition(37, 1))
+    assert len(journal.entries(1, 100, 10**6)) == 36
+    assert journal.entries(37, 100, 10**6) == [Entry(1, b"new")]
+    journal.close()
+
+
+def test_record_of_the_spine_before_a_sound_one_is_refused_as_it_was(spine: Path) -> None:
+    """That format does not tell what was durable, so it may be damage."""
+    (path,) = (spine / "log").glob("*.log")
+    *_, (index, offset), _ = offsets(path)
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LogDamaged, match=f"offset {offset}: .* a sound record at .*truncate -s"):
+        Journal.open(spine / "log", LogPosition(index - 1, 1))
+
+
+def test_torn_tail_of_the_spine_is_cut_as_it_was(spine: Path) -> None:
+    (path,) = (spine / "log").glob("*.log")
+    *_, (index, offset) = offsets(path)
+    os.truncate(path, path.stat().st_size - 1)
+    journal = Journal.open(spine / "log", LogPosition(index - 1, 1))
+    assert (journal.last.index, path.stat().st_size) == (index - 1, offset)
+    journal.close()
+
+
+def offsets(path: Path) -> list[tuple[int, int]]:
+    """(index, where it begins) of each record."""
+    reader = SegmentReader(path)
+    places, begin = [], reader.offset
+    for record in reader:
+        places.append((record.index, begin))
+        begin = reader.offset
+    return places
 
 
 def test_directory_of_the_spine_becomes_a_node(spine: Path) -> None:

@@ -151,7 +151,7 @@ def first_segment(data: Path) -> Path:
 DAMAGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "a byte of the log": (
         lambda data: flip(first_segment(data), 60),
-        ("log/00000000000000000001.log is damaged at offset 56", "restore it from a backup"),
+        ("log/00000000000000000001.log is damaged at offset 60", "restore it from a backup"),
     ),
     "the log's header": (
         lambda data: flip(first_segment(data), 3),

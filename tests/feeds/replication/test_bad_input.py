@@ -15,7 +15,8 @@ import structlog.testing
 from feeds.errors import ClusterMismatch, NoLeader
 from feeds.replication.base import LogPosition
 from feeds.replication.certificates import NodeFiles, make_certificates
-from feeds.replication.cluster import ClusterConfig, ClusterReplica
+from feeds.replication.cluster import ClusterReplica
+from feeds.replication.config import ClusterConfig
 from feeds.replication.transport import Address, TransportConfig
 from feeds.testing import Recorder
 from feeds.testing_ports import free_ports

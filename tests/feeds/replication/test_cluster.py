@@ -11,7 +11,8 @@ import pytest
 from feeds.errors import InvalidInput, NoLeader, OutcomeUnknown, ReplicaStopped
 from feeds.replication.base import Applied, ApplyCommand, LogPosition
 from feeds.replication.certificates import NodeFiles, make_certificates
-from feeds.replication.cluster import ClusterConfig, ClusterReplica
+from feeds.replication.cluster import ClusterReplica
+from feeds.replication.config import ClusterConfig
 from feeds.replication.transport import Address, TransportConfig, check_addresses
 from feeds.testing import Recorder
 from feeds.testing_ports import free_ports

@@ -10,7 +10,8 @@ import pytest
 
 from feeds.replication.base import ApplyCommand, LogPosition, Replica
 from feeds.replication.certificates import make_certificates
-from feeds.replication.cluster import ClusterConfig, ClusterReplica
+from feeds.replication.cluster import ClusterReplica
+from feeds.replication.config import ClusterConfig
 from feeds.replication.transport import Address, TransportConfig
 from feeds.testing import Recorder, ReplicaContract
 from feeds.testing_ports import free_ports

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from feeds.errors import ReplicaStopped, StorageFull
-from feeds.replication.log import LogConfig
+from feeds.replication.config import LogConfig
 from feeds.replication.replica import ReplicaConfig, SingleReplica
 from feeds.store.base import Store, Write
 from feeds.store.rocks import RocksConfig, RocksStore

@@ -22,13 +22,14 @@ from hypothesis.stateful import (
 )
 
 from feeds.replication.base import Entry, LogPosition
+from feeds.replication.config import LogConfig
 from feeds.replication.journal import Journal
-from feeds.replication.log import LogConfig
 from feeds.replication.segment import HEADER_BYTES, PendingSync
 from feeds.simulation.disk import SimulatedDisk
 
 CONFIG = LogConfig(segment_bytes_max=200)
 TAIL_BYTES = 30
+BLOCKS = (16, 64, 512)  # smaller than a disk's, as the segments are
 SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None
 VOTERS = st.sampled_from([None, "n1", "n2"])
 
@@ -42,7 +43,7 @@ class JournalEqualsList(RuleBasedStateMachine):
         root = Path(
             self.exits.enter_context(tempfile.TemporaryDirectory(dir=SCRATCH, prefix="journal-"))
         )
-        self.disk = SimulatedDisk(root)
+        self.disk = SimulatedDisk(root, BLOCKS)
         self.exits.enter_context(self.disk.installed())
         self.directory = root / "log"
         self.directory.mkdir()

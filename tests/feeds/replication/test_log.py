@@ -16,8 +16,15 @@ from feeds.errors import (
     StorageError,
 )
 from feeds.replication import segment
-from feeds.replication.log import LogConfig, SegmentLog
-from feeds.replication.segment import HEADER_BYTES, RECORD_BYTES, encode_record
+from feeds.replication.config import LogConfig
+from feeds.replication.log import SegmentLog
+from feeds.replication.segment import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    SegmentHeader,
+    SegmentReader,
+    encode_record,
+)
 
 SMALL = LogConfig(segment_bytes_max=200, record_bytes_max=1_000)
 COMMANDS = [b"a" * 10, b"", b"c" * 100, b"d", b"e" * 30]
@@ -33,7 +40,7 @@ def filled(
     log = SegmentLog.open(directory, applied, config, fixed_salt)
     for command in commands:
         log.append(1, [command])
-    log.sync()
+        log.sync()
     log.close()
     return sorted(directory.iterdir())
 
@@ -222,13 +229,13 @@ def test_record_out_of_place_is_refused(tmp_path: Path) -> None:
     seed = log._segments[0].header.seed
     log.close()
     with path.open("ab") as file:
-        file.write(encode_record(seed, 2, 1, b"again"))
+        file.write(encode_record(seed, 2, 1, 1, b"again"))
     with pytest.raises(LogDamaged, match="index 2, where 3 belongs"):
         read(tmp_path)
 
 
 def test_command_that_holds_a_record_of_another_log_does_not_stop_the_cut(tmp_path: Path) -> None:
-    foreign = encode_record(12345, 3, 1, b"forged")
+    foreign = encode_record(12345, 3, 1, 2, b"forged")
     (path,) = filled(tmp_path, [b"a", foreign * 3])
     os.truncate(path, path.stat().st_size - 1)
     assert [b"a"] == read(tmp_path)
@@ -286,9 +293,9 @@ def test_segment_of_another_format_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(segment, "FORMAT_VERSION", 2)
+        later.setattr(segment, "FORMAT_VERSION", 3)
         filled(tmp_path, COMMANDS)
-    with pytest.raises(FormatUnsupported, match="format 2; this release reads format 1"):
+    with pytest.raises(FormatUnsupported, match="format 3; this release reads formats 1 to 2"):
         read(tmp_path)
 
 
@@ -466,3 +473,47 @@ def test_closed_log_refuses_writes(tmp_path: Path) -> None:
     log.close()
     with pytest.raises(ReplicaStopped, match="closed"):
         log.append(1, [b"x"])
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.binary(max_size=90)), max_size=12),
+    st.integers(0, 2_000),
+    st.sampled_from(["whole", "cut", "flipped", "repeated"]),
+    st.integers(1, 400),
+)
+@settings(max_examples=200, deadline=None)
+def test_an_index_read_in_pieces_is_that_of_the_records_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    commands: list[tuple[int, bytes]],
+    place: int,
+    fault: str,
+    piece_bytes: int,
+) -> None:
+    """Also up to a fault, and with the same words for it, however long the pieces are."""
+    header, data = SegmentHeader.create(7, 5)
+    for index, (term, command) in enumerate(commands, 5):
+        data += encode_record(header.seed, index, term, index - 1, command)
+    at = HEADER_BYTES + place % (len(data) - HEADER_BYTES + 1)
+    if fault == "cut":
+        data = data[:at]
+    elif fault == "flipped" and at < len(data):
+        data = data[:at] + bytes((data[at] ^ 4,)) + data[at + 1 :]
+    elif fault == "repeated":
+        data += data[HEADER_BYTES:]
+    path = tmp_path_factory.mktemp("segment") / f"{5:020d}.log"
+    path.write_bytes(data)
+    plain, in_pieces = SegmentReader(path), SegmentReader(path)
+    expected = []
+    offset = plain.offset
+    for record in plain:
+        expected.append((record.index, record.term, offset, plain.offset))
+        offset = plain.offset
+    found: list[tuple[int, int, int, int]] = []
+    for start, terms, ends in in_pieces.pieces(piece_bytes):
+        begin = start
+        for term, end in zip(terms, ends, strict=True):
+            found.append((5 + len(found), term, begin, start + end))
+            begin = start + end
+    assert expected == found
+    assert (plain.offset, plain.next_index) == (in_pieces.offset, in_pieces.next_index)
+    assert (plain.problem, plain.misplaced) == (in_pieces.problem, in_pieces.misplaced)

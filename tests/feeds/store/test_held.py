@@ -28,6 +28,7 @@ def test_held_writes_read_as_if_they_were_written(
             keys = [start, stop]
             assert held.get(family, start) == written.get(family, start)
             assert held.get_many(family, keys) == written.get_many(family, keys)
+            assert held.keys(family, start, stop, 3) == written.keys(family, start, stop, 3)
             expected = list(written.scan(family, start, stop, limit))
             assert list(held.scan(family, start, stop, limit)) == expected
     held.write_out()

@@ -2,6 +2,7 @@ import gc
 import shutil
 import subprocess
 import sys
+from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from feeds.errors import DataDirectoryLocked, StorageError
 from feeds.store.base import COLUMN_FAMILIES, Store, Write
+from feeds.store.cursors import is_end
 from feeds.store.memory import MemoryStore
 from feeds.store.rocks import SCAN_CHUNK_ROWS, RocksStore
 from feeds.testing import StoreContract, writes
@@ -145,7 +147,67 @@ def test_damaged_table_is_an_error_and_not_an_absent_row(tmp_path: Path) -> None
         with pytest.raises(StorageError, match="could not read feeds"):
             store.scan("feeds", b"", b"9", 1000)
         with pytest.raises(StorageError, match="could not read feeds"):
+            store.keys("feeds", b"", b"9", 1000)
+        with pytest.raises(StorageError, match="could not read feeds"):
             list(store.scan("feeds", b"", b"9"))
+
+
+def test_damage_behind_sound_rows_does_not_end_them(tmp_path: Path) -> None:
+    """Keys are read by an iterator that cannot say why it ended."""
+    with RocksStore.open(tmp_path) as store:
+        store.write(MANY)
+        store.flush()
+    table = max(tmp_path.glob("*.sst"), key=lambda file: file.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 100] = bytes(100)
+    table.write_bytes(data)
+    keys = [key for _, key, _ in MANY]
+    with RocksStore.open(tmp_path) as store:
+        assert keys[:100] == store.keys("feeds", b"", b"9", 100)
+        with pytest.raises(StorageError, match="could not read feeds"):
+            store.keys("feeds", b"", b"9", len(MANY))
+
+
+def test_keys_hold_nothing(tmp_path: Path) -> None:
+    store = RocksStore.open(tmp_path)
+    store.write(MANY)
+    found = store.keys("feeds", b"", b"9", 2 * len(MANY))
+    store.close()
+    assert [key for _, key, _ in MANY] == found
+    RocksStore.open(tmp_path).close()
+
+
+class _MovingCursor:
+    """A cursor of a list of rows, as RocksDB's; `error` is what it says at the end of them."""
+
+    def __init__(self, keys: list[bytes], error: str | None = None) -> None:
+        self._keys, self._error, self._place = keys, error, 0
+
+    def seek(self, key: bytes) -> None:
+        self._place = bisect_left(self._keys, key)
+
+    def valid(self) -> bool:
+        return self._place < len(self._keys)
+
+    def key(self) -> bytes:
+        return self._keys[self._place]
+
+    def next(self) -> None:
+        self._place += 1
+
+    def status(self) -> None:
+        if self._error is not None:
+            raise OSError(self._error)
+
+
+def test_rows_that_came_since_are_not_taken_for_the_end() -> None:
+    assert is_end(_MovingCursor([b"a", b"b"]), b"b")
+    assert is_end(_MovingCursor([b"a"]), b"b")
+    assert is_end(_MovingCursor([]), b"")
+    assert not is_end(_MovingCursor([b"a", b"c"]), b"b")
+    assert not is_end(_MovingCursor([b"a", b"b", b"c"]), b"b")
+    with pytest.raises(OSError, match="bad block"):
+        is_end(_MovingCursor([b"a", b"b"], "bad block"), b"b")
 
 
 class StoreComparison(RuleBasedStateMachine):
@@ -175,9 +237,11 @@ class StoreComparison(RuleBasedStateMachine):
     @invariant()
     def equal(self) -> None:
         for family in COLUMN_FAMILIES[:3]:
-            assert list(self.reference.scan(family, b"", b"\xff" * 4)) == list(
-                self.store.scan(family, b"", b"\xff" * 4)
-            )
+            rows = list(self.reference.scan(family, b"", b"\xff" * 4))
+            assert rows == list(self.store.scan(family, b"", b"\xff" * 4))
+            for limit in (len(rows), len(rows) + 1):
+                found = self.store.keys(family, b"", b"\xff" * 4, limit)
+                assert [key for key, _ in rows] == found
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

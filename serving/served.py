@@ -1,0 +1,127 @@
+"""What users were served lately, so that a new slate does not repeat it; filling up short ones.
+
+Each user's memory is a ring of places, the newest last: the newest `served_max`, none older than
+`served_ttl_s`. A process keeps those of the users it served last; workers share them in SQLite.
+"""
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Final, Protocol
+
+import numpy as np
+
+from feeds.model import Position, TenantId, UserId
+from ranking.candidates import Candidates, Explanation, Query, Slate
+from ranking.config import RankingConfig
+from ranking.filters import ServedFilter
+from ranking.table import ActivityTable
+
+__all__ = ["Served", "ServedMemory", "followed_by", "repeats", "ring_after", "ring_positions"]
+
+_PLACE: Final = struct.Struct(">d16s")
+"""Until when a position is remembered, in seconds of a monotonic clock, and the position."""
+
+
+class Served(Protocol):
+    """What users were served lately."""
+
+    def note(self, tenant: TenantId, user: UserId, positions: Sequence[Position]) -> None:
+        """Remember that a user was served these; the oldest places leave."""
+        ...
+
+    def of(self, tenant: TenantId, user: UserId) -> frozenset[bytes]:
+        """The positions that the user was served and that are still remembered."""
+        ...
+
+    def forget(self, tenant: TenantId) -> None:
+        """Remember nothing of the tenant's users any more."""
+        ...
+
+    def close(self) -> None:
+        """Remember nothing any more; twice is harmless."""
+        ...
+
+
+def ring_after(
+    ring: bytes, positions: Sequence[Position], until_s: float, served_max: int
+) -> bytes:
+    """The ring with these positions at its end; about 24 bytes a place."""
+    places = b"".join([_PLACE.pack(until_s, position) for position in positions])
+    return (ring + places)[max(0, len(ring) + len(places) - served_max * _PLACE.size) :]
+
+
+def ring_positions(ring: bytes, now_s: float) -> frozenset[bytes]:
+    """The positions of a ring that are still remembered; 10 us for 100."""
+    return frozenset(position for until_s, position in _PLACE.iter_unpack(ring) if until_s > now_s)
+
+
+class ServedMemory:
+    """`Served` in the memory of one process: of the `users_max` users that were served last."""
+
+    def __init__(
+        self, monotonic: Callable[[], float], served_max: int, users_max: int, ttl_s: float
+    ) -> None:
+        self._monotonic = monotonic
+        self._served_max = served_max
+        self._users_max = users_max
+        self._ttl_s = ttl_s
+        self._rings: OrderedDict[tuple[TenantId, UserId], bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Of how many users something is remembered."""
+        return len(self._rings)
+
+    def note(self, tenant: TenantId, user: UserId, positions: Sequence[Position]) -> None:
+        """As `Served.note`."""
+        if not positions or not self._served_max:
+            return
+        until_s = self._monotonic() + self._ttl_s
+        ring = self._rings.pop((tenant, user), b"")
+        self._rings[tenant, user] = ring_after(ring, positions, until_s, self._served_max)
+        if len(self._rings) > self._users_max:
+            self._rings.popitem(last=False)
+
+    def of(self, tenant: TenantId, user: UserId) -> frozenset[bytes]:
+        """As `Served.of`."""
+        return ring_positions(self._rings.get((tenant, user), b""), self._monotonic())
+
+    def forget(self, tenant: TenantId) -> None:
+        """As `Served.forget`."""
+        for key in [key for key in self._rings if key[0] == tenant]:
+            del self._rings[key]
+
+    def close(self) -> None:
+        """Remember nothing any more."""
+        self._rings.clear()
+
+
+def repeats(
+    query: Query, config: RankingConfig, candidates: Candidates, table: ActivityTable
+) -> Candidates | None:
+    """The candidates that were left out because they were served; None where there are none."""
+    if not query.served or not config.feed(query.kind).filters.served.on:
+        return None
+    matches = ServedFilter().matches(query, candidates, table)
+    return candidates.take(np.flatnonzero(matches)) if matches.any() else None
+
+
+def followed_by(slate: Slate, again: Slate) -> Slate:
+    """The slate with the places of another behind its own; what these show was not removed."""
+    behind = len(slate.ranked)
+    ranked = [replace(place, position=behind + place.position) for place in again.ranked]
+    known = {removed.activity_id for removed in again.removed}
+    known |= {place.activity_id for place in ranked}
+    kept = [each for each in slate.removed if each.activity_id not in known]
+    explanation = slate.explanation
+    if explanation is not None and again.explanation is not None:
+        activities = chain(explanation.activities, again.explanation.activities)
+        explanation = Explanation(explanation.stages, list(activities))
+    return replace(
+        slate,
+        ranked=[*slate.ranked, *ranked],
+        removed=[*kept, *again.removed],
+        explanation=explanation,
+    )

@@ -1,0 +1,206 @@
+"""A logged slate explained: scored again from the logged features by the version that served it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from feeds.model import TenantId, format_time
+from ranking.bundle import ModelBundle
+from ranking.errors import RankingError
+from ranking.features import FeatureMatrix
+from ranking.scorers.base import ExplainingScorer, Scorer
+from ranking.scorers.recency import RecencyScorer
+from serving.handover import is_bundle_name
+from serving.reader import LiveModel
+from serving.slate_log.record import LoggedSlate
+
+__all__ = ["ModelVersions", "Recomputed", "explain", "explanation_of", "recompute"]
+
+_FALLBACKS: Final = (RecencyScorer(),)
+"""What orders a feed where no model takes part."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersions:
+    """The versions of models that are at hand: the live one, and the bundles handed over before."""
+
+    live_model: Callable[[TenantId], LiveModel | None]
+    """The tenant's model that ranks at present."""
+    directory: Path
+    """Where the loader hands models over."""
+
+    def live(self, tenant: TenantId, version: str | None) -> Scorer | None:
+        """The scorer of the version where that is live; to be asked on the event loop."""
+        model = self.live_model(tenant)
+        return model.scorer if model is not None and str(model.version) == version else None
+
+    def find(self, slate: LoggedSlate, live: Scorer | None) -> Scorer | str:
+        """What scored the slate, loaded where it is not `live`; or a sentence why it is not there.
+
+        May take as long as loading a model.
+        """
+        if slate.model_version is None:
+            fallback = next((each for each in _FALLBACKS if each.name == slate.scorer), None)
+            return fallback or (
+                f"no model took part, and the scorer {slate.scorer!r} cannot be made again without "
+                "its config; the values are those that were logged"
+            )
+        found = live or self._bundled(slate.tenant, slate.model_version)
+        if found is None:
+            return (
+                f"version {slate.model_version} of the model is no longer at hand; the values are "
+                "those that were logged"
+            )
+        if found.spec.fingerprint != slate.spec_fingerprint:
+            return (
+                f"version {slate.model_version} of the model that is at hand reads other features "
+                "than the one that served this slate; the values are those that were logged"
+            )
+        return found
+
+    def _bundled(self, tenant: str, version: str) -> Scorer | None:
+        home = self.directory / tenant
+        for path in sorted(home.glob(f"{version}-*")) if version.isdecimal() else ():
+            if is_bundle_name(path.name):
+                try:
+                    bundle = ModelBundle.load(path)
+                except (RankingError, OSError):
+                    continue
+                if bundle.tenant == tenant:
+                    return bundle.scorer()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """What scoring a logged slate again gave.
+
+    `bit_identical` is None where it could not be done, and `problem` then says why.
+    `contributions`, float32[n, F + 1] with the bias last, add up to the score of each place within
+    1e-5 of the larger of it and 1; None where the scorer cannot tell.
+    """
+
+    bit_identical: bool | None
+    different: int = 0
+    problem: str | None = None
+    contributions: npt.NDArray[np.float32] | None = None
+
+
+def recompute(slate: LoggedSlate, scorer: Scorer | str) -> Recomputed:
+    """Score the places of a slate again, and say whether the very same scores come out."""
+    if isinstance(scorer, str):
+        return Recomputed(None, problem=scorer)
+    features = slate.features_of(slate.places)
+    try:
+        scores = _scores(scorer, features)
+        added = scorer.contributions(features) if isinstance(scorer, ExplainingScorer) else None
+    except Exception as error:  # noqa: BLE001 - whatever a model does, what was logged can be shown
+        return Recomputed(
+            None,
+            problem=f"the scorer failed ({type(error).__name__}); the values are those that were "
+            "logged",
+        )
+    different = int((_bits(scores) != _bits(slate.places.score_values())).sum())
+    return Recomputed(different == 0, different, contributions=added)
+
+
+def explain(slate: LoggedSlate, versions: ModelVersions, live: Scorer | None) -> dict[str, Any]:
+    """The explanation of a logged slate as JSON; may load a model."""  # Any: JSON
+    return explanation_of(slate, recompute(slate, versions.find(slate, live)))
+
+
+def explanation_of(slate: LoggedSlate, again: Recomputed) -> dict[str, Any]:
+    """The slate and what scoring it again gave, as JSON; Any: whatever JSON holds."""
+    return {
+        "slate_id": slate.slate_id,
+        "user": slate.user,
+        "kind": slate.kind,
+        "time": format_time(slate.time_us),
+        "seed": str(slate.seed),
+        "scorer": slate.scorer,
+        "model_version": slate.model_version,
+        "config_version": slate.config_version,
+        "spec_fingerprint": slate.spec_fingerprint,
+        "degraded": slate.degraded,
+        "recomputed": {
+            "bit_identical": again.bit_identical,
+            "different": again.different,
+            "problem": again.problem,
+        },
+        "stages": slate.stages,
+        "removed": [
+            {"filter": each.filter, "reason": each.reason, "count": each.count}
+            for each in slate.removed
+        ],
+        "activities": _activities(slate, again.contributions),
+    }
+
+
+def _activities(
+    slate: LoggedSlate, added: npt.NDArray[np.float32] | None
+) -> list[dict[str, Any]]:  # Any: JSON
+    names, scores = slate.feature_names, slate.places.score_values()
+    values = slate.features_of(slate.places).values.tolist()
+    contributions = [None] * len(scores) if added is None else added.tolist()
+    rows = zip(
+        slate.places.activity_ids(),
+        np.where(np.isfinite(scores), scores, np.nan).tolist(),
+        slate.source_names(slate.places),
+        slate.reason_texts(),
+        slate.numbers(slate.propensities).tolist(),
+        _by_place(slate),
+        slate.explored_places().tolist(),
+        values,
+        contributions,
+        strict=True,
+    )
+    return [
+        {
+            "activity_id": activity,
+            "position": position,
+            "score": score,
+            "source": source,
+            "reason": reason,
+            "propensity": propensity,
+            "explored": explored,
+            "placed": slate.placed.get(position),
+            "multipliers": multipliers,
+            "features": dict(zip(names, row, strict=True)),
+            "contributions": None if parts is None else dict(zip(names, parts[:-1], strict=True)),
+            "bias": None if parts is None else parts[-1],
+        }
+        for position, (
+            activity,
+            score,
+            source,
+            reason,
+            propensity,
+            multipliers,
+            explored,
+            row,
+            parts,
+        ) in enumerate(rows)
+    ]
+
+
+def _by_place(slate: LoggedSlate) -> list[dict[str, float]]:
+    """The multipliers of each place by their names."""
+    columns = {name: slate.numbers(packed).tolist() for name, packed in slate.multipliers.items()}
+    return [
+        {name: column[place] for name, column in columns.items()}
+        for place in range(len(slate.places))
+    ]
+
+
+def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:
+    return scorer.score(features) if len(features) else np.zeros(0, np.float32)
+
+
+def _bits(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """The scores' bits, with one and the same NaN."""
+    canonical = np.where(np.isnan(scores), np.float32(np.nan), scores).astype("<f4")
+    return canonical.view(np.uint32)

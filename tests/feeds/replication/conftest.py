@@ -1,0 +1,23 @@
+"""A member whose peers and clock the test plays."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pysyncobj.syncobj
+import pytest
+
+from feeds.testing_member import PlayedNode, SteppedClock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SteppedClock:
+    clock = SteppedClock()
+    monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", clock)
+    return clock
+
+
+@pytest.fixture
+def node(tmp_path: Path, clock: SteppedClock) -> Iterator[PlayedNode]:
+    node = PlayedNode(tmp_path / "log", clock)
+    yield node
+    node.journal.close()

@@ -1,0 +1,260 @@
+"""Models under live traffic: the whole application with real bundles, swapped while it answers."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from feeds.model import ActivityDraft, FeedId, TenantId
+from ranking.bundle import BundleLimits, ModelBundle
+from ranking.features import FeatureMatrix, FeatureSpec
+from ranking.registry import Alias, ModelVersion
+from ranking.scorers.base import Scorer
+from ranking.scorers.popularity import PopularityScorer
+from ranking.testing import T0_US
+from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bundle
+from serving.handover import Handed, bundle_name, write_handed
+from serving.model_loading import load_bundle
+from serving.models import LoadedModel, ModelCache, ModelCacheConfig
+from serving.telemetry import Metrics
+from serving.testing import HeldShadowSlates, Served, add_tenant, served, wait_until
+
+DEADLINE_S = 120
+BETA = TenantId("beta")
+PERSONALIZED = "/v2/users/bob/feeds/personalized"
+READERS = 8
+REQUESTS_MIN = 300
+
+
+def bundles() -> dict[str, ModelBundle]:
+    """Models that score otherwise, over other features, with factors and without."""
+    few = FeatureSpec(("age_h", "likes_7d", "factor_dot"))
+    scorers: dict[str, Scorer] = {
+        "1": boosted_scorer(seed=1),
+        "2": boosted_scorer(few, seed=2),
+        "3": PopularityScorer(),
+        "4": boosted_scorer(seed=4, rounds=20),
+    }
+    return {
+        version: model_bundle(
+            ACME, scorer, seed=int(version), factors=factor_table() if version == "2" else None
+        )
+        for version, scorer in scorers.items()
+    }
+
+
+def hand_over(
+    out: Path,
+    number: int,
+    bundle: ModelBundle,
+    tenant: TenantId = ACME,
+    *,
+    alias: Alias = "live",
+    damaged: bool = False,
+) -> None:
+    """What a loader would have done, to a sound bundle or one that was damaged since."""
+    version = ModelVersion(
+        tenant=tenant,
+        version=number,
+        kind=bundle.kind,
+        digest=bundle.digest,
+        published_us=T0_US,
+    )
+    home = out / tenant
+    path = home / bundle_name(version)
+    if not path.exists():
+        bundle.save(path)
+    if damaged:
+        (path / "golden.npz").write_bytes(b"")
+    write_handed(home, version, alias)
+
+
+def recomputed(bundle: ModelBundle, explained: list[dict[str, Any]]) -> list[float]:
+    """The scores that the bundle gives the features that a reply says it was scored by."""
+    names = bundle.spec.names
+    values = [
+        [np.nan if (value := each["features"][name]) is None else value for name in names]
+        for each in explained
+    ]
+    matrix = FeatureMatrix(names, np.array(values, np.float32).reshape(-1, len(names)))
+    scores: list[float] = bundle.scorer().score(matrix).tolist()
+    return scores
+
+
+def check_whole(page: Mapping[str, Any], models: Mapping[str, ModelBundle]) -> None:
+    """Every score of a page is, bit for bit, of the version that the page names."""
+    assert page["degraded"] is None
+    explained = page["explanation"]["activities"]
+    bundle = models[page["model_version"]]
+    assert page["scorer"] == bundle.scorer().name
+    assert [set(each["features"]) for each in explained] == [set(bundle.spec.names)] * 20
+    assert [result["score"] for result in page["results"]] == recomputed(bundle, explained)
+    assert [result["id"] for result in page["results"]] == [
+        each["activity_id"] for each in explained
+    ]
+
+
+def fill(service: Served, tenant: TenantId) -> str:
+    """A tenant with 20 activities that bob follows; returns its key."""
+    engine = service.services.engine
+    key = add_tenant(engine, tenant)
+    futures = [
+        engine.post(
+            tenant,
+            FeedId("user", f"author-{number % 4}"),
+            ActivityDraft(
+                actor=f"user:author-{number % 4}",
+                verb="post",
+                object=f"note:{number}",
+                time_us=T0_US + number * 1_000_000,
+            ),
+        )
+        for number in range(20)
+    ]
+    for future in futures:
+        future.result()
+    for author in range(4):
+        target = FeedId("user", f"author-{author}")
+        engine.follow(tenant, FeedId("timeline", "bob"), target).result()
+    return key
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def cache(out: Path) -> ModelCache:
+    return ModelCache(out, ModelCacheConfig(poll_s=0.01))
+
+
+@pytest.fixture
+def service(tmp_path: Path, cache: ModelCache) -> Iterator[Served]:
+    with served(tmp_path / "data", models=cache, deadline_ms=60_000) as service:
+        yield service
+
+
+def test_swaps_under_load_fail_no_request_and_mix_none(
+    service: Served, cache: ModelCache, out: Path
+) -> None:
+    models = bundles()
+    key = fill(service, ACME)
+    hand_over(out, 1, models["1"])
+    wait_until(lambda: cache.status(ACME).version == "1", "the first model")
+    hand_over(out, 5, model_bundle(seed=5), damaged=True)
+    wait_until(lambda: "golden.npz" in (cache.status(ACME).cause or ""), "the damage to show")
+    pages: list[dict[str, Any]] = []
+    done, news = asyncio.Event(), asyncio.Event()
+
+    async def read(client: httpx.AsyncClient) -> None:
+        while not done.is_set() or len(pages) < REQUESTS_MIN:
+            reply = await client.get(PERSONALIZED, params={"explain": True})
+            assert reply.status_code == 200, reply.text
+            pages.append(reply.json())
+            news.set()
+
+    async def swap() -> None:
+        for version in ("2", "3", "1", "4", "3", "2", "1"):
+            await asyncio.to_thread(hand_over, out, int(version), models[version])
+            while not pages or pages[-1]["model_version"] != version:
+                news.clear()
+                await news.wait()
+        done.set()
+
+    async def run() -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with (
+            asyncio.timeout(DEADLINE_S),
+            httpx.AsyncClient(
+                base_url=service.address, headers=headers, timeout=DEADLINE_S
+            ) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(swap())
+            for _ in range(READERS):
+                tasks.create_task(read(client))
+
+    asyncio.run(run())
+    assert len(pages) >= REQUESTS_MIN
+    assert {page["model_version"] for page in pages} == set(models)
+    for page in pages:
+        check_whole(page, models)
+
+
+def test_recomputing_tells_versions_apart(service: Served, cache: ModelCache, out: Path) -> None:
+    """The check above would find a mixture: another version's scores are others."""
+    models = bundles()
+    key = fill(service, ACME)
+    hand_over(out, 1, models["1"])
+    wait_until(lambda: cache.status(ACME).version == "1", "the first model")
+    with service.client(key) as client:
+        page = client.get(PERSONALIZED, params={"explain": True}).json()
+    check_whole(page, models)
+    with pytest.raises(AssertionError):
+        check_whole({**page, "model_version": "4"}, models)
+
+
+def test_first_request_of_a_tenant_whose_model_is_not_in_memory(tmp_path: Path, out: Path) -> None:
+    gate = threading.Event()
+
+    def load(home: Path, tenant: TenantId, handed: Handed, limits: BundleLimits) -> LoadedModel:
+        assert tenant == ACME or gate.wait(DEADLINE_S)
+        return load_bundle(home, tenant, handed, limits)
+
+    for tenant in (ACME, BETA):
+        hand_over(out, 1, model_bundle(tenant), tenant)
+    gate.set()
+    metrics = Metrics()
+    cache = ModelCache(out, ModelCacheConfig(tenants_max=1), metrics=metrics, load=load)
+    with served(tmp_path / "data", models=cache, deadline_ms=60_000) as service:
+        key = fill(service, BETA)
+        gate.clear()
+        with service.client(key) as client:
+            page = client.get(PERSONALIZED).json()
+            assert page["degraded"] == "the model is loading: ordered by time"
+            assert (page["model_version"], len(page["results"])) == (None, 20)
+            gate.set()
+            wait_until(lambda: not cache.loading(BETA), "the model to be loaded")
+            page = client.get(PERSONALIZED).json()
+            assert (page["degraded"], page["model_version"]) == (None, "1")
+            told = client.get("/metrics").text
+    assert 'headwater_ranked_reads_total{kind="personalized",outcome="loading"} 1.0' in told
+    told = metrics.render().decode()
+    assert "headwater_models 1.0" in told
+    assert "headwater_model_evictions_total 1.0" in told
+    assert 'headwater_model_loads_total{alias="live",outcome="loaded"} 2.0' in told
+
+
+def test_shadow_that_was_handed_over_is_on_trial_beside_the_live_model(
+    tmp_path: Path, out: Path
+) -> None:
+    models, slates = bundles(), HeldShadowSlates()
+    hand_over(out, 1, models["1"])
+    hand_over(out, 2, models["2"], alias="shadow")
+    hand_over(out, 3, models["3"], alias="previous")
+    with served(
+        tmp_path / "data",
+        models=ModelCache(out),
+        shadow_slates=slates,
+        deadline_ms=60_000,
+        shadow_sample=1,
+    ) as service:
+        key = fill(service, ACME)
+        with service.client(key) as client:
+            page = client.get(PERSONALIZED, params={"explain": True}).json()
+            check_whole(page, models)
+            wait_until(lambda: len(slates.noted) == 1, "the trial")
+            status = client.get("/v2/model").json()
+    tenant, live, shadow = slates.noted[0]
+    assert (tenant, live.model_version, shadow.model_version) == (ACME, "1", "2")
+    assert {place.activity_id for place in shadow.ranked} == {
+        result["id"] for result in page["results"]
+    }
+    assert (status["version"], status["previous"], status["loading"]) == ("1", "3", False)
+    assert (status["shadow"]["version"], status["shadow"]["problem"]) == ("2", None)
