@@ -315,7 +315,8 @@ class FeedReader:
             slate = followed_by(slate, refill)
         slate = replace(slate, config_version=active.version)
         self.engine.tenant(query.tenant)  # of one that was deleted meanwhile nothing is kept
-        self._try_shadow(query, config, gathered, slate)
+        tried = query if again is None else replace(query, served=())
+        self._try_shadow(tried, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.slate_log.note(query, slate, gathered.table)

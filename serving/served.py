@@ -14,8 +14,10 @@ from typing import Final, Protocol
 import numpy as np
 
 from feeds.model import Position, TenantId, UserId
-from ranking.candidates import Candidates, Explanation, Query, Slate
+from ranking.candidates import Candidates, Explanation, Query, Scoring, Slate
 from ranking.config import RankingConfig
+from ranking.exploration import Shown
+from ranking.features import FeatureMatrix
 from ranking.filters import ServedFilter
 from ranking.table import ActivityTable
 
@@ -124,4 +126,45 @@ def followed_by(slate: Slate, again: Slate) -> Slate:
         ranked=[*slate.ranked, *ranked],
         removed=[*kept, *again.removed],
         explanation=explanation,
+        scoring=_joined(slate.scoring, again.scoring),
+    )
+
+
+def _joined(first: Scoring | None, again: Scoring | None) -> Scoring | None:
+    """The numbers of both, those of `again` behind: one matrix, one list of places."""
+    if first is None or again is None:
+        return None
+    behind = len(first.kept)
+    kept = Candidates(
+        np.concatenate([first.kept.rows, again.kept.rows]),
+        np.concatenate([first.kept.source, again.kept.source]),
+        first.kept.sources,
+    )
+    one, two = first.shown, again.shown
+    shown = Shown(
+        places=np.concatenate([one.places, two.places + behind]),
+        propensities=np.concatenate([one.propensities, two.propensities]),
+        explored=np.concatenate([one.explored, two.explored]),
+        multipliers=np.concatenate([one.multipliers, two.multipliers]),
+        reserve=np.concatenate([one.reserve, two.reserve + behind]),
+        placed={**one.placed, **{place + behind: rule for place, rule in two.placed.items()}},
+    )
+    return Scoring(
+        kept=kept,
+        removed=[
+            *(each for each in first.removed if each.filter != ServedFilter().name),
+            *again.removed,
+        ],
+        spec=first.spec,
+        features=FeatureMatrix(
+            first.features.names, np.concatenate([first.features.values, again.features.values])
+        ),
+        scores=np.concatenate([first.scores, again.scores]),
+        shown=shown,
+        stages=first.stages,
+        multipliers={
+            name: np.concatenate([of, again.multipliers[name]])
+            for name, of in first.multipliers.items()
+        },
+        placed=shown.placed,
     )
