@@ -9,13 +9,13 @@ import structlog
 
 from feeds import machine
 from feeds.change_journal import ChangeJournal, Listener
-from feeds.commands import decode_command
+from feeds.commands import WipeTenant, decode_command
 from feeds.errors import InvalidInput
 from feeds.events import Event
 from feeds.flushing import Flusher
 from feeds.keys import APPLIED, write_number
 from feeds.model import TenantId
-from feeds.results import Rejected, encode_result
+from feeds.results import Drained, Rejected, encode_result
 from feeds.store.base import Store, Write
 from feeds.store.held import HeldWrites
 
@@ -41,6 +41,7 @@ class Applier:
         self._flusher = flusher
         self._journal = ChangeJournal(store)
         self._left: list[bytes] = []
+        self._wiped: list[str] = []
         self._listeners: tuple[Listener, ...] = ()
         self._untold: list[tuple[TenantId, int, Sequence[Event]]] = []
 
@@ -89,6 +90,11 @@ class Applier:
         left, self._left = self._left, []
         return left
 
+    def take_wiped(self) -> list[str]:
+        """The tenants of which the last row was removed since this was asked."""
+        wiped, self._wiped = self._wiped, []
+        return wiped
+
     def _stamp(self) -> Write:
         applied = write_number(self._applied_index) + write_number(self._applied_term)
         return Write("meta", APPLIED, applied)
@@ -106,6 +112,8 @@ class Applier:
         ]
         if (events or outcome.of_tenant) and self._listeners:
             self._untold.append((TenantId(command.tenant), index, events))
+        if type(command) is WipeTenant and outcome.result == Drained(index) and writes:
+            self._wiped.append(command.tenant)
         told = bool(events) or outcome.of_tenant
         return encode_result(outcome.result), command.tenant if told else None, writes
 

@@ -20,6 +20,7 @@ __all__ = [
     "ClearRows",
     "Command",
     "CreateTenant",
+    "DeleteTenant",
     "FanOut",
     "FollowFeed",
     "GiveFeedback",
@@ -28,9 +29,13 @@ __all__ = [
     "PostActivity",
     "RecordEvents",
     "RemoveActivity",
+    "RevokeKey",
+    "RotateKey",
     "SaveVersion",
+    "SetQuotas",
     "UnfollowFeed",
     "Unkeyed",
+    "WipeTenant",
     "decode_command",
     "encode_command",
 ]
@@ -41,7 +46,12 @@ COMMAND_VERSION: Final = 3
 Of version 1 are those without the fields that bound a fan-out: they are read as the same commands,
 whose defaults are what they meant. Up to version 2 a tenant had no ranking configs, nobody gave
 feedback, nothing moved the cluster's clock, and a key was remembered by the clocks of those who
-wrote; it is remembered for as long as it was to be.
+wrote; it is remembered for as long as it was to be. An API key had no date, a tenant had any number
+of them, what it stored was not counted, and none was deleted.
+
+`incarnation` is the log index at which the tenant of a command was created: where the name belongs
+to another tenant since, the command comes too late, and changes nothing. 0, as up to version 2, is
+any that is not deleted.
 """
 
 OPERATION: Final = "\0op:"
@@ -73,12 +83,71 @@ class CreateTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
 
 
 class AddKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="key"):
-    """Give a tenant an API key; a key id is used once."""
+    """Give a tenant an API key; a key id is used once.
+
+    The tenant may have `keys_max` keys that are not expired (0: any number).
+    """
 
     tenant: str
     key_id: str
     secret_sha256: bytes
     scopes: tuple[str, ...]
+    now_us: int = 0
+    keys_max: int = 0
+    incarnation: int = 0
+
+
+class RotateKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="rotate"):
+    """Let the key `new_key_id`, with another secret, have the scopes of a key of this tenant.
+
+    The old key is good until `expires_us`; it is removed if that is not after `now_us`.
+    """
+
+    tenant: str
+    key_id: str
+    new_key_id: str
+    secret_sha256: bytes
+    now_us: int
+    expires_us: int
+    keys_max: int
+    incarnation: int = 0
+
+
+class RevokeKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="revoke"):
+    """Take an API key from a tenant; nothing happens if it has none of this id."""
+
+    tenant: str
+    key_id: str
+    incarnation: int = 0
+
+
+class DeleteTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="delete"):
+    """Delete a tenant, if it is this one: from now on it is as unknown as one that never was.
+
+    What it left in the store is removed by `WipeTenant`; until that is done none of its name can be
+    created.
+    """
+
+    tenant: str
+    incarnation: int
+
+
+class WipeTenant(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="wipe"):
+    """Go on removing what a deleted tenant left, for the next `rows_max` rows that are looked at.
+
+    What it does depends on the task in the store alone, so it may be proposed any number of times.
+    """
+
+    tenant: str
+    rows_max: int
+
+
+class SetQuotas(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="quotas"):
+    """Change some of a tenant's quotas, by name; None is the server's default."""
+
+    tenant: str
+    quotas: dict[str, int | None]
+    incarnation: int = 0
 
 
 class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="post"):
@@ -86,7 +155,8 @@ class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
 
     Posted again and again, it gets into `places_max` feeds at most. Rows are put before
     `inline_max` followers (None: all of them); tasks do the rest, of which the tenant may have
-    `tasks_max`.
+    `tasks_max`. All activities of the tenant may have `storage_max` bytes (None: any number, and
+    none are counted).
     """
 
     tenant: str
@@ -96,6 +166,8 @@ class PostActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     once: Once | None = None
     inline_max: int | None = None
     tasks_max: int = 0
+    storage_max: int | None = None
+    incarnation: int = 0
 
 
 class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="remove"):
@@ -107,6 +179,7 @@ class RemoveActivity(msgspec.Struct, frozen=True, kw_only=True, array_like=True,
     once: Once | None = None
     inline_max: int | None = None
     tasks_max: int = 0
+    incarnation: int = 0
 
 
 class FanOut(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="fanout"):
@@ -138,6 +211,7 @@ class FollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
     follows_max: int
     derived: bool = False
     once: Once | None = None
+    incarnation: int = 0
 
 
 class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="unfollow"):
@@ -158,6 +232,7 @@ class UnfollowFeed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     keep_history: bool = False
     once: Once | None = None
     tasks_max: int = 0
+    incarnation: int = 0
 
 
 class ClearRows(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="clear"):
@@ -188,6 +263,7 @@ class RecordEvents(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     tenant: str
     events: tuple[Impression | Engagement, ...]
     once: Once | None = None
+    incarnation: int = 0
 
 
 class SaveVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="save"):
@@ -202,6 +278,7 @@ class SaveVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     now_us: int
     versions_max: int
     once: Once | None = None
+    incarnation: int = 0
 
 
 class ActivateVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="activate"):
@@ -212,6 +289,7 @@ class ActivateVersion(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     expected: int
     now_us: int
     once: Once | None = None
+    incarnation: int = 0
 
 
 class GiveFeedback(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="feedback"):
@@ -221,11 +299,17 @@ class GiveFeedback(msgspec.Struct, frozen=True, kw_only=True, array_like=True, t
     given: FeedbackGiven
     muted_max: int
     once: Once | None = None
+    incarnation: int = 0
 
 
 Command = (
     CreateTenant
+    | DeleteTenant
+    | WipeTenant
     | AddKey
+    | RotateKey
+    | RevokeKey
+    | SetQuotas
     | PostActivity
     | RemoveActivity
     | FollowFeed
@@ -239,7 +323,18 @@ Command = (
     | GiveFeedback
 )
 
-Unkeyed = CreateTenant | AddKey | ClearRows | FanOut | MoveClock
+Unkeyed = (
+    CreateTenant
+    | DeleteTenant
+    | WipeTenant
+    | AddKey
+    | RotateKey
+    | RevokeKey
+    | SetQuotas
+    | ClearRows
+    | FanOut
+    | MoveClock
+)
 """Commands without an idempotency key: proposed again, they do no harm."""
 
 _encoder = msgspec.msgpack.Encoder()

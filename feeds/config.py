@@ -22,7 +22,9 @@ _POSITIVE = (
     "unfollow_scan_max",
     "fanout_rows_max",
     "outbox_tasks_max",
+    "wipe_rows_max",
     "events_batch_max",
+    "tenant_keys_max",
     "events_max",
     "ranking_config_bytes_max",
     "activity_bytes_max",
@@ -87,6 +89,9 @@ class FeedsConfig:
     fanout_rows_max: int = 500
     """Followers that one command of such a task reaches at most."""
 
+    wipe_rows_max: int = 1_000
+    """Rows that one command of a tenant's deletion looks at, at most; the rest follows in more."""
+
     outbox_tasks_max: int = 10_000
     """Unfinished tasks of a tenant: fan-outs, and unfollows whose rows are not yet removed. A write
     that would leave one more is refused as overloaded."""
@@ -118,6 +123,14 @@ class FeedsConfig:
     to_max: int = 100
     """Feeds in an activity's `to` at most."""
 
+    tenant_storage_bytes: int = 100 * 1024 * 1024 * 1024
+    """Bytes of activities that a tenant without a quota of its own may have stored at once."""
+
+    tenant_keys_max: int = 50
+    """API keys of a tenant, or of all operators, that are not expired, at most."""
+
+    key_grace_s_max: int = 30 * 86_400
+    """Seconds for which the old key of a rotation may stay good at most."""
     ranking_config_bytes_max: int = 65_536
     """Bytes of the document of a ranking config at most."""
 

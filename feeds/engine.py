@@ -17,11 +17,21 @@ import msgspec
 from feeds.answers import answered
 from feeds.applier import Listener
 from feeds.change_journal import Gap
-from feeds.commands import AddKey, Command, CreateTenant, Unkeyed
+from feeds.checks import check_number
+from feeds.commands import (
+    AddKey,
+    Command,
+    CreateTenant,
+    DeleteTenant,
+    RevokeKey,
+    RotateKey,
+    SetQuotas,
+    Unkeyed,
+)
 from feeds.config import FeedsConfig
-from feeds.credentials import SCOPES, check_key_id
+from feeds.credentials import APP_SCOPES, NO_TENANT, OPERATOR, SCOPES, check_key_id
 from feeds.errors import InvalidInput
-from feeds.events import Engagement, FeedbackGiven, Impression
+from feeds.events import Engagement, Event, FeedbackGiven, Impression
 from feeds.idempotency import LastingKey, operation
 from feeds.model import (
     Activity,
@@ -31,6 +41,7 @@ from feeds.model import (
     check_tenant_id,
     id_time_us,
 )
+from feeds.quotas import check_quotas
 from feeds.reader import StoreReader
 from feeds.replication.base import Replica, ReplicaStatus
 from feeds.results import (
@@ -49,6 +60,7 @@ from feeds.results import (
 from feeds.retry import RetryingReplica
 from feeds.state import LocalReplica, ReplicaFactory, StateMachine
 from feeds.store.base import Store, View
+from feeds.values import TenantRecord
 
 __all__ = ["Changes", "FeedEngine", "Listener", "ReplicaFactory", "system_clock_us"]
 
@@ -107,12 +119,16 @@ class FeedEngine(StoreReader):
         if problems := config.problems():
             raise InvalidInput("; ".join(problems))
         super().__init__(view, config)
+        self._known_lock = threading.Lock()
+        self._tenant_changes = 0
         self._replica = replica
         if config.retry_s:
             self._replica = RetryingReplica(replica, config.retry_s, is_early)
         self._name_operation = name_operation
         self._clock = clock
         self._changes = changes
+        if changes is not None:
+            changes.subscribe(self._tenant_changed, self._tenants_missed)
         self._release = release
         self._closing = threading.Lock()
         self._closed = False
@@ -166,9 +182,29 @@ class FeedEngine(StoreReader):
             release()
             raise
 
+    def tenant(self, tenant: TenantId) -> TenantRecord:
+        """As `StoreReader.tenant`; held until the tenant is changed, where that can be heard of."""
+        changes = self._tenant_changes
+        record = super().tenant(tenant)
+        with self._known_lock:
+            # What was changed while it was read may be older than the change: not worth holding.
+            if self._changes is not None and changes == self._tenant_changes:
+                self._known[tenant] = record
+        return record
+
     def create_tenant(self, tenant: str) -> "Future[None]":
         """Create a tenant; nothing happens if it exists."""
         command = CreateTenant(tenant=check_tenant_id(tenant), now_us=self._clock())
+        return self._propose(command, Accepted, lambda _: None)
+
+    def delete_tenant(self, tenant: TenantId) -> "Future[None]":
+        """Delete a tenant with all that it has: it is as unknown as any other that never was.
+
+        What it left in the store is removed from then on; `deleting` names it until that is done,
+        and none of its name can be created before.
+        """
+        self._check_tenant(tenant)
+        command = DeleteTenant(tenant=tenant, incarnation=0)
         return self._propose(command, Accepted, lambda _: None)
 
     def add_key(
@@ -176,20 +212,61 @@ class FeedEngine(StoreReader):
         tenant: TenantId,
         key_id: str,
         secret_sha256: bytes,
-        scopes: Sequence[str] = SCOPES,
+        scopes: Sequence[str] = APP_SCOPES,
     ) -> "Future[None]":
-        """Give a tenant an API key by its public id and the hash of its secret."""
-        self._check_tenant(tenant)
-        if len(secret_sha256) != 32:  # noqa: PLR2004 - SHA-256 has 32 bytes
-            raise InvalidInput("secret_sha256 is not 32 bytes: hash the secret with hash_secret")
-        if unknown := [scope for scope in scopes if scope not in SCOPES]:
-            raise InvalidInput(f"scope {unknown[0]!r} is not known: use {' or '.join(SCOPES)}")
+        """Give a tenant an API key by its public id and the hash of its secret.
+
+        With `NO_TENANT` and the scope `OPERATOR` it is an operator's.
+        """
+        self._check_owner(tenant)
+        known = (OPERATOR,) if tenant == NO_TENANT else SCOPES
+        if unknown := [scope for scope in scopes if scope not in known]:
+            raise InvalidInput(f"scope {unknown[0][:80]!r} is not known: use {' or '.join(known)}")
+        if not scopes:
+            raise InvalidInput(f"a key without scopes allows nothing: use {' or '.join(known)}")
         command = AddKey(
             tenant=tenant,
             key_id=check_key_id(key_id),
-            secret_sha256=secret_sha256,
-            scopes=tuple(scopes),
+            secret_sha256=_check_hash(secret_sha256),
+            scopes=tuple(dict.fromkeys(scopes)),
+            now_us=self._clock(),
+            keys_max=self._config.tenant_keys_max,
         )
+        return self._propose(command, Accepted, lambda _: None)
+
+    def rotate_key(
+        self,
+        tenant: TenantId,
+        key_id: str,
+        new_key_id: str,
+        secret_sha256: bytes,
+        grace_s: int,
+    ) -> "Future[None]":
+        """Let a new key have the scopes of an old one, which is good for `grace_s` seconds more."""
+        self._check_owner(tenant)
+        check_number("grace_s", grace_s, 0, self._config.key_grace_s_max, "key_grace_s_max")
+        now_us = self._clock()
+        command = RotateKey(
+            tenant=tenant,
+            key_id=check_key_id(key_id),
+            new_key_id=check_key_id(new_key_id),
+            secret_sha256=_check_hash(secret_sha256),
+            now_us=now_us,
+            expires_us=now_us + grace_s * 1_000_000,
+            keys_max=self._config.tenant_keys_max,
+        )
+        return self._propose(command, Accepted, lambda _: None)
+
+    def revoke_key(self, tenant: TenantId, key_id: str) -> "Future[bool]":
+        """Take an API key from a tenant; the future says whether it had it."""
+        self._check_owner(tenant)
+        command = RevokeKey(tenant=tenant, key_id=check_key_id(key_id))
+        return self._propose(command, RemoveResult, lambda result: result.removed)
+
+    def set_quotas(self, tenant: TenantId, quotas: dict[str, int | None]) -> "Future[None]":
+        """Change some of a tenant's quotas, by name; None is the server's default."""
+        self._check_tenant(tenant)
+        command = SetQuotas(tenant=tenant, quotas=check_quotas(quotas))
         return self._propose(command, Accepted, lambda _: None)
 
     def post(
@@ -205,8 +282,9 @@ class FeedEngine(StoreReader):
         the new content, and goes to the feeds that are new; it ranks by its first content. The same
         idempotency `key` again answers as the first time.
         """
-        self._check_tenant(tenant)
-        command, activity = self._intake.post(tenant, feed, draft, key, self._clock())
+        own = self._check_tenant(tenant).quotas.storage_bytes
+        limit = self._config.tenant_storage_bytes if own is None else own
+        command, activity = self._intake.post(tenant, feed, draft, key, self._clock(), limit)
         return self._propose(command, Placed, lambda placed: _posted(placed, activity))
 
     def remove(
@@ -336,10 +414,10 @@ class FeedEngine(StoreReader):
     def subscribe(self, listener: Listener, gap: Gap = lambda: None) -> None:
         """Call `listener` for every command that leaves events, from now on, in log order.
 
-        Without events, the tenant itself was changed: its keys, its ranking configs. It
-        is called on the replica's thread before the command's future is done, perhaps when the
-        view is at a later command already; what it raises is logged and goes no further. Beside a
-        node, commands may be missed: then `gap` is called, on that thread too.
+        Without events, the tenant itself was changed: its keys, quotas or ranking configs, or that
+        it exists. It is called on the replica's thread before the command's future is done, perhaps
+        when the view is at a later command already; what it raises is logged and goes no further.
+        Beside a node, commands may be missed: then `gap` is called, on that thread too.
         """
         if self._changes is None:
             raise InvalidInput("this engine hears of no changes: follow where they are applied")
@@ -366,10 +444,28 @@ class FeedEngine(StoreReader):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _tenant_changed(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
+        del index
+        if not events:
+            with self._known_lock:
+                self._tenant_changes += 1
+                self._known.pop(tenant, None)
+
+    def _tenants_missed(self) -> None:
+        with self._known_lock:
+            self._tenant_changes += 1
+            self._known.clear()
+
     def _propose(
         self, command: Command, kind: type[_Answer], value: Callable[[_Answer], _Value]
     ) -> "Future[_Value]":
-        """Propose a command; the future is the `value` of its answer, or its error."""
+        """Propose a command; the future is the `value` of its answer, or its error.
+
+        It names the tenant as it is known here: another one of its name is not meant.
+        """
+        if command.tenant and hasattr(command, "incarnation"):
+            index = self._check_tenant(TenantId(command.tenant)).index
+            command = msgspec.structs.replace(command, incarnation=index)
         if self._config.retry_s:
             command = self._repeatable(command)
         return answered(self._replica.propose(self._intake.encode(command)), kind, value)
@@ -383,6 +479,12 @@ class FeedEngine(StoreReader):
             self._name_operation(), config.operation_ttl_s, self._clock(), config.dedup_keys_max
         )
         return msgspec.structs.replace(command, once=once)
+
+
+def _check_hash(secret_sha256: bytes) -> bytes:
+    if len(secret_sha256) != 32:  # noqa: PLR2004 - SHA-256 has 32 bytes
+        raise InvalidInput("secret_sha256 is not 32 bytes: hash the secret with hash_secret")
+    return secret_sha256
 
 
 def _same(result: _Value) -> _Value:

@@ -8,6 +8,7 @@ FeedsError
 │   └── LimitExceeded       a limit that is named in the config
 ├── NotFound                the tenant, activity or version does not exist
 ├── Conflict                the write expected another state; or its idempotency key is used up
+├── QuotaExceeded           the tenant has used up one of its quotas; nothing was changed
 ├── Overloaded              too many writes wait; retry after a moment
 ├── NoLeader                no node leads at the moment; nothing was written; retry after a moment
 ├── OutcomeUnknown          a write that may have taken effect: repeat it with its key
@@ -37,6 +38,7 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "Overloaded",
+    "QuotaExceeded",
     "ReplicaStopped",
     "SnapshotDamaged",
     "StaleRead",
@@ -79,6 +81,10 @@ class Conflict(FeedsError):
 
     Or its idempotency key was used before, with other content.
     """
+
+
+class QuotaExceeded(FeedsError):
+    """The tenant has used up one of its quotas, which the message names; nothing was changed."""
 
 
 class Overloaded(FeedsError):

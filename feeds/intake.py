@@ -87,6 +87,7 @@ class Intake:
         draft: ActivityDraft,
         key: str | LastingKey | None,
         now_us: int,
+        storage_max: int,
     ) -> tuple[PostActivity, Activity]:
         """The command that posts a draft, and the activity that it makes."""
         home = self.check_feed(feed)
@@ -111,6 +112,7 @@ class Intake:
             once=None if key is None else self._once(key, _content(home, draft), now_us),
             inline_max=self._config.fanout_inline_max,
             tasks_max=self._config.outbox_tasks_max,
+            storage_max=storage_max,
         )
         return command, activity
 

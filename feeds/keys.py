@@ -1,4 +1,8 @@
-"""The whole keyspace in one file: every key of every column family. Pure.
+"""The whole keyspace: every key of every column family. Pure; long because it is one file.
+
+A tenant that is deleted leaves no row: what begins with its name in the families of data, what has
+it behind one letter in `config`, or behind a word and a zero byte in `meta`. So a new kind of key
+has one of these forms, or is taken care of in `feeds.machine.wiping`.
 
 Texts that end before the key does are followed by a zero byte, which none of them may hold, so no
 tenant's keys begin with another's and order is the order of the texts. Numbers are big endian.
@@ -11,8 +15,10 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | meta | `applied` | log index 8, term 8 |
 | meta | `clock` | microseconds 8 that the cluster's clock has gone |
 | meta | `tasks`, 0, tenant | 8: tasks in `outbox` that count towards the limit |
+| meta | `usage`, 0, tenant | `Usage` |
 | config | `t` tenant | `TenantRecord` |
 | config | `k` key id | `ApiKey` |
+| config | `i` tenant, key id | expiry 8 of the key; none of keys from before version 3 |
 | config | `r` tenant | `RankingConfigs` |
 | config | `v` tenant, version 8 | document of a ranking config |
 | activities | tenant, position 16 | index 8, length 4, `Posted`, body |
@@ -27,6 +33,7 @@ Times stand as positions, inverted, so that the newest comes first in a forward 
 | counters | tenant, `u`, user | `UserRecord` |
 | outbox | tenant, follower, target | `Clearing` |
 | outbox | tenant, 1, place, position 16 | `Spreading` |
+| outbox | tenant, 2 | `Wiping` |
 | dedup | tenant, `k`, idempotency key | `Remembered` |
 | dedup | tenant, `x`, expiry 8, idempotency key | 1 if it counts towards the limit |
 | dedup | tenant, `n` | `KeyCount` |
@@ -65,6 +72,9 @@ __all__ = [
     "RankingConfigsKey",
     "TaskCountKey",
     "TenantKey",
+    "TenantKeyKey",
+    "UsageKey",
+    "WipeKey",
     "after",
     "read_number",
     "write_number",
@@ -163,6 +173,31 @@ class ApiKeyKey(msgspec.Struct, frozen=True):
     def prefix() -> bytes:
         """What every key of this kind begins with."""
         return b"k"
+
+
+class TenantKeyKey(msgspec.Struct, frozen=True):
+    """In `config`: that a tenant has an API key, so that its keys are counted without all others.
+
+    An operator's are those of the tenant without a name.
+    """
+
+    tenant: str
+    key_id: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return self.prefix(self.tenant) + self.key_id.encode()
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), key_id = _split(key[1:], 1)
+        return cls(tenant, key_id.decode())
+
+    @staticmethod
+    def prefix(tenant: str) -> bytes:
+        """What the keys of one tenant begin with; the key id follows."""
+        return b"i" + _join(tenant)
 
 
 class RankingConfigsKey(msgspec.Struct, frozen=True):
@@ -394,6 +429,27 @@ class FanOutKey(msgspec.Struct, frozen=True):
         return key[key.index(b"\0") + 1] == 1
 
 
+class WipeKey(msgspec.Struct, frozen=True):
+    """In `outbox`: what a deleted tenant left, still to be removed."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return _join(self.tenant) + b"\2"
+
+    @classmethod
+    def decode(cls, key: bytes) -> Self:
+        """Read the key's bytes."""
+        (tenant,), _ = _split(key, 1)
+        return cls(tenant)
+
+    @staticmethod
+    def has(key: bytes) -> bool:
+        """Whether a key of `outbox` is of this kind: no feed's text begins with the byte 2."""
+        return key[key.index(b"\0") + 1 :] == b"\2"
+
+
 class TaskCountKey(msgspec.Struct, frozen=True):
     """In `meta`: how many of a tenant's tasks are in `outbox`."""
 
@@ -407,6 +463,16 @@ class TaskCountKey(msgspec.Struct, frozen=True):
     def prefix() -> bytes:
         """What every key of this kind begins with; the tenant follows."""
         return b"tasks\0"
+
+
+class UsageKey(msgspec.Struct, frozen=True):
+    """In `meta`: what a tenant has stored."""
+
+    tenant: str
+
+    def encode(self) -> bytes:
+        """The key's bytes."""
+        return b"usage\0" + self.tenant.encode()
 
 
 class DedupKey(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Work that one command left for later ones: fan-outs, and the rows of ended follows.
+"""Work that one command left for later ones: fan-outs, rows of ended follows, deleted tenants.
 
 The store's outbox holds what remains, so that it goes on after a restart or at another node; this
 class proposes the commands, one at a time for each task, and holds few tasks in memory.
@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 
-from feeds.commands import ClearRows, FanOut
+from feeds.commands import ClearRows, FanOut, WipeTenant
 from feeds.config import FeedsConfig
 from feeds.errors import Overloaded
-from feeds.keys import FanOutKey, OutboxKey, after
+from feeds.keys import FanOutKey, OutboxKey, WipeKey, after
 from feeds.replication.base import Applied
 from feeds.store.base import View
 
@@ -50,7 +50,7 @@ class Outbox:
 
     def __init__(
         self,
-        propose: Callable[[ClearRows | FanOut], "Future[Applied]"],
+        propose: Callable[[ClearRows | FanOut | WipeTenant], "Future[Applied]"],
         view: View,
         config: FeedsConfig,
     ) -> None:
@@ -154,8 +154,10 @@ class Outbox:
                 lambda done: self._done(key, refused=done.exception() is not None)
             )
 
-    def _command(self, key: bytes) -> ClearRows | FanOut:
+    def _command(self, key: bytes) -> ClearRows | FanOut | WipeTenant:
         config = self._config
+        if WipeKey.has(key):
+            return WipeTenant(tenant=WipeKey.decode(key).tenant, rows_max=config.wipe_rows_max)
         if FanOutKey.has(key):
             task = FanOutKey.decode(key)
             return FanOut(

@@ -3,14 +3,15 @@
 A `StoreReader` needs a view alone, so a worker that follows another process's store can answer too.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import eq, itemgetter
 from typing import Literal
 
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord
-from feeds.credentials import ApiKey
+from feeds.credentials import NO_TENANT, ApiKey
 from feeds.errors import InvalidInput, LimitExceeded, NotFound, StorageError
 from feeds.events import Event, Posted
 from feeds.fanout import followers
@@ -29,6 +30,7 @@ from feeds.keys import (
     RankingConfigsKey,
     TaskCountKey,
     TenantKey,
+    UsageKey,
     after,
     read_number,
 )
@@ -44,6 +46,7 @@ from feeds.model import (
     id_at,
     position_of,
 )
+from feeds.quotas import Usage
 from feeds.rows import pulled_edges, scan, visible_rows
 from feeds.store.base import View
 from feeds.values import (
@@ -58,6 +61,7 @@ from feeds.values import (
     decode_ranking_configs,
     decode_remembered,
     decode_tenant,
+    decode_usage,
     decode_user,
     index_of,
 )
@@ -77,7 +81,7 @@ class StoreReader:
         self._view = view
         self._config = config
         self._intake = Intake(config)
-        self._known: set[str] = set()
+        self._known: dict[TenantId, TenantRecord] = {}
 
     def applied_index(self) -> int:
         """The log index that the view is at: it moves in one batch with a command's effects."""
@@ -86,20 +90,28 @@ class StoreReader:
 
     def tenants(self) -> list[TenantId]:
         """Every tenant, by name."""
-        prefix = TenantKey.prefix()
-        keys = scan(self._view, "config", prefix, after(prefix))
-        return [TenantId(TenantKey.decode(key).tenant) for key, _ in keys]
+        return [tenant for tenant, record in self._tenants() if not record.deleted]
+
+    def deleting(self) -> list[TenantId]:
+        """The tenants that were deleted, and what they left not yet removed, by name."""
+        return [tenant for tenant, record in self._tenants() if record.deleted]
 
     def tenant(self, tenant: TenantId) -> TenantRecord:
-        """When a tenant was created; raises `NotFound` if it does not exist."""
+        """When a tenant was created, and its quotas; raises `NotFound` if it does not exist."""
         data = self._view.get("config", TenantKey(tenant).encode())
-        if data is None:
+        record = decode_tenant(data) if data else None
+        if record is None or record.deleted:
             raise NotFound(
                 f"tenant {str(tenant)[:80]!r} does not exist: "
                 "create it with `headwater tenants create`"
             )
-        self._known.add(tenant)
-        return decode_tenant(data)
+        return record
+
+    def usage(self, tenant: TenantId) -> Usage:
+        """What a tenant has stored."""
+        self._check_tenant(tenant)
+        data = self._view.get("meta", UsageKey(tenant).encode())
+        return decode_usage(data) if data else Usage()
 
     def open_tasks(self) -> int:
         """Tasks of all tenants that count towards their limits: fan-outs and ended follows."""
@@ -109,19 +121,34 @@ class StoreReader:
         )
 
     def key(self, key_id: str) -> ApiKey | None:
-        """The API key with this public id."""
+        """The API key with this public id, if it is of a tenant that exists or of an operator."""
         try:
             data = self._view.get("config", ApiKeyKey(key_id).encode())
         except UnicodeEncodeError:
             return None
-        return decode_api_key(data) if data else None
+        key = decode_api_key(data) if data else None
+        if key is None:
+            return None
+        try:
+            self._check_owner(key.tenant)
+        except NotFound:
+            return None
+        return key
 
     def keys(self, tenant: TenantId) -> list[ApiKey]:
-        """The API keys of a tenant, by id."""
-        self._check_tenant(tenant)
+        """The API keys of a tenant, or with `NO_TENANT` of the operators, by id."""
+        self._check_owner(tenant)
         prefix = ApiKeyKey.prefix()
-        keys = (decode_api_key(data) for _, data in scan(self._view, "config", prefix, b"l"))
+        keys = (
+            decode_api_key(data) for _, data in scan(self._view, "config", prefix, after(prefix))
+        )
         return [key for key in keys if key.tenant == tenant]
+
+    def key_counts(self) -> Counter[TenantId]:
+        """How many API keys each tenant has, expired ones too; the operators' are `NO_TENANT`'s."""
+        prefix = ApiKeyKey.prefix()
+        keys = scan(self._view, "config", prefix, after(prefix))
+        return Counter(decode_api_key(data).tenant for _, data in keys)
 
     def read(
         self, tenant: TenantId, feed: FeedId, limit: int | None = None, cursor: str | None = None
@@ -304,9 +331,19 @@ class StoreReader:
             return None
         return self._view.get("config", RankingConfigKey(tenant, version).encode())
 
-    def _check_tenant(self, tenant: TenantId) -> None:
-        if tenant not in self._known:
-            self.tenant(tenant)
+    def _check_tenant(self, tenant: TenantId) -> TenantRecord:
+        """The tenant's record, as of now or as it is held; raises `NotFound`."""
+        return self._known.get(tenant) or self.tenant(tenant)
+
+    def _tenants(self) -> Iterator[tuple[TenantId, TenantRecord]]:
+        prefix = TenantKey.prefix()
+        for key, data in scan(self._view, "config", prefix, after(prefix)):
+            yield TenantId(TenantKey.decode(key).tenant), decode_tenant(data)
+
+    def _check_owner(self, tenant: TenantId) -> None:
+        """Whose keys they may be: a tenant's that exists, or the operators'."""
+        if tenant != NO_TENANT:
+            self._check_tenant(tenant)
 
     def _check_limit(self, number: int, limit: int, name: str, low: int = 1) -> None:
         if not low <= number <= limit:

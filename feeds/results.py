@@ -8,7 +8,15 @@ from typing import Literal
 
 import msgspec
 
-from feeds.errors import Conflict, FeedsError, InvalidInput, LimitExceeded, NotFound, Overloaded
+from feeds.errors import (
+    Conflict,
+    FeedsError,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    QuotaExceeded,
+)
 from feeds.model import Activity, ActivityId
 
 __all__ = [
@@ -110,7 +118,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
     is one of the moment: the same write may take effect later.
     """
 
-    code: Literal["invalid", "conflict", "limit", "early", "overloaded", "unknown"]
+    code: Literal["invalid", "conflict", "limit", "early", "overloaded", "unknown", "quota"]
     message: str
 
     def error(self) -> FeedsError:
@@ -120,6 +128,7 @@ class Rejected(msgspec.Struct, frozen=True, array_like=True, tag="rejected"):
             "limit": LimitExceeded,
             "overloaded": Overloaded,
             "unknown": NotFound,
+            "quota": QuotaExceeded,
         }
         return kinds.get(self.code, Conflict)(self.message)
 

@@ -14,8 +14,9 @@ import structlog
 from feeds.applier import Applier, Listener
 from feeds.change_journal import Gap
 from feeds.clock_mover import ClockMover
-from feeds.commands import ClearRows, FanOut, encode_command
+from feeds.commands import ClearRows, FanOut, WipeTenant, encode_command
 from feeds.config import FeedsConfig
+from feeds.erasing import Eraser
 from feeds.errors import ReplicaStopped, StorageError
 from feeds.flushing import Flusher, InlineFlusher
 from feeds.keys import APPLIED, read_number
@@ -59,6 +60,7 @@ class StateMachine:
         self._store = store
         self._make_flusher = make_flusher
         self._flusher = make_flusher(store)
+        self._eraser = Eraser()
         self._listeners: tuple[Listener, ...] = ()
         self._applier = self._make_applier()
         self._replica: Replica | None = None
@@ -128,6 +130,8 @@ class StateMachine:
         left = self._applier.take_left()
         if self._outbox is not None:
             self._outbox.add(left)
+        for tenant in self._applier.take_wiped():
+            self._eraser.erase(self._store, tenant)
         self._compact()
 
     def replace(self, store: Store) -> None:
@@ -140,6 +144,7 @@ class StateMachine:
     def close_store(self) -> None:
         """Close the store as it is, to be replaced."""
         self._stop_outbox()
+        self._eraser.close()
         self._flusher.close()
         self._store.close()
 
@@ -148,6 +153,7 @@ class StateMachine:
 
         Nothing is lost then: the log has what the store lacks.
         """
+        self._eraser.close()
         self._flusher.close()
         try:
             self._store.flush()
@@ -168,7 +174,7 @@ class StateMachine:
             self._outbox.stop()
         self._outbox = self._mover = None
 
-    def _propose(self, command: ClearRows | FanOut) -> "Future[Applied]":
+    def _propose(self, command: ClearRows | FanOut | WipeTenant) -> "Future[Applied]":
         if self._replica is None:
             raise ReplicaStopped("the state machine is bound to no replica")
         return self._replica.propose(encode_command(command))

@@ -9,6 +9,7 @@ import msgspec
 from feeds.counters import CounterRecord, UserRecord
 from feeds.credentials import ApiKey
 from feeds.events import Event, Posted
+from feeds.quotas import Quotas, Usage
 
 __all__ = [
     "Clearing",
@@ -22,6 +23,7 @@ __all__ = [
     "Spreading",
     "StoredActivity",
     "TenantRecord",
+    "Wiping",
     "body_of",
     "decode_activity",
     "decode_api_key",
@@ -36,7 +38,9 @@ __all__ = [
     "decode_remembered",
     "decode_spreading",
     "decode_tenant",
+    "decode_usage",
     "decode_user",
+    "decode_wiping",
     "encode",
     "encode_activity",
     "encode_pulled",
@@ -45,10 +49,13 @@ __all__ = [
 
 
 class TenantRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A tenant: when it was created, by the clock and in the log."""
+    """A tenant: when it was created, by the clock and in the log, and what it may use."""
 
     created_us: int
     index: int
+    quotas: Quotas = Quotas()
+    deleted: int = 0
+    """The log index at which it was deleted; 0 if it was not."""
 
 
 class Edge(msgspec.Struct, frozen=True, array_like=True):
@@ -97,6 +104,13 @@ class Spreading(msgspec.Struct, frozen=True, array_like=True):
     index: int
     removes: bool
     after: str
+
+
+class Wiping(msgspec.Struct, frozen=True, array_like=True):
+    """What a deleted tenant left goes, from the key `start` of the range number `stage` on."""
+
+    stage: int = 0
+    start: bytes = b""
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
@@ -166,6 +180,8 @@ _posted = msgspec.msgpack.Decoder(Posted)
 encode = _encoder.encode
 decode_api_key = msgspec.msgpack.Decoder(ApiKey).decode
 decode_tenant = msgspec.msgpack.Decoder(TenantRecord).decode
+decode_wiping = msgspec.msgpack.Decoder(Wiping).decode
+decode_usage = msgspec.msgpack.Decoder(Usage).decode
 decode_edge = msgspec.msgpack.Decoder(Edge).decode
 decode_degrees = msgspec.msgpack.Decoder(Degrees).decode
 decode_clearing = msgspec.msgpack.Decoder(Clearing).decode

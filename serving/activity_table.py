@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from feeds.engine import FeedEngine
-from feeds.errors import StorageError
+from feeds.errors import NotFound, StorageError
 from feeds.events import Engagement, Event, Impression, Posted
 from feeds.model import TenantId, position_of
 from ranking.table import ActivityTable
@@ -51,7 +51,11 @@ class _Command:
 class TableFollower:
     """One tenant's table, and the events that it has yet to see."""
 
-    def __init__(self, engine: FeedEngine, tenant: TenantId, backlog_max: int) -> None:
+    def __init__(
+        self, engine: FeedEngine, tenant: TenantId, backlog_max: int, incarnation: int = 0
+    ) -> None:
+        self.incarnation = incarnation
+        """The log index at which the tenant was created: another of its name has another table."""
         self.table: ActivityTable | None = None
         self.loading: asyncio.Future[ActivityTable] | None = None
         self._engine = engine
@@ -268,8 +272,9 @@ class ActivityTables:
         cause = "backlog"
         if follower is None:
             cause = "first"
+            incarnation = self._engine.tenant(tenant).index
             follower = self._followers[tenant] = TableFollower(
-                self._engine, tenant, self._backlog_max
+                self._engine, tenant, self._backlog_max, incarnation
             )
             self._trim(follower)
         self._followers.move_to_end(tenant)
@@ -321,6 +326,8 @@ class ActivityTables:
     def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         """Called by the thread that applies commands, after each."""
         follower = self._followers.get(tenant)
+        if follower is not None and not events:
+            self._check_exists(tenant, follower)
         if follower is not None and events:
             follower.offer(index, events)
             loop = self._loop
@@ -330,10 +337,27 @@ class ActivityTables:
         with self._gate:
             pass
 
+    def _check_exists(self, tenant: TenantId, follower: TableFollower) -> None:
+        """Give up the table of a tenant that was deleted, though there may be one of its name."""
+        try:
+            if self._engine.tenant(tenant).index == follower.incarnation:
+                return
+        except NotFound:
+            pass
+        follower.missed()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._forget, tenant, follower)
+
+    def _forget(self, tenant: TenantId, follower: TableFollower) -> None:
+        if self._followers.get(tenant) is follower:
+            del self._followers[tenant]
+            self._metrics.tables.set(len(self._followers))
+
     def _missed(self) -> None:
         """Called by the thread that catches up, where commands were missed."""
-        for follower in list(self._followers.values()):
+        for tenant, follower in list(self._followers.items()):
             follower.missed()
+            self._check_exists(tenant, follower)
 
     def _apply_slice(self) -> None:
         self._woken = False

@@ -11,10 +11,22 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 
 from feeds.errors import FeedsError
+from serving.admission import AdmissionMiddleware
 from serving.body_limit import BodyLimitMiddleware
 from serving.compose import Services
 from serving.errors import on_feeds_error, on_http_error, on_invalid_request
-from serving.routes import configs, events, feedback, feeds, health, model, ranked, slates
+from serving.routes import (
+    configs,
+    events,
+    feedback,
+    feeds,
+    health,
+    keys,
+    model,
+    ranked,
+    slates,
+    tenants,
+)
 from serving.telemetry import TelemetryMiddleware
 
 __all__ = ["create_app"]
@@ -27,6 +39,7 @@ NO_TELEMETRY: Final[TelemetryConfig] = {
 }
 """What FastAPI tells OpenTelemetry by itself: nothing. Its spans would hold paths and queries, and
 so users' names."""
+ROUTERS = (feeds, ranked, slates, events, feedback, model, configs, keys, tenants, health)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -50,7 +63,7 @@ def create_app(services: Services) -> FastAPI:
         telemetry=NO_TELEMETRY,
     )
     app.state.services = services
-    for module in (feeds, ranked, slates, events, feedback, model, configs, health):
+    for module in ROUTERS:
         app.include_router(module.router)
     app.add_exception_handler(FeedsError, on_feeds_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -59,6 +72,12 @@ def create_app(services: Services) -> FastAPI:
         BodyLimitMiddleware,
         body_bytes_max=services.settings.body_bytes_max,
         timeout_s=services.settings.client_timeout_s,
+    )
+    app.add_middleware(
+        AdmissionMiddleware,
+        authenticator=services.authenticator,
+        quotas=services.quotas,
+        metrics=services.metrics,
     )
     app.add_middleware(
         TelemetryMiddleware,

@@ -33,6 +33,7 @@ Bench = Literal[
     "restart",
     "rank",
     "ranker",
+    "tenants",
     "all",
 ]
 
@@ -82,7 +83,8 @@ def command(
 
     fanout: rows a second before the followers of a post, to the last follower. page: 100 rows of a
     feed. restart: from a node's start to its first write, with a long log. replay: an action log
-    into one engine. rank, ranker: 500 candidates.
+    into one engine. rank, ranker: 500 candidates. tenants: a read beside a tenant that asks for ten
+    times its quota.
 
     For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """
@@ -169,6 +171,7 @@ def _benches() -> "Mapping[str, Run]":
         bench_rank,
         bench_restart,
         bench_store,
+        bench_tenants,
     )
 
     def alone(run: "Callable[[Path, float], Iterator[Figure]]") -> "Run":
@@ -192,6 +195,7 @@ def _benches() -> "Mapping[str, Run]":
         "restart": bench_restart.restart,
         "rank": alone(bench_rank.rank),
         "ranker": alone(bench_rank.ranker),
+        "tenants": bench_tenants.tenants,
     }
 
 

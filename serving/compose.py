@@ -18,9 +18,11 @@ from serving.activity_table import ActivityTables
 from serving.configs import HeldConfigs, service_config
 from serving.consistency import FollowedReads, OwnReads, Reads
 from serving.cursors import Slates, SlateStore
+from serving.departures import Departures
 from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.previews import Previews
+from serving.quotas import QuotaConfig, TenantQuotas
 from serving.reader import FeedReader, LiveModels
 from serving.served import Served, ServedMemory
 from serving.served_requests import RecentRequests
@@ -58,6 +60,10 @@ class FollowedModels(LiveModels, Protocol):
         """What ranks the tenant's feeds."""
         ...
 
+    def forget(self, tenant: TenantId) -> None:
+        """The tenant was deleted."""
+        ...
+
     def counts(self) -> ModelCounts:
         """How many models are live, and how many could not be taken up."""
         ...
@@ -71,6 +77,7 @@ class Services:
     feeds: FeedsConfig
     engine: FeedEngine
     authenticator: Authenticator
+    quotas: TenantQuotas
     tables: ActivityTables
     models: FollowedModels
     reader: FeedReader
@@ -78,6 +85,7 @@ class Services:
     previews: Previews
     reads: Reads
     metrics: Metrics
+    departures: Departures
     clock_us: Callable[[], int]
     shadows: ShadowTrials
     slate_log: SlateLog
@@ -90,6 +98,7 @@ class Services:
     async def start(self) -> None:
         """Load tables and models, follow what changes, and begin to log slates."""
         self.slate_log.start()
+        self.departures.start()
         await self.models.start()
         await self.shadows.start()
         await self.tables.start(self.engine.tenants())
@@ -98,6 +107,7 @@ class Services:
         """Finish what was proposed, and let go of everything."""
         await self.tables.settled()
         self.tables.stop()
+        self.departures.stop()
         await self.shadows.stop()
         await self.models.stop()
         await asyncio.to_thread(self.slate_log.stop)
@@ -199,8 +209,13 @@ def compose(
     if slates is None:  # an empty one is false
         slates = SlateStore(time.monotonic, settings.slates_max, settings.slate_ttl_s)
     authenticator = Authenticator(
-        engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s
+        engine.key, time.monotonic, settings.keys_cached_max, settings.keys_cached_s, clock_us
     )
+    engine.subscribe(authenticator.changed, authenticator.missed)
+    quotas = TenantQuotas(
+        lambda tenant: engine.tenant(tenant).quotas, _quotas(settings, config), time.monotonic_ns
+    )
+    engine.subscribe(quotas.changed, quotas.missed)
     follows = HeldFollows(engine, settings.follows_held_max)
     configs = HeldConfigs(engine, service_config(settings), settings.configs_held_max)
     recent = RecentRequests(settings.preview_requests_max, settings.preview_tenants_max)
@@ -237,6 +252,7 @@ def compose(
         feeds=config,
         engine=engine,
         authenticator=authenticator,
+        quotas=quotas,
         tables=tables,
         models=models,
         reader=reader,
@@ -244,6 +260,12 @@ def compose(
         previews=Previews(reader, recent, configs, settings.preview_places_max),
         reads=reads,
         metrics=metrics,
+        departures=Departures(
+            engine,
+            settings.models_path,
+            settings.slate_log_path,
+            (models, slates, recent, served, shadows, slate_log),
+        ),
         clock_us=clock_us,
         shadows=shadows,
         slate_log=slate_log,
@@ -275,8 +297,20 @@ def _tenant_metrics(settings: Settings, worker: int | None) -> TenantMetrics:
 
 
 def _limits(settings: Settings, feeds: FeedsConfig | None) -> FeedsConfig:
-    config = feeds or FeedsConfig()
+    config = replace(feeds or FeedsConfig(), tenant_storage_bytes=settings.tenant_storage_bytes)
     return replace(config, retry_s=settings.write_retry_s) if settings.engine else config
+
+
+def _quotas(settings: Settings, config: FeedsConfig) -> QuotaConfig:
+    return QuotaConfig(
+        requests_per_s=settings.tenant_requests_per_s,
+        events_per_s=settings.tenant_events_per_s,
+        storage_bytes=settings.tenant_storage_bytes,
+        training_minutes=settings.tenant_training_minutes,
+        workers=settings.workers,
+        burst_s=settings.quota_burst_s,
+        events_burst_min=config.events_batch_max,
+    )
 
 
 def _open_engine(

@@ -121,6 +121,10 @@ class Slates(Protocol):
         """
         ...
 
+    def forget(self, tenant: TenantId) -> None:
+        """Hold no slate of the tenant any more."""
+        ...
+
     def close(self) -> None:
         """Hold nothing any more; twice is harmless."""
         ...
@@ -168,6 +172,11 @@ class SlateStore:
         ):
             raise expired(kind)
         return slate
+
+    def forget(self, tenant: TenantId) -> None:
+        """As `Slates.forget`."""
+        for request_id in [one for one, (slate, _) in self._held.items() if slate.tenant == tenant]:
+            del self._held[request_id]
 
     def close(self) -> None:
         """Hold nothing any more."""

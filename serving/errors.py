@@ -9,6 +9,7 @@ ApiError                 an answer that is an error, with the code that Stream's
 ├── ClientTooSlow   408  the request did not come within `client_timeout_s`
 ├── SlateExpired    410  the pages of a ranked feed are no longer held: read again
 ├── BodyTooLarge    413  more bytes than `body_bytes_max`
+├── OverQuota       429  the tenant has used up a quota; `Retry-After` says when to try again
 ├── HeadTooLarge    431  more bytes than `head_bytes_max`
 └── Unavailable     503  for the moment; `Retry-After` says when to try again
 """
@@ -31,6 +32,7 @@ from feeds.errors import (
     NotFound,
     OutcomeUnknown,
     Overloaded,
+    QuotaExceeded,
     StaleRead,
     StorageError,
     StorageFull,
@@ -49,6 +51,7 @@ __all__ = [
     "KeyRefused",
     "NotAllowed",
     "OperatorRefused",
+    "OverQuota",
     "SlateExpired",
     "Unavailable",
     "error_response",
@@ -70,6 +73,12 @@ class Answer(NamedTuple):
 
 
 INTERNAL: Final = Answer(500, -1, "InternalException")
+
+RATE_LIMITED: Final = Answer(429, 9, "RateLimitReached")
+
+STORAGE_RETRY_S: Final = 60
+"""Seconds after which a tenant whose storage is full may try again: until then nothing changes by
+itself."""
 
 
 class ApiError(HTTPException):
@@ -111,7 +120,7 @@ class KeyRefused(ApiError):
         super().__init__(
             detail,
             more_info="Send 'Authorization: Bearer hw_<key id>_<secret>'; "
-            "`headwater tenants` makes keys.",
+            "`headwater keys` makes keys.",
             headers={"WWW-Authenticate": "Bearer"},
         )
 
@@ -168,6 +177,23 @@ class ClientTooSlow(ApiError):
         )
 
 
+class OverQuota(ApiError):
+    """The tenant has used up one of its quotas for the moment."""
+
+    answer = RATE_LIMITED
+
+    def __init__(self, tenant: str, quota: str, limit: int, wait_s: float) -> None:
+        super().__init__(
+            f"tenant {tenant} has used up its quota {quota}, {limit}; nothing was changed",
+            more_info="Send less at a time, or ask who runs the server for more: "
+            f"`headwater tenants quota set {tenant}`.",
+            headers={"Retry-After": str(ceil(wait_s))},
+        )
+        self.quota = quota
+        self.wait_s = wait_s
+        """Seconds after which the same request would be taken, if no other came."""
+
+
 class HeadTooLarge(ApiError):
     """The request's path and headers have more bytes than the server reads."""
 
@@ -195,6 +221,7 @@ _ANSWERS: tuple[tuple[type[FeedsError], Answer], ...] = (
     (InvalidInput, Answer(400, 4, "InputException")),
     (NotFound, Answer(404, 16, "DoesNotExistException")),
     (Conflict, Answer(409, 22, "ConflictException")),
+    (QuotaExceeded, RATE_LIMITED),
     (Overloaded, Answer(503, 9, "RateLimitReached")),
     (NoLeader, Answer(503, -1, "NoLeaderException")),
     (OutcomeUnknown, Answer(503, -1, "OutcomeUnknownException")),
@@ -241,6 +268,8 @@ def error_response(
 async def on_feeds_error(request: Request, error: Exception) -> Response:
     """Answer an error of the engine: its sentence, with the status and code of its class."""
     answer = next(answer for kind, answer in _ANSWERS if isinstance(error, kind))
+    if answer == RATE_LIMITED:
+        return error_response(answer, str(error), "", {"Retry-After": str(STORAGE_RETRY_S)})
     if answer.status != Unavailable.answer.status:
         return error_response(answer, str(error))
     wait_s = request.app.state.services.settings.retry_after_s

@@ -57,11 +57,20 @@ class HeldFollows:
     def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         """Called by the thread that applies commands, after each."""
         del index
+        if not events:
+            self._forget(tenant)
         for event in events:
             if isinstance(event, Followed | Unfollowed):
                 with self._lock:
                     self._changes += 1
                     self._drop((tenant, event.follower))
+
+    def _forget(self, tenant: TenantId) -> None:
+        """The tenant itself was changed, perhaps deleted."""
+        with self._lock:
+            self._changes += 1
+            for key in [key for key in self._held if key[0] == tenant]:
+                self._drop(key)
 
     def _missed(self) -> None:
         """Called by the thread that catches up with a node's store, where commands were missed."""

@@ -6,6 +6,7 @@ OUT/<tenant>/previous.json          which was live before: at hand for a roll-ba
 OUT/<tenant>/shadow.json            which is on trial
 OUT/<tenant>/problem.json           why the registry's live version is not; absent if all is well
 OUT/<tenant>/<alias>-problem.json   the same of the other aliases
+OUT/<tenant>.deleted                up to which version the registry's are those of a deleted tenant
 """
 
 import re
@@ -17,7 +18,7 @@ import msgspec
 from feeds.model import format_time
 from ranking.errors import BundleDamaged
 from ranking.files import replace_file
-from ranking.registry import Alias, ModelVersion
+from ranking.registry import ALIASES, Alias, ModelVersion
 
 __all__ = [
     "Handed",
@@ -26,6 +27,8 @@ __all__ = [
     "clear_problem",
     "handed_file",
     "is_bundle_name",
+    "leave_behind",
+    "left_behind",
     "problem_file",
     "read_handed",
     "read_problem",
@@ -120,6 +123,26 @@ def read_problem(home: Path, alias: Alias = "live") -> Problem | None:
 def clear_problem(home: Path, alias: Alias = "live") -> None:
     """All is well."""
     problem_file(home, alias).unlink(missing_ok=True)
+
+
+def leave_behind(out: Path, tenant: str) -> None:
+    """The tenant was deleted: what aliases of it name now shall never be handed over again."""
+    named = [read_handed(out / tenant, alias) for alias in ALIASES]
+    last = max((handed.version for handed in named if handed is not None), default=0)
+    if last > left_behind(out, tenant):
+        replace_file(out / f"{tenant}.deleted", str(last).encode())
+
+
+def left_behind(out: Path, tenant: str) -> int:
+    """The last version that belongs to a deleted tenant of this name; 0 if none does."""
+    try:
+        return int((out / f"{tenant}.deleted").read_bytes()[:20])
+    except FileNotFoundError:
+        return 0
+    except ValueError as error:
+        raise BundleDamaged(
+            f"{out / tenant}.deleted is no version: write the last one of the deleted tenant there"
+        ) from error
 
 
 def _read(path: Path, kind: type[Kind]) -> Kind | None:

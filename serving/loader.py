@@ -41,6 +41,7 @@ from serving.handover import (
     bundle_name,
     clear_problem,
     is_bundle_name,
+    left_behind,
     read_handed,
     withdraw,
     write_handed,
@@ -154,6 +155,8 @@ class Loader:
             if version is None:
                 if alias != "live":
                     withdraw(home, alias)
+                return
+            if version.version <= left_behind(self._out, tenant):
                 return
             if self._is_waiting(tenant, alias, version.digest):
                 return

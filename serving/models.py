@@ -273,6 +273,11 @@ class ModelCache:
             load_ms=held.live.load_ms,
         )
 
+    def forget(self, tenant: TenantId) -> None:
+        """The tenant was deleted: let go of its model at once."""
+        if tenant in self._followed:
+            self._forget(tenant)
+
     def counts(self) -> ModelCounts:
         """Over all tenants: numbers alone, so that none learns of another."""
         problems = sum(followed.cause is not None for followed in self._followed.values())

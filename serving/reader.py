@@ -151,6 +151,7 @@ class FeedReader:
         exclude, or `SlateExpired` where the slate of the cursor is no longer held.
         """
         page = await self._page(tenant, user, kind, limit, cursor, explain, self._excluded(exclude))
+        self.engine.tenant(tenant)  # of one that was deleted meanwhile nothing is kept
         self.served.note(tenant, user, page.shown)
         return page
 
@@ -317,6 +318,7 @@ class FeedReader:
             )
             slate = followed_by(slate, refill)
         slate = replace(slate, config_version=active.version)
+        self.engine.tenant(query.tenant)  # of one that was deleted meanwhile nothing is kept
         tried = query if again is None else replace(query, served=())
         self._try_shadow(tried, config, gathered, slate)
         gather_us = (gathered_ns - started_ns) // 1_000

@@ -14,7 +14,7 @@ import orjson
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from feeds.errors import LimitExceeded
 from feeds.events import Engagement, EngagementKind, Impression
@@ -26,7 +26,7 @@ from feeds.model import (
     position_of,
 )
 from serving.errors import BadRequest
-from serving.tenants import Authenticator
+from serving.tenants import KEY, Authenticator
 
 __all__ = [
     "ActivateBody",
@@ -35,8 +35,12 @@ __all__ = [
     "EventsBody",
     "FollowBody",
     "JsonRoute",
+    "KeyBody",
+    "QuotasBody",
     "RankBody",
     "RollBackBody",
+    "RotationBody",
+    "TenantBody",
 ]
 
 JSON_TYPE = "application/json"
@@ -59,8 +63,9 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
-            authenticator: Authenticator = request.app.state.services.authenticator
-            authenticator.key(request.headers.get("authorization"))
+            if KEY not in request.scope:
+                authenticator: Authenticator = request.app.state.services.authenticator
+                authenticator.key(request.headers.get("authorization"))
             _check_content_type(request)
             return await handle(_JsonRequest(request.scope, request.receive))
 
@@ -265,6 +270,45 @@ class EventsBody(Body):
                 f"{events_batch_max}; send them in batches; nothing was changed"
             )
         return [event.event(now_us) for event in self.events]
+
+
+class KeyBody(Body):
+    """What a new API key shall allow."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"scopes": ["read", "write"]}]})
+
+    scopes: list[Literal["read", "write", "admin"]] = Field(
+        ["read", "write"], min_length=1, max_length=8, description="What the key allows."
+    )
+
+
+class RotationBody(Body):
+    """How long the old key stays good."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"grace_s": 86_400}]})
+
+    grace_s: int = Field(
+        86_400, ge=0, description="Seconds for which the old key stays good; 30 days at most."
+    )
+
+
+class TenantBody(Body):
+    """A tenant to make, and what its first API key shall allow."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"tenant": "acme"}]})
+
+    tenant: str = Field(description="Lower-case letters, digits, - and _, at most 63.")
+    scopes: list[Literal["read", "write", "admin"]] = Field(
+        ["read", "write"], min_length=1, max_length=8, description="What the key allows."
+    )
+
+
+class QuotasBody(RootModel[dict[str, int | None]]):
+    """Quotas by name; null is the server's default, 0 is nothing at all."""
+
+    model_config = ConfigDict(
+        strict=True, json_schema_extra={"examples": [{"requests_per_s": 100, "events_per_s": None}]}
+    )
 
 
 class RankBody(Body):

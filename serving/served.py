@@ -38,6 +38,10 @@ class Served(Protocol):
         """The positions that the user was served and that are still remembered."""
         ...
 
+    def forget(self, tenant: TenantId) -> None:
+        """Remember nothing of the tenant's users any more."""
+        ...
+
     def close(self) -> None:
         """Remember nothing any more; twice is harmless."""
         ...
@@ -85,6 +89,11 @@ class ServedMemory:
     def of(self, tenant: TenantId, user: UserId) -> frozenset[bytes]:
         """As `Served.of`."""
         return ring_positions(self._rings.get((tenant, user), b""), self._monotonic())
+
+    def forget(self, tenant: TenantId) -> None:
+        """As `Served.forget`."""
+        for key in [key for key in self._rings if key[0] == tenant]:
+            del self._rings[key]
 
     def close(self) -> None:
         """Remember nothing any more."""

@@ -48,6 +48,10 @@ class RecentRequests:
         self._served.move_to_end(tenant)
         served.append(request)
 
+    def forget(self, tenant: TenantId) -> None:
+        """Remember nothing of the tenant any more."""
+        self._served.pop(tenant, None)
+
     def last(self, tenant: TenantId, count: int) -> list[ServedRequest]:
         """As `ServedRequests.last`."""
         newest: dict[tuple[UserId, FeedKind], ServedRequest] = {}

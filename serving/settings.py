@@ -229,7 +229,40 @@ class Settings(BaseSettings):
         10_000, ge=1, le=1_000_000, description="API keys held in memory at most."
     )
     keys_cached_s: float = Field(
-        60.0, ge=0, le=3_600, description="Seconds until a key is read from the store again."
+        60.0,
+        ge=0,
+        le=3_600,
+        description="Seconds until a key is read from the store again; one that was revoked is "
+        "refused as soon as the process hears of it.",
+    )
+    tenant_requests_per_s: int = Field(
+        1_000,
+        ge=0,
+        le=1_000_000,
+        description="Requests a second, over all workers, of a tenant without a quota of its own.",
+    )
+    tenant_events_per_s: int = Field(
+        20_000,
+        ge=0,
+        le=10_000_000,
+        description="Impressions and engagements a second, over all workers, of a tenant without "
+        "a quota of its own.",
+    )
+    tenant_storage_bytes: int = Field(
+        100 * 1024 * MIB,
+        ge=0,
+        le=10**15,
+        description="Bytes of activities that a tenant without a quota of its own may have stored.",
+    )
+    tenant_training_minutes: int = Field(
+        600,
+        ge=0,
+        le=10**6,
+        description="Minutes of training a day of a tenant without a quota of its own; noted, not "
+        "enforced.",
+    )
+    quota_burst_s: float = Field(
+        1.0, ge=0.01, le=60, description="Seconds whose share of a quota a tenant may use at once."
     )
     follows_held_max: int = Field(
         100_000,

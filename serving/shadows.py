@@ -170,6 +170,11 @@ class ShadowTrials:
         tally = self._tallies.get(tenant)
         return ShadowFigures() if tally is None else tally.figures()
 
+    def forget(self, tenant: TenantId) -> None:
+        """Keep no figures of the tenant any more, and rank nothing of it again."""
+        self._tallies.pop(tenant, None)
+        self._queue = deque(trial for trial in self._queue if trial.live.tenant != tenant)
+
     async def start(self) -> None:
         """Run trials until `stop`."""
         self._task = asyncio.create_task(self._work(), name="shadows")

@@ -88,6 +88,13 @@ class SharedServed:
             _log.warning("served_not_read", error=str(error))
             return frozenset()
 
+    def forget(self, tenant: TenantId) -> None:
+        """As `Served.forget`; for all processes."""
+        try:
+            self._database.execute("DELETE FROM served WHERE tenant = ?", (tenant,))
+        except sqlite3.Error as error:
+            _log.warning("served_not_forgotten", error=str(error))
+
     def close(self) -> None:
         """Let go of the file; twice is harmless."""
         self._database.close()

@@ -30,7 +30,8 @@ _SCHEMA: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = OFF; -- what is lost with the machine is read anew
 CREATE TABLE IF NOT EXISTS slates
-    (number INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT UNIQUE, until_s REAL, content BLOB);
+    (number INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT UNIQUE, tenant TEXT, until_s REAL,
+     content BLOB);
 CREATE INDEX IF NOT EXISTS slates_until ON slates (until_s);
 """
 
@@ -85,8 +86,8 @@ class SharedSlates:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
                 number = self._database.execute(
-                    "INSERT INTO slates (request_id, until_s, content) VALUES (?, ?, ?)",
-                    (slate.request_id, now + self._ttl_s, _encode(slate)),
+                    "INSERT INTO slates (request_id, tenant, until_s, content) VALUES (?, ?, ?, ?)",
+                    (slate.request_id, slate.tenant, now + self._ttl_s, _encode(slate)),
                 ).lastrowid
                 self._database.execute(
                     "DELETE FROM slates WHERE number <= ? OR until_s <= ?",
@@ -111,6 +112,13 @@ class SharedSlates:
         if slate is None or (slate.tenant, slate.user, slate.kind) != (tenant, user, kind):
             raise expired(kind)
         return slate
+
+    def forget(self, tenant: TenantId) -> None:
+        """As `Slates.forget`; for all processes."""
+        try:
+            self._database.execute("DELETE FROM slates WHERE tenant = ?", (tenant,))
+        except sqlite3.Error as error:
+            _log.warning("slates_not_forgotten", error=str(error))
 
     def close(self) -> None:
         """Let go of the file; twice is harmless."""

@@ -97,6 +97,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.quota_refusals = Counter(
+            "headwater_quota_refusals",
+            "Requests refused because their tenant had used up a quota.",
+            ("quota",),
+            registry=self.registry,
+        )
         self.models = Gauge(
             "headwater_models",
             "Live models in memory; a worker each its own.",

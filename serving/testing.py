@@ -138,6 +138,10 @@ class HeldModels:
             spec_fingerprint=model.scorer.spec.fingerprint,
         )
 
+    def forget(self, tenant: TenantId) -> None:
+        """The model that was set for the tenant is none any more."""
+        self.held.pop(tenant, None)
+
     def counts(self) -> ModelCounts:
         """How many were set."""
         return ModelCounts(len(self.held), 0)

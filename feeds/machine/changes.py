@@ -17,7 +17,7 @@ class Changes:
         self.writes: list[Write] = []
         self.events: list[Event] = []
         self.of_tenant = False
-        """Whether the tenant itself changed: its keys, its quotas, whether it exists."""
+        """Whether the tenant itself changed: its keys, quotas or configs, or that it exists."""
         self._event_prefix = b""
 
     def put(self, family: str, key: bytes, value: bytes | None) -> None:

@@ -21,6 +21,7 @@ from feeds.keys import (
 from feeds.machine.changes import Changes
 from feeds.machine.spread import settle
 from feeds.machine.tasks import count
+from feeds.machine.wiping import deleted
 from feeds.results import FollowResult, Rejected, UnfollowResult
 from feeds.rows import feed_rows, pulled_rows
 from feeds.store.base import View
@@ -177,6 +178,9 @@ def clear(command: ClearRows, changes: Changes, view: View) -> UnfollowResult:
     key = OutboxKey(command.tenant, command.follower, command.target).encode()
     data = view.get("outbox", key)
     if data is None:
+        return UnfollowResult(changes.index, removed=False)
+    if deleted(command.tenant, view):
+        changes.delete("outbox", key)
         return UnfollowResult(changes.index, removed=False)
     unfinished = _clear(command, decode_clearing(data), changes, view)
     return UnfollowResult(changes.index, removed=True, unfinished=unfinished)

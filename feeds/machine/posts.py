@@ -7,6 +7,7 @@ from feeds.events import Removed
 from feeds.keys import ActivityKey, CounterKey, FeedRowKey, write_number
 from feeds.machine.changes import Changes
 from feeds.machine.spread import spread
+from feeds.machine.usage import release, store
 from feeds.model import ActivityId, position_of
 from feeds.results import Placed, Rejected, RemoveResult
 from feeds.store.base import View
@@ -25,6 +26,7 @@ def post(command: PostActivity, changes: Changes, view: View) -> Placed | Reject
     data = view.get("activities", key)
     if data is None:
         stored = StoredActivity(changes.index, posted, command.body)
+        store(1, len(command.body), command.storage_max, changes, view)
         changes.put("activities", key, encode_activity(stored))
         changes.tell(posted)
         _add_rows([posted.feed, *posted.to], command, changes, view)
@@ -39,6 +41,8 @@ def post(command: PostActivity, changes: Changes, view: View) -> Placed | Reject
             f"would be in over {command.places_max}, which is to_max and its own: post another one",
         )
     if added or command.body != stored.body:
+        grown = len(command.body) - len(stored.body)
+        store(0, grown, command.storage_max, changes, view)
         facts = msgspec.structs.replace(stored.posted, to=(*stored.posted.to, *added))
         changes.put(
             "activities", key, encode_activity(StoredActivity(stored.index, facts, command.body))
@@ -68,8 +72,10 @@ def remove(command: RemoveActivity, changes: Changes, view: View) -> RemoveResul
     data = view.get("activities", key)
     if data is None:
         return RemoveResult(changes.index, removed=False)
-    posted = decode_activity(data).posted
+    stored = decode_activity(data)
+    posted = stored.posted
     places = [posted.feed, *posted.to]
+    release(len(stored.body), changes, view)
     changes.delete("activities", key)
     changes.delete("counters", CounterKey(command.tenant, "activity", position).encode())
     for place in places:

@@ -12,6 +12,7 @@ from feeds.fanout import degrees, followers, following_since
 from feeds.keys import FanOutKey, FeedRowKey, after, write_number
 from feeds.machine.changes import Changes
 from feeds.machine.tasks import count
+from feeds.machine.wiping import deleted
 from feeds.model import Position
 from feeds.results import Drained
 from feeds.rows import scan
@@ -63,6 +64,9 @@ def fan_out(command: FanOut, changes: Changes, view: View) -> Drained:
     key = FanOutKey(command.tenant, command.place, Position(command.position)).encode()
     data = view.get("outbox", key)
     if data is None:
+        return Drained(changes.index)
+    if deleted(command.tenant, view):
+        changes.delete("outbox", key)
         return Drained(changes.index)
     task = decode_spreading(data)
     found = following_since(view, command.tenant, command.place, task.after, command.rows_max)

@@ -1,35 +1,43 @@
-"""Creating tenants and their API keys."""
+"""Tenants: created, and what they may use."""
 
-from feeds.commands import AddKey, CreateTenant
-from feeds.credentials import ApiKey
-from feeds.keys import ApiKeyKey, TenantKey
+import msgspec
+
+from feeds.commands import CreateTenant, SetQuotas
+from feeds.keys import TenantKey
 from feeds.machine.changes import Changes
-from feeds.model import TenantId
+from feeds.quotas import check_quotas, with_changes
 from feeds.results import Accepted, Rejected
 from feeds.store.base import View
 from feeds.values import TenantRecord, decode_tenant, encode
 
-__all__ = ["add_key", "create_tenant"]
+__all__ = ["create_tenant", "set_quotas"]
 
 
-def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accepted:
+def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accepted | Rejected:
     """Write the tenant's record once."""
     key = TenantKey(command.tenant).encode()
     stored = view.get("config", key)
     if stored is not None:
-        return Accepted(decode_tenant(stored).index)
+        record = decode_tenant(stored)
+        if record.deleted:
+            return Rejected(
+                "conflict",
+                f"a tenant {command.tenant!r} was deleted and what it left is being removed: "
+                "create this one in a moment",
+            )
+        return Accepted(record.index)
     changes.put("config", key, encode(TenantRecord(command.now_us, changes.index)))
     return Accepted(changes.index)
 
 
-def add_key(command: AddKey, changes: Changes, view: View) -> Accepted | Rejected:
-    """Write the API key, unless its id belongs to another key."""
-    key = ApiKeyKey(command.key_id).encode()
-    record = encode(
-        ApiKey(TenantId(command.tenant), command.key_id, command.secret_sha256, command.scopes)
-    )
+def set_quotas(command: SetQuotas, changes: Changes, view: View) -> Accepted | Rejected:
+    """Write the tenant's record with its quotas; raises `InvalidInput` for what are none."""
+    key = TenantKey(command.tenant).encode()
     stored = view.get("config", key)
-    if stored is not None and stored != record:
-        return Rejected("conflict", f"key id {command.key_id!r} is taken: choose another one")
-    changes.put("config", key, record)
+    if stored is None:
+        return Rejected("unknown", f"tenant {command.tenant!r} does not exist: create it first")
+    record = decode_tenant(stored)
+    quotas = with_changes(record.quotas, check_quotas(command.quotas))
+    changes.put("config", key, encode(msgspec.structs.replace(record, quotas=quotas)))
+    changes.of_tenant = True
     return Accepted(changes.index)

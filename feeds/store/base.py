@@ -64,6 +64,10 @@ class Store(View, Protocol):
         """Make all that was written survive a loss of power."""
         ...
 
+    def compact(self, family: str, start: bytes, stop: bytes) -> None:
+        """Take what was deleted from start to stop out of the files; it may take long."""
+        ...
+
     def close(self) -> None:
         """Release files and locks; closing twice is harmless."""
         ...

@@ -87,6 +87,10 @@ class MemoryStore:
         with self._lock:
             self._family("meta")
 
+    def compact(self, family: str, start: bytes, stop: bytes) -> None:
+        """There are no files."""
+        del family, start, stop
+
     def close(self) -> None:
         """Forget everything; closing twice is harmless."""
         with self._lock:

@@ -37,8 +37,10 @@ import structlog
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    BottommostLevelCompaction,
     Cache,
     Checkpoint,
+    CompactOptions,
     DBCompressionType,
     Options,
     Rdict,
@@ -227,6 +229,18 @@ class RocksStore:
         self._do("sync", lambda: self._db.flush_wal(True))
         for rows in families:
             self._do("flush", rows.flush)
+
+    def compact(self, family: str, start: bytes, stop: bytes) -> None:
+        """Rewrite the files that hold rows from start to stop: what was deleted is in none then.
+
+        Others can read and write meanwhile, and the GIL is free. Raises `StorageError`.
+        """
+        rows = self._family(family)
+        options = CompactOptions()
+        options.set_exclusive_manual_compaction(False)  # RocksDB's own go on, so no write stalls
+        # Else what marks rows as deleted stays in the last level, with their keys.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
+        self._do("compact", lambda: rows.compact_range(start, stop, options))
 
     def checkpoint(self, path: Path) -> None:
         """Keep all that was written so far as a store at `path`, which must not exist.

@@ -31,6 +31,7 @@ async def record(
     """Record events; the next read of any feed reckons with them."""
     services = services_of(request)
     events = body.facts(services.clock_us(), services.feeds.events_batch_max)
+    services.quotas.events(tenant, len(events))
     content = body.model_dump_json().encode() if idempotency_key is not None else None
     future = services.engine.record(tenant, events, idempotency_key, content)
     result = await applied(future)

@@ -73,6 +73,7 @@ ERRORS: Responses = {
     401: {"model": Error, "description": "No API key, or one that is not valid."},
     403: {"model": Error, "description": "The API key may not do this."},
     413: {"model": Error, "description": "The body is longer than body_bytes_max."},
+    429: {"model": Error, "description": "A quota is used up: Retry-After says for how long."},
     503: {"model": Error, "description": "Not now: Retry-After says when to try again."},
 }
 

@@ -9,6 +9,7 @@ new one. Any process may read it, and remove it once it is the tenant's oldest.
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "find_slate",
     "locked",
     "make_room",
+    "remove_all",
     "remove_old",
     "remove_over",
     "segment_path",
@@ -128,6 +130,12 @@ def make_room(home: Path, slot: int, segment_bytes: int, bytes_max: int, disk: S
             break
         disk.remove(segment.path)
         total -= size
+
+
+def remove_all(home: Path) -> None:
+    """Remove all that is kept of a tenant."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(home)
 
 
 def remove_old(home: Path, before_us: int, disk: SegmentDisk) -> None:

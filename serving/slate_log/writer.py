@@ -33,6 +33,7 @@ from serving.slate_log.segments import (
 from serving.slate_log.shelf import (
     locked,
     make_room,
+    remove_all,
     remove_old,
     remove_over,
     segment_path,
@@ -106,7 +107,7 @@ class SlateLog:
         self._clock_us = clock_us
         self._slot = slot
         self._disk = disk or SegmentDisk()
-        self._queue: deque[_Noted] = deque()
+        self._queue: deque[_Noted | TenantId] = deque()
         self._shelves: dict[TenantId, TenantShelf] = {}
         self._wake = threading.Event()
         self._waiting: deque[threading.Event] = deque()
@@ -130,6 +131,11 @@ class SlateLog:
         self._queue.append(_Noted(query, slate, key, ids))
         if len(self._queue) >= self.config.flush_records:
             self._wake.set()
+
+    def forget(self, tenant: TenantId) -> None:
+        """Remove what is kept of the tenant, soon, and with it all that was noted before."""
+        self._queue.append(tenant)
+        self._wake.set()
 
     def start(self) -> None:
         """Begin to write."""
@@ -172,7 +178,10 @@ class SlateLog:
         batches: dict[TenantId, list[tuple[bytes, bytes]]] = {}
         for number in range(1, len(self._queue) + 1):
             noted = self._queue.popleft()
-            if (content := self._packed(noted)) is not None:
+            if not isinstance(noted, _Noted):
+                batches.pop(noted, None)
+                self._remove(noted)
+            elif (content := self._packed(noted)) is not None:
                 batches.setdefault(noted.query.tenant, []).append((noted.key, content))
             if number % AT_ONCE == 0:
                 time.sleep(PAUSE_S)
@@ -199,6 +208,12 @@ class SlateLog:
         self._metrics.slates_logged.inc(records)
         self._metrics.slate_log_bytes.inc(size)
         self._metrics.slates_dropped.labels("disk").inc(len(fitting) - records)
+
+    def _remove(self, tenant: TenantId) -> None:
+        """Other processes that write for the tenant hear of its end too, and do the same."""
+        self._shelves.pop(tenant, None)
+        self._attempt(tenant, lambda: remove_all(self.directory / tenant))
+        self._failing.discard(tenant)
 
     def _shelf(self, tenant: TenantId) -> "TenantShelf":
         home = self.directory / tenant

@@ -28,7 +28,7 @@ ACTION = {
     "object": "v1",
 }
 
-app = build({"import", "export", "tenants"})
+app = build({"import", "export", "keys", "tenants"})
 
 
 def run(*arguments: str | Path) -> str:
@@ -97,7 +97,7 @@ def test_created_key_is_shown_once_and_its_secret_is_not_stored(data: Path) -> N
     with FeedEngine.open(data) as engine:
         assert [TenantId("demo")] == engine.tenants()
         assert verify(engine.key(key_id), secret)
-    assert secret not in run("tenants", "keys", "demo", "--data-dir", data)
+    assert secret not in run("keys", "list", "demo", "--data-dir", data)
     stored = b"".join(path.read_bytes() for path in data.rglob("*") if path.is_file())
     assert secret.encode() not in stored
 
@@ -105,23 +105,97 @@ def test_created_key_is_shown_once_and_its_secret_is_not_stored(data: Path) -> N
 def test_tables_hold_the_whole_key(data: Path) -> None:
     told = run("tenants", "create", "demo", "--data-dir", data)
     assert re.search(r"hw_[a-z0-9]{12}_[A-Za-z0-9_-]{43} ", told)
-    told = run("tenants", "keys", "demo", "--create", "--data-dir", data)
+    told = run("keys", "create", "demo", "--data-dir", data)
     assert re.search(r"hw_[a-z0-9]{12}_[A-Za-z0-9_-]{43} ", told)
 
 
 def test_tenants_and_keys_are_listed(data: Path) -> None:
     first = json.loads(run("tenants", "create", "demo", "--data-dir", data, "--json"))
-    second = json.loads(run("tenants", "keys", "demo", "--create", "--data-dir", data, "--json"))
+    second = json.loads(
+        run("keys", "create", "demo", "--scope", "admin", "--data-dir", data, "--json")
+    )
     listed = json.loads(run("tenants", "list", "--data-dir", data, "--json"))
-    assert {"tenants": [{"tenant": "demo", "keys": 2}]} == listed
-    keys = json.loads(run("tenants", "keys", "demo", "--data-dir", data, "--json"))["keys"]
+    (told,) = listed["tenants"]
+    assert ("demo", 2, 0) == (told["tenant"], told["keys"], told["storage_bytes"])
+    keys = json.loads(run("keys", "list", "demo", "--data-dir", data, "--json"))["keys"]
     assert {first["key_id"], second["key_id"]} == {key["key_id"] for key in keys}
+    assert {key["key_id"]: key["scopes"] for key in keys}[second["key_id"]] == ["admin"]
     assert "demo" in run("tenants", "list", "--data-dir", data)
+
+
+def test_key_is_rotated_and_the_old_one_is_good_for_a_while(data: Path) -> None:
+    old = json.loads(run("tenants", "create", "demo", "--data-dir", data, "--json"))
+    rotate = ("keys", "rotate", "demo", old["key_id"], "--grace-s", "60")
+    new = json.loads(run(*rotate, "--data-dir", data, "--json"))
+    listed = json.loads(run("keys", "list", "demo", "--data-dir", data, "--json"))["keys"]
+    expiries = {key["key_id"]: key["expires"] for key in listed}
+    assert expiries[new["key_id"]] is None
+    assert expiries[old["key_id"]] is not None
+    assert "until" in run("keys", "list", "demo", "--data-dir", data)
+    assert old["api_key"] not in json.dumps(listed)
+
+
+def test_key_is_revoked_once(data: Path) -> None:
+    made = json.loads(run("tenants", "create", "demo", "--data-dir", data, "--json"))
+    run("keys", "revoke", "demo", made["key_id"], "--data-dir", data)
+    listed = json.loads(run("keys", "list", "demo", "--data-dir", data, "--json"))
+    assert [] == listed["keys"]
+    with pytest.raises(NotFound, match="`headwater keys list demo` shows all"):
+        run("keys", "revoke", "demo", made["key_id"], "--data-dir", data)
+
+
+def test_quotas_are_set_shown_and_given_back_to_the_default(data: Path, log: Path) -> None:
+    run("import", log, "--tenant", "demo", "--data-dir", data)
+    quota = ("tenants", "quota", "set", "demo", "--data-dir", data, "--json")
+    told = json.loads(run(*quota, "--requests-per-s", "5", "--storage-bytes", "1000"))
+    assert told["quotas"]["requests_per_s"] == 5
+    told = json.loads(run(*quota, "--default", "requests_per_s"))
+    assert told["quotas"] == {
+        "requests_per_s": None,
+        "events_per_s": None,
+        "storage_bytes": 1_000,
+        "training_minutes": None,
+    }
+    shown = run("tenants", "quota", "show", "demo", "--data-dir", data)
+    assert re.search(r"storage_bytes\W+1000\b", shown)
+    (listed,) = json.loads(run("tenants", "list", "--data-dir", data, "--json"))["tenants"]
+    assert listed["quotas"] == told["quotas"]
+    assert listed["activities"] == 1
+    assert listed["storage_bytes"] > 100
+    with pytest.raises(InvalidInput, match="'speed' is no quota: use requests_per_s"):
+        run(*quota[:-1], "--default", "speed")
+
+
+def test_tenant_is_deleted_where_its_name_is_given_twice(data: Path, log: Path) -> None:
+    for tenant in ("demo", "other"):
+        run("import", log, "--tenant", tenant, "--data-dir", data)
+    with pytest.raises(InvalidInput, match="`headwater tenants delete demo --confirm demo`"):
+        run("tenants", "delete", "demo", "--data-dir", data)
+    delete = ("tenants", "delete", "demo", "--confirm", "demo", "--data-dir", data, "--json")
+    assert {"tenant": "demo", "deleted": True} == json.loads(run(*delete))
+    listed = json.loads(run("tenants", "list", "--data-dir", data, "--json"))
+    assert ["other"] == [one["tenant"] for one in listed["tenants"]]
+    assert [] == listed["deleting"]
+    told = json.loads(run(*delete))
+    assert "tenant 'demo' does not exist" in told["error"]
+    report = json.loads(run("import", log, "--tenant", "demo", "--data-dir", data, "--json"))
+    assert {"post": 1, "duplicate": 0} == report["counts"]
+
+
+def test_operators_have_keys_of_their_own(data: Path) -> None:
+    made = json.loads(run("keys", "create", "@operators", "--data-dir", data, "--json"))
+    listed = json.loads(run("keys", "list", "@operators", "--data-dir", data, "--json"))
+    assert [(made["key_id"], ["operator"])] == [
+        (key["key_id"], key["scopes"]) for key in listed["keys"]
+    ]
+    assert {"tenants": [], "deleting": []} == json.loads(
+        run("tenants", "list", "--data-dir", data, "--json")
+    )
 
 
 def test_tenant_that_exists_is_not_created_again(data: Path) -> None:
     run("tenants", "create", "demo", "--data-dir", data)
-    with pytest.raises(InvalidInput, match="`headwater tenants keys demo --create` makes a key"):
+    with pytest.raises(InvalidInput, match="`headwater keys create demo` makes a key"):
         run("tenants", "create", "demo", "--data-dir", data)
 
 
@@ -133,7 +207,7 @@ def test_locked_data_directory_names_the_process_and_what_to_do(data: Path, log:
 
 
 def test_error_is_json_where_a_program_reads(data: Path) -> None:
-    told = json.loads(run("tenants", "keys", "nobody", "--data-dir", data, "--json"))
+    told = json.loads(run("keys", "list", "nobody", "--data-dir", data, "--json"))
     assert "NotFound" == told["exception"]
     assert "tenant 'nobody' does not exist" in told["error"]
 

@@ -14,6 +14,7 @@ from feeds.commands import (
     ClearRows,
     Command,
     CreateTenant,
+    DeleteTenant,
     FanOut,
     FollowFeed,
     GiveFeedback,
@@ -22,8 +23,12 @@ from feeds.commands import (
     PostActivity,
     RecordEvents,
     RemoveActivity,
+    RevokeKey,
+    RotateKey,
     SaveVersion,
+    SetQuotas,
     UnfollowFeed,
+    WipeTenant,
     decode_command,
     encode_command,
 )
@@ -95,6 +100,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         bytes: st.binary(max_size=8),
         tuple[str, ...]: tuples,
         Once | None: once,
+        dict[str, int | None]: st.dictionaries(texts, st.none() | ints, max_size=3),
         tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
         FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "show_less")),
         UserId: texts,
@@ -106,7 +112,12 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
 
 kinds: tuple[type[msgspec.Struct], ...] = (
     CreateTenant,
+    DeleteTenant,
+    WipeTenant,
     AddKey,
+    RotateKey,
+    RevokeKey,
+    SetQuotas,
     PostActivity,
     RemoveActivity,
     FollowFeed,
@@ -163,8 +174,8 @@ def test_any_bytes_are_a_command_or_refused(data: bytes) -> None:
 
 def test_command_of_a_newer_release_is_refused_with_what_to_do() -> None:
     data = encode_command(CreateTenant(tenant="demo", now_us=1))
-    with pytest.raises(FormatUnsupported, match=r"command of version 5, .* start the release that"):
-        decode_command(b"\x05" + data[1:])
+    with pytest.raises(FormatUnsupported, match=r"command of version 4, .* start the release that"):
+        decode_command(b"\x04" + data[1:])
 
 
 @pytest.mark.parametrize("version", [1, 2])

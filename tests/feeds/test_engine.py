@@ -326,7 +326,7 @@ def test_followers_come_by_name_page_by_page(engine: FeedEngine) -> None:
 def test_api_key_is_found_by_its_id_and_only_its_secret_verifies(engine: FeedEngine) -> None:
     engine.add_key(DEMO, "abc123", hash_secret("0123456789abcdef"), ["read"]).result()
     found = engine.key("abc123")
-    assert ApiKey(DEMO, "abc123", hash_secret("0123456789abcdef"), ("read",)) == found
+    assert ApiKey(DEMO, "abc123", hash_secret("0123456789abcdef"), ("read",), NOW_US) == found
     written = parse_api_key(format_api_key("abc123", "0123456789abcdef"))
     assert ("abc123", "0123456789abcdef") == written
     assert verify(found, "0123456789abcdef")

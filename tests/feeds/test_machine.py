@@ -407,6 +407,7 @@ def test_log_applied_again_from_the_applied_index_changes_nothing(
         return MemoryReplica(apply_and_keep, index)
 
     engine = FeedEngine.embedded(store, recording, clock=ManualClock())
+    engine.create_tenant("demo").result()
     for command in log:
         engine._propose(command, object, lambda _: None).exception()  # type: ignore[type-var]
     again = FeedEngine.embedded(store, MemoryReplica, clock=ManualClock())

@@ -104,7 +104,8 @@ def test_commands_work_against_a_running_cluster(node: NodeConfig, tmp_path: Pat
 
     made = run("tenants", "create", "demo")
     assert str(made["key_id"]) in str(made["api_key"])
-    assert {"tenants": [{"tenant": "demo", "keys": 1}]} == run("tenants", "list")
+    listed = run("tenants", "list")
+    assert ["demo"] == [one["tenant"] for one in listed["tenants"]]  # type: ignore[attr-defined]
     log = tmp_path / "actions.jsonl"
     action = {
         "type": "post",

@@ -66,6 +66,11 @@ def logs() -> Iterator[None]:
             "500 candidates, 30 features, 100 trees: Ranker.rank on 20,000 activities",
             "apply_us",
         ),
+        (
+            "tenants",
+            "a ranked read beside another tenant at 10 times its quota of 50/s",
+            "worked_p99_us",
+        ),
     ],
 )
 def test_bench_tells_its_figure_and_its_reference_as_json(

@@ -17,12 +17,12 @@ from serving.shared_slates import SharedSlates
 ACME, BOB = TenantId("acme"), UserId("bob")
 
 
-def slate(request_id: str, places: int = 3) -> PinnedSlate:
+def slate(request_id: str, places: int = 3, tenant: TenantId = ACME) -> PinnedSlate:
     ranked = [
         RankedActivity(activity_id(n, b"x"), n, n / 8, "following", "because", 0.5)
         for n in range(places)
     ]
-    return PinnedSlate.of(Slate(request_id, ACME, BOB, "explore", ranked), b"{}")
+    return PinnedSlate.of(Slate(request_id, tenant, BOB, "explore", ranked), b"{}")
 
 
 def request_id(number: int) -> str:
@@ -125,6 +125,18 @@ def test_somebody_else_cannot_use_a_cursor(
 
     with pytest.raises(SlateExpired):
         store.find(SlateCursor(request_id(1), 1), TenantId(tenant), UserId(user), kind)  # type: ignore[arg-type]
+
+
+def test_a_tenants_slates_are_forgotten_and_no_others(make: MakeSlates) -> None:
+    store, other = make(lambda: 0.0, 9), TenantId("other")
+    for number, tenant in enumerate((ACME, other, ACME)):
+        store.pin(slate(request_id(number), tenant=tenant))
+    store.forget(ACME)
+
+    for number in (0, 2):
+        with pytest.raises(SlateExpired):
+            store.find(SlateCursor(request_id(number), 1), ACME, BOB, "explore")
+    assert len(store.find(SlateCursor(request_id(1), 1), other, BOB, "explore")) == 3
 
 
 def test_a_cursor_of_one_process_is_good_at_another(tmp_path: Path) -> None:

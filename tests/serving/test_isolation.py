@@ -11,8 +11,12 @@ from feeds.model import FeedId, TenantId, UserId
 from serving.testing import Served, served
 
 MARK = "only-for-bravo"
+BRAVOS_KEY = "bravor0wkey"
+ALL = ("read", "write", "admin")
 OPERATORS = {"/healthz", "/readyz", "/metrics", "/metrics/tenants"}
 """Routes without a key: they show no tenant's content."""
+ADMINS = {"/v2/tenant", "/v2/keys", "/v2/keys/{key_id}", "/v2/keys/{key_id}/rotate"}
+FOR_OPERATORS = "/v2/tenants"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Sites:
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     with (
         served(tmp_path_factory.mktemp("isolation") / "data") as service,
-        service.tenant("alpha") as alpha,
+        service.tenant("alpha", ALL) as alpha,
         service.tenant("bravo") as bravo,
     ):
         bravo.post("/v2/feeds/timeline/bob/follows", json={"target": "user:ann"})
@@ -95,6 +99,22 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ],
         ("GET", "/v2/slates/{slate}/explain"): [{"url": f"/v2/slates/{sites.slate}/explain"}],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("GET", "/v2/tenant"): [{"url": "/v2/tenant"}],
+        ("GET", "/v2/tenants"): [{"url": "/v2/tenants"}],
+        ("POST", "/v2/tenants"): [{"url": "/v2/tenants", "json": {"tenant": "bravo"}}],
+        ("GET", "/v2/tenants/{tenant}"): [{"url": "/v2/tenants/bravo"}],
+        ("DELETE", "/v2/tenants/{tenant}"): [
+            {"url": "/v2/tenants/bravo", "params": {"confirm": "bravo"}}
+        ],
+        ("PATCH", "/v2/tenants/{tenant}/quotas"): [
+            {"url": "/v2/tenants/bravo/quotas", "json": {"requests_per_s": 0}}
+        ],
+        ("GET", "/v2/keys"): [{"url": "/v2/keys"}],
+        ("POST", "/v2/keys"): [{"url": "/v2/keys", "json": {"scopes": ["read"]}}],
+        ("POST", "/v2/keys/{key_id}/rotate"): [
+            {"url": f"/v2/keys/{BRAVOS_KEY}/rotate", "json": {"grace_s": 0}}
+        ],
+        ("DELETE", "/v2/keys/{key_id}"): [{"url": f"/v2/keys/{BRAVOS_KEY}"}],
         ("GET", "/v2/ranking-config"): [{"url": "/v2/ranking-config"}],
         ("GET", "/v2/ranking-config/schema"): [{"url": "/v2/ranking-config/schema"}],
         ("GET", "/v2/ranking-configs"): [{"url": "/v2/ranking-configs"}],
@@ -138,6 +158,8 @@ def state(sites: Sites) -> dict[str, object]:
     engine, bravo = sites.service.services.engine, TenantId("bravo")
     return {
         "events": engine.events(bravo, 0, 1_000),
+        "tenant": engine.tenant(bravo),
+        "keys": engine.keys(bravo),
         "record": engine.user_record(bravo, UserId("bob")),
         "configs": engine.ranking_configs(bravo),
         "config": engine.active_ranking_config(bravo),
@@ -203,7 +225,9 @@ def test_a_reading_key_cannot_write(sites: Sites) -> None:
     with sites.service.tenant("charlie", scopes=("read",)) as reader:
         for (method, path), requests in requests_of(sites).items():
             reply = reader.request(method, **requests[0])
-            if path.endswith("/explain"):  # of another tenant's slate
+            if path in ADMINS or path.startswith(FOR_OPERATORS):
+                assert reply.status_code == 403, (method, path)
+            elif path.endswith("/explain"):  # of another tenant's slate
                 assert reply.status_code == 404
             elif method == "GET" or path.endswith("/rank"):
                 assert reply.status_code == 200, (method, path, reply.text)

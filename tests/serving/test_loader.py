@@ -20,7 +20,7 @@ from ranking.errors import RankingError, RegistryUnavailable
 from ranking.registry import Alias, DirectoryRegistry, ModelVersion
 from ranking.testing import T0_US
 from ranking.testing_models import ACME, boosted_scorer, model_bundle
-from serving.handover import read_handed, read_problem
+from serving.handover import leave_behind, read_handed, read_problem
 from serving.loader import Loader, LoaderConfig
 from serving.verify import verify_apart
 
@@ -512,3 +512,31 @@ def test_process_does_not_import_mlflow_for_a_directory(tmp_path: Path) -> None:
         "sys.exit(', '.join({'mlflow', 'pandas', 'xgboost', 'fastapi'} & set(sys.modules)) or None)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_versions_of_a_deleted_tenant_are_not_handed_over_to_another_of_its_name(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, LoaderConfig())
+    house.publish()
+    house.loader.poll()
+    assert house.live() == 1
+    leave_behind(house.out, ACME)
+    shutil.rmtree(house.out / ACME)
+    house.loader.poll()
+    assert house.live() is None
+    house.publish(seed=2)
+    house.loader.poll()
+    assert house.live() == 2
+
+
+def test_a_word_that_cannot_be_read_is_told_and_nothing_is_handed_over(tmp_path: Path) -> None:
+    house = House(tmp_path, LoaderConfig())
+    house.publish()
+    house.out.mkdir()
+    (house.out / f"{ACME}.deleted").write_text("?")
+    house.loader.poll()
+    assert house.live() is None
+    problem = read_problem(house.out / ACME)
+    assert problem is not None
+    assert "write the last one of the deleted tenant there" in problem.sentence

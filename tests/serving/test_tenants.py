@@ -1,7 +1,8 @@
 import pytest
 
 from feeds.credentials import ApiKey, format_api_key, hash_secret
-from feeds.model import TenantId
+from feeds.events import Removed
+from feeds.model import ActivityId, TenantId
 from serving.errors import KeyRefused, NotAllowed
 from serving.tenants import Authenticator
 
@@ -68,6 +69,54 @@ def test_a_key_is_looked_up_again_after_its_time() -> None:
     assert keys.asked == ["key1"]
 
     now[0] = 61.0
+    keys.held.clear()
+    with pytest.raises(KeyRefused):
+        subject.tenant(HEADER, "read")
+
+
+def test_an_expired_key_is_refused_from_that_moment_on() -> None:
+    now_us = [9]
+    keys = Keys(ApiKey(TenantId("acme"), "key1", hash_secret(SECRET), ("read",), 1, 10))
+    subject = Authenticator(keys.find, lambda: 0.0, 2, 60, lambda: now_us[0])
+
+    assert subject.tenant(HEADER, "read") == "acme"
+    now_us[0] = 10
+    with pytest.raises(KeyRefused):
+        subject.tenant(HEADER, "read")
+
+
+def test_what_is_held_of_a_tenant_is_let_go_where_the_tenant_changed() -> None:
+    keys = Keys(STORED, ApiKey(TenantId("other"), "key2", hash_secret(SECRET), ("read",)))
+    subject = authenticator(keys, [0.0])
+    headers = [HEADER, HEADER.replace("key1", "key2")]
+    for header in headers:
+        subject.tenant(header, "read")
+    keys.held.clear()
+
+    subject.changed(TenantId("acme"), 7, [Removed(time_us=0, activity_id=ActivityId("a"))])
+    assert subject.tenant(HEADER, "read") == "acme"
+
+    subject.changed(TenantId("acme"), 8, [])
+    with pytest.raises(KeyRefused):
+        subject.tenant(HEADER, "read")
+    assert subject.tenant(headers[1], "read") == "other"
+
+    subject.missed()
+    with pytest.raises(KeyRefused):
+        subject.tenant(headers[1], "read")
+
+
+def test_a_key_that_was_revoked_while_it_was_read_is_not_held() -> None:
+    keys = Keys(STORED)
+    subject: Authenticator
+
+    def find(key_id: str) -> ApiKey | None:
+        found = keys.find(key_id)
+        subject.changed(TenantId("acme"), 7, [])
+        return found
+
+    subject = Authenticator(find, lambda: 0.0, 2, 60)
+    assert subject.tenant(HEADER, "read") == "acme"
     keys.held.clear()
     with pytest.raises(KeyRefused):
         subject.tenant(HEADER, "read")
