@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter_ns
 from typing import Final, NamedTuple, Protocol
@@ -27,6 +27,7 @@ from ranking.features import Factors
 from ranking.pipeline import build_feedback_filters, build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
+from ranking.scorers.expression import ExpressionScorer
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
@@ -166,11 +167,17 @@ class FeedReader:
         return page
 
     async def rank(
-        self, tenant: TenantId, user: UserId, activities: Sequence[str], *, explain: bool = False
+        self,
+        tenant: TenantId,
+        user: UserId,
+        activities: Sequence[str],
+        *,
+        caller: Callable[[], Mapping[str, Mapping[bytes, float]]] = dict,
     ) -> tuple[Slate, list[str]]:
-        """The caller's activities in the best order, and those that do not exist.
+        """The caller's activities in the best order, explained, and those that do not exist.
 
-        Repeats count once. Raises `LimitExceeded`, or `InvalidCursor` for what is no activity id.
+        `caller` gives numbers of its own, by name and position. Repeats count once. Raises
+        `LimitExceeded`, or `InvalidCursor` for what is no activity id.
         """
         limit = self.settings.candidates_max
         if len(activities) > limit:
@@ -179,12 +186,13 @@ class FeedReader:
             )
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
+        query = replace(query, caller=caller())
         source = PositionsSource("caller", limit, list(positions.values()))
         slate = await self._rank(query, self._config(tenant), (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
-        return slate if explain else replace(slate, explanation=None), unknown
+        return slate, unknown
 
     async def _withdrawn(
         self, query: Query, config: RankingConfig, slate: PinnedSlate, offset: int
@@ -334,8 +342,8 @@ class FeedReader:
         """The slate by the model; by time where there is none, or where it fails."""
         candidates, table, degraded = gathered
         if model is not None:
-            ranker = _ranker(config, query.kind, model)
             try:
+                ranker = _ranker(config, query, model)
                 slate = ranker.rank(query, candidates, table, explain)
             except Exception as error:  # noqa: BLE001 - whatever a model does, the feed is answered
                 without = FAILED
@@ -347,16 +355,23 @@ class FeedReader:
                 )
             else:
                 return replace(slate, degraded=degraded)
-        slate = _ranker(config, query.kind, None).rank(query, candidates, table, explain)
+        slate = _ranker(config, query, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
 
 
-def _ranker(config: RankingConfig, kind: FeedKind, model: LiveModel | None) -> Ranker:
+def _ranker(config: RankingConfig, query: Query, model: LiveModel | None) -> Ranker:
     """The feed's ranker with the live model, or with the fallback where there is none."""
+    kind = query.kind
     if model is None:
-        return build_ranker(config, kind, fallback_scorer(config.feed(kind).fallback))
-    version = str(model.version)
-    return build_ranker(config, kind, model.scorer, factors=model.factors, model_version=version)
+        scorer = _bound(fallback_scorer(config.feed(kind).fallback), query)
+        return build_ranker(config, kind, scorer)
+    scorer, version = _bound(model.scorer, query), str(model.version)
+    return build_ranker(config, kind, scorer, factors=model.factors, model_version=version)
+
+
+def _bound(scorer: Scorer, query: Query) -> Scorer:
+    """An expression reads the request's moment, its seed and the caller's numbers."""
+    return scorer.for_query(query) if isinstance(scorer, ExpressionScorer) else scorer
 
 
 def _positions(sources: Sequence[CandidateSource]) -> list[Position]:

@@ -188,6 +188,9 @@ class RankedReply(_Slate):
     results: list[RankedCandidate]
     removed: list[RemovedCandidate]
     unknown: list[str] = Field(description="Candidates that do not exist.")
+    unread_features: list[str] = Field(
+        description="The caller's features that what ranked does not read."
+    )
     explanation: Explanation | None = None
 
 
