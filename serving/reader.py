@@ -194,6 +194,26 @@ class FeedReader:
         unknown = [name for name in positions if name not in told]
         return slate, unknown
 
+    async def rank_source(
+        self, tenant: TenantId, user: UserId, source: CandidateSource, limit: int
+    ) -> tuple[Query, Slate]:
+        """What one source proposes, filtered and ranked as the user's personalized feed is."""
+        query = self._query(tenant, user, "personalized", limit)
+        return query, await self._rank(query, self._config(tenant), (source,), explain=False)
+
+    async def table(self, tenant: TenantId) -> ActivityTable:
+        """The tenant's table until the next await; one of the newest activities while it loads."""
+        table = self.tables.ready(tenant)
+        table = table or await self._loaded(tenant, self.settings.deadline_ms)
+        if table is None:
+            table = await asyncio.to_thread(own_table, self.engine, tenant, (), RECENT_CANDIDATES)
+        return table
+
+    @staticmethod
+    def request_id() -> str:
+        """A name that no other reply has: 128 random bits in hexadecimal."""
+        return os.urandom(16).hex()
+
     async def _withdrawn(
         self, query: Query, config: RankingConfig, slate: PinnedSlate, offset: int
     ) -> Collection[Position]:
@@ -204,7 +224,7 @@ class FeedReader:
         asked = [position_of(slate.activity_id(place)) for place in range(offset, len(slate))]
         table = self.tables.ready(query.tenant)
         if table is None or (table.rows(asked) < 0).any():
-            table = await asyncio.to_thread(own_table, self.engine, query, asked)
+            table = await asyncio.to_thread(own_table, self.engine, query.tenant, asked)
         return withdrawn(query, filters, asked, table)
 
     def _excluded(self, exclude: Sequence[str]) -> Collection[bytes]:
@@ -220,7 +240,7 @@ class FeedReader:
 
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
-        request_id = os.urandom(16).hex()
+        request_id = self.request_id()
         seed = hashlib.blake2b(f"{request_id}:{user}".encode(), digest_size=8).digest()
         record = self.engine.user_record(tenant, user)
         return Query(
@@ -299,11 +319,14 @@ class FeedReader:
         table = self.tables.ready(query.tenant) or await self._loaded(query.tenant, deadline_ms)
         if table is None:
             known = _positions(sources)
-            own = await asyncio.to_thread(own_table, self.engine, query, known, RECENT_CANDIDATES)
+            own = await asyncio.to_thread(
+                own_table, self.engine, query.tenant, known, RECENT_CANDIDATES
+            )
             return _Gathered(self._propose(sources, query, own), own, NO_TABLE)
         if not self._reaches(query, sources, table):
             sources = [_proposed(source, query, table) for source in sources]
-            table = await asyncio.to_thread(own_table, self.engine, query, _positions(sources))
+            known = _positions(sources)
+            table = await asyncio.to_thread(own_table, self.engine, query.tenant, known)
         return _Gathered(self._propose(sources, query, table), table, None)
 
     async def _loaded(self, tenant: TenantId, deadline_ms: float) -> ActivityTable | None:

@@ -5,7 +5,6 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from feeds.errors import LimitExceeded
 from feeds.model import check_user_id
 from ranking.candidates import FeedKind
 from ranking.extractors.caller import CALLER
@@ -14,7 +13,7 @@ from serving.pages import explanation_bytes, slate_head
 from serving.requests import JsonRoute, RankBody
 from serving.routes import replies
 from serving.routes.feeds import json_reply
-from serving.routes.replies import ERRORS, Responses, services_of
+from serving.routes.replies import ERRORS, Responses, page_size, services_of
 from serving.tenants import Reader
 
 __all__ = ["router"]
@@ -50,17 +49,11 @@ async def read(
 ) -> Response:
     """`personalized`: what the user follows, in the best order. `explore`: what lies outside."""
     services = services_of(request)
-    size = services.feeds.page_size_default if limit is None else limit
-    if not 1 <= size <= services.feeds.page_size_max:
-        raise LimitExceeded(
-            f"limit is {size}, page_size_max is {services.feeds.page_size_max}: ask for 1 to "
-            f"{services.feeds.page_size_max}"
-        )
     page = await services.reader.read(
         tenant,
         check_user_id(user),
         kind,
-        limit=size,
+        limit=page_size(services, limit),
         cursor=cursor,
         explain=explain,
         exclude=exclude,

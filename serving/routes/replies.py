@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from feeds.errors import LimitExceeded
 from serving.compose import Services
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "RankedPage",
     "RankedReply",
     "Recorded",
+    "RelatedPage",
     "Removed",
     "Responses",
+    "page_size",
     "services_of",
 ]
 
@@ -29,6 +32,18 @@ def services_of(request: Request) -> Services:
     """What the app was composed of."""
     services: Services = request.app.state.services
     return services
+
+
+def page_size(services: Services, limit: int | None) -> int:
+    """The size of a page that a request asks for; raises `LimitExceeded`."""
+    size, limit_max = limit, services.feeds.page_size_max
+    if size is None:
+        return services.feeds.page_size_default
+    if not 1 <= size <= limit_max:
+        raise LimitExceeded(
+            f"limit is {size}, page_size_max is {limit_max}: ask for 1 to {limit_max}"
+        )
+    return size
 
 
 class Error(BaseModel):
@@ -169,6 +184,20 @@ class RankedPage(_Slate):
     results: list[_Ranked]
     next: str | None = Field(description="Cursor of the next page; null at the end.")
     explanation: Explanation | None = None
+
+
+class RelatedPage(BaseModel):
+    """What is related to an activity."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    activity_id: str = Field(description="The activity that was asked for; never in `results`.")
+    slate_id: str = Field(description="Send it back with impressions and engagements.")
+    scorer: str = Field(description="What ordered them; `related` means the nearest first.")
+    model_version: str | None = Field(description="Null where no model took part.")
+    degraded: str | None = Field(description="Why they are ordered by time; null if they are not.")
+    results: list[_Ranked]
+    next: None = Field(description="There are no further pages.")
 
 
 class RankedCandidate(BaseModel):

@@ -88,6 +88,10 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("GET", "/v2/activities/{activity}/related"): [
+            {"url": f"/v2/activities/{one}/related"},
+            {"url": f"/v2/activities/{one}/related", "params": {"user": "bob"}},
+        ],
         ("POST", "/v2/feedback"): [
             {"url": "/v2/feedback", "json": {"user": "bob", "kind": kind} | about}
             for kind, about in (
@@ -168,6 +172,7 @@ def test_a_reading_key_cannot_write(sites: Sites) -> None:
         for (method, path), requests in requests_of(sites).items():
             reply = reader.request(method, **requests[0])
             if method == "GET" or path.endswith("/rank"):
-                assert reply.status_code == 200, (method, path, reply.text)
+                found = 404 if path.endswith("/related") else 200
+                assert reply.status_code == found, (method, path, reply.text)
             else:
                 assert (reply.status_code, reply.json()["code"]) == (403, 17), (method, path)
