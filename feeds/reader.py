@@ -184,6 +184,18 @@ class StoreReader:
             )
         return edges
 
+    def check_feed(self, feed: FeedId) -> None:
+        """Raise `UnknownFeedGroup` where the feed is of no group that is configured."""
+        self._intake.check_feed(feed)
+
+    def followed(self, tenant: TenantId, feed: FeedId, limit: int) -> list[FeedId]:
+        """The first `limit` feeds that a feed follows, by name: as `follows`, but bounded."""
+        self._check_limit(limit, self._config.rows_max, "rows_max")
+        self._check_tenant(tenant)
+        prefix = FollowKey.prefix(tenant, self._intake.check_feed(feed))
+        keys = self._view.keys("follows", prefix, after(prefix), limit)
+        return [FeedId(*key[len(prefix) :].decode().split(":", 1)) for key in keys]
+
     def followers(
         self, tenant: TenantId, feed: FeedId, limit: int, cursor: FeedId | None = None
     ) -> list[FeedId]:

@@ -23,6 +23,8 @@ __all__ = [
     "RelatedPage",
     "Removed",
     "Responses",
+    "Suggestions",
+    "SuggestionsTaken",
     "page_size",
     "services_of",
 ]
@@ -252,6 +254,46 @@ class Recorded(BaseModel):
     recorded: int
     unknown: list[str] = Field(description="Activities that do not exist; their events are lost.")
     duplicate: bool = Field(description="Whether the idempotency key was used before.")
+
+
+class Suggestion(BaseModel):
+    """A feed to follow."""
+
+    feed: str = Field(description="The feed, as group:id.")
+    score: float = Field(description="The sum of what the algorithms add.")
+    algorithm: str = Field(description="The algorithm that added most.")
+    reason: str = Field(description="Why, for the end user.")
+    algorithm_scores: dict[str, float]
+
+
+class Suggestions(BaseModel):
+    """Feeds to follow, the best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "results": [
+                        {
+                            "feed": "user:alice",
+                            "score": 0.6,
+                            "algorithm": "friends_of_friends",
+                            "reason": "followed by bob and 2 others whom you follow",
+                            "algorithm_scores": {"friends_of_friends": 0.6},
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    results: list[Suggestion]
+
+
+class SuggestionsTaken(BaseModel):
+    """What became of suggestions is in the log."""
+
+    index: int = Field(description="Place in the log.")
 
 
 class FeedbackTaken(BaseModel):

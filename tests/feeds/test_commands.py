@@ -92,7 +92,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         tuple[str, ...]: tuples,
         Once | None: once,
         tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
-        FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "show_less")),
+        FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "accept")),
         UserId: texts,
         FeedbackGiven: st.deferred(lambda: st.builds(FeedbackGiven, **_fields(FeedbackGiven))),
         Posted: st.deferred(lambda: st.builds(Posted, **_fields(Posted))),

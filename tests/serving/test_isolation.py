@@ -88,6 +88,13 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("GET", "/v2/users/{user}/follow_suggestions"): [
+            {"url": "/v2/users/bob/follow_suggestions"},
+            {"url": "/v2/users/eve/follow_suggestions"},
+        ],
+        ("POST", "/v2/users/{user}/follow_suggestions/feedback"): [
+            {"url": "/v2/users/bob/follow_suggestions/feedback", "json": {"rejected": ["user:ann"]}}
+        ],
         ("GET", "/v2/activities/{activity}/related"): [
             {"url": f"/v2/activities/{one}/related"},
             {"url": f"/v2/activities/{one}/related", "params": {"user": "bob"}},

@@ -177,7 +177,7 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
         document = client.get("/openapi.json").json()
 
     paths = document["paths"]
-    assert len(paths) == 14
+    assert len(paths) == 16
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert operation.get("summary"), (method, path)
@@ -185,7 +185,15 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
                 assert {"400", "401", "403", "413", "503"} <= set(operation["responses"]), path
                 assert operation["security"] == [{"ApiKey": []}]
     schemas = document["components"]["schemas"]
-    for name in ("ActivityBody", "EventsBody", "FeedbackBody", "FollowBody", "RankBody", "Error"):
+    for name in (
+        "ActivityBody",
+        "EventsBody",
+        "FeedbackBody",
+        "FollowBody",
+        "RankBody",
+        "SuggestionsBody",
+        "Error",
+    ):
         assert schemas[name]["examples"], name
     assert set(schemas["Error"]["properties"]) == {
         "detail",
