@@ -12,7 +12,17 @@ from feeds.errors import FeedsError
 from serving.body_limit import BodyLimitMiddleware
 from serving.compose import Services
 from serving.errors import on_feeds_error, on_http_error, on_invalid_request
-from serving.routes import events, feedback, feeds, health, model, ranked, related, suggestions
+from serving.routes import (
+    digest,
+    events,
+    feedback,
+    feeds,
+    health,
+    model,
+    ranked,
+    related,
+    suggestions,
+)
 from serving.telemetry import TelemetryMiddleware
 
 __all__ = ["create_app"]
@@ -38,7 +48,7 @@ def create_app(services: Services) -> FastAPI:
         strict_content_type=False,
     )
     app.state.services = services
-    for module in (feeds, ranked, related, suggestions, events, feedback, model, health):
+    for module in (feeds, ranked, related, suggestions, digest, events, feedback, model, health):
         app.include_router(module.router)
     app.add_exception_handler(FeedsError, on_feeds_error)
     app.add_exception_handler(HTTPException, on_http_error)

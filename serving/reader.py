@@ -41,7 +41,7 @@ from serving.settings import Settings
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
-__all__ = ["FeedReader", "LiveModel", "LiveModels"]
+__all__ = ["FeedReader", "LiveModel", "LiveModels", "bound"]
 
 _log = structlog.get_logger(__name__)
 
@@ -146,7 +146,7 @@ class FeedReader:
         excluded: Collection[bytes],
     ) -> Page:
         pages = RankedPages(self.engine, self.tables)
-        config = self._config(tenant)
+        config = self.config(tenant)
         places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
         if cursor is not None:
             place = SlateCursor.decode(cursor)
@@ -188,7 +188,7 @@ class FeedReader:
         query = self._query(tenant, user, "personalized", len(positions))
         query = replace(query, caller=caller())
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, self._config(tenant), (source,), explain=True)
+        slate = await self._rank(query, self.config(tenant), (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
@@ -199,7 +199,20 @@ class FeedReader:
     ) -> tuple[Query, Slate]:
         """What one source proposes, filtered and ranked as the user's personalized feed is."""
         query = self._query(tenant, user, "personalized", limit)
-        return query, await self._rank(query, self._config(tenant), (source,), explain=False)
+        return query, await self._rank(query, self.config(tenant), (source,), explain=False)
+
+    async def rank_feed(
+        self,
+        tenant: TenantId,
+        user: UserId,
+        config: RankingConfig,
+        limit: int,
+        served: Collection[bytes],
+    ) -> tuple[Query, Slate]:
+        """The personalized feed by a config, without what counts as served; nothing is held."""
+        query = replace(self._query(tenant, user, "personalized", limit), served=served)
+        slate = await self._rank(query, config, self._sources(query, config), explain=False)
+        return query, slate
 
     async def table(self, tenant: TenantId) -> ActivityTable:
         """The tenant's table until the next await; one of the newest activities while it loads."""
@@ -235,7 +248,8 @@ class FeedReader:
             )
         return frozenset(position_of(activity) for activity in exclude)
 
-    def _config(self, tenant: TenantId) -> RankingConfig:
+    def config(self, tenant: TenantId) -> RankingConfig:
+        """How the tenant's feeds come about."""
         return self.configs.get(tenant) or self._service_config
 
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
@@ -386,13 +400,13 @@ def _ranker(config: RankingConfig, query: Query, model: LiveModel | None) -> Ran
     """The feed's ranker with the live model, or with the fallback where there is none."""
     kind = query.kind
     if model is None:
-        scorer = _bound(fallback_scorer(config.feed(kind).fallback), query)
+        scorer = bound(fallback_scorer(config.feed(kind).fallback), query)
         return build_ranker(config, kind, scorer)
-    scorer, version = _bound(model.scorer, query), str(model.version)
+    scorer, version = bound(model.scorer, query), str(model.version)
     return build_ranker(config, kind, scorer, factors=model.factors, model_version=version)
 
 
-def _bound(scorer: Scorer, query: Query) -> Scorer:
+def bound(scorer: Scorer, query: Query) -> Scorer:
     """An expression reads the request's moment, its seed and the caller's numbers."""
     return scorer.for_query(query) if isinstance(scorer, ExpressionScorer) else scorer
 

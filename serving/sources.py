@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from feeds.engine import FeedEngine
 from feeds.model import FeedId, Position, TenantId
+from feeds.reader import StoreReader
 from ranking.candidates import Query
 from ranking.sources import CANDIDATES_MAX, CandidateSource
 from ranking.table import ActivityTable
@@ -47,7 +47,7 @@ class PositionsSource:
 class EngineFollowingSource:
     """The newest rows of the user's home feed `<home_group>:<user>`."""
 
-    engine: FeedEngine
+    engine: StoreReader
     home_group: str
     quota: int = 400
     name: str = "following"
@@ -94,7 +94,7 @@ class SparedSource:
 
 
 def own_table(
-    engine: FeedEngine, tenant: TenantId, positions: Sequence[Position], recent: int = 0
+    engine: StoreReader, tenant: TenantId, positions: Sequence[Position], recent: int = 0
 ) -> ActivityTable:
     """A table of exactly these activities, and the newest `recent` ones, read from the store.
 

@@ -10,6 +10,7 @@ from serving.compose import Services
 
 __all__ = [
     "ERRORS",
+    "Digest",
     "Error",
     "Explanation",
     "FeedPage",
@@ -198,6 +199,21 @@ class RelatedPage(BaseModel):
     scorer: str = Field(description="What ordered them; `related` means the nearest first.")
     model_version: str | None = Field(description="Null where no model took part.")
     degraded: str | None = Field(description="Why they are ordered by time; null if they are not.")
+    results: list[_Ranked]
+    next: None = Field(description="There are no further pages.")
+
+
+class Digest(BaseModel):
+    """The best of late."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    since: str = Field(description="How far it goes back, UTC.")
+    until: str = Field(description="As of when it is, UTC.")
+    slate_id: str = Field(description="Send it back with impressions and engagements.")
+    scorer: str
+    model_version: str | None = Field(description="Null where no model took part.")
+    degraded: str | None = Field(description="Why it is ordered by time; null if it is not.")
     results: list[_Ranked]
     next: None = Field(description="There are no further pages.")
 

@@ -88,6 +88,10 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
             {"url": "/v2/users/bob/rank", "json": {"candidates": [one], "explain": True}}
         ],
         ("GET", "/v2/model"): [{"url": "/v2/model"}],
+        ("GET", "/v2/users/{user}/digest"): [
+            {"url": "/v2/users/bob/digest"},
+            {"url": "/v2/users/eve/digest", "params": {"since": "2020-01-01T00:00:00"}},
+        ],
         ("GET", "/v2/users/{user}/follow_suggestions"): [
             {"url": "/v2/users/bob/follow_suggestions"},
             {"url": "/v2/users/eve/follow_suggestions"},
