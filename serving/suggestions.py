@@ -14,6 +14,7 @@ from feeds.model import FeedId, Follow, TenantId, UserId, user_of_actor
 from ranking.buckets import ENGAGEMENT
 from ranking.extractors.base import USER_GROUP
 from ranking.interning import UNKNOWN
+from ranking.related import newest_rows
 from ranking.table import ActivityTable
 from serving.reader import FeedReader
 
@@ -27,6 +28,9 @@ FRIEND_FOLLOWS_MAX: Final = 200
 
 TAGS_MAX: Final = 10
 """Tags of the user, the strongest, whose authors are looked for."""
+
+LOOKED_MAX: Final = 20_000
+"""Activities that are looked at for these tags, the newest."""
 
 TAGGED_MAX: Final = 2_000
 """Activities with these tags, the newest, whose authors are counted."""
@@ -121,7 +125,8 @@ def _tag_authors(record: UserRecord, table: ActivityTable, now_us: int) -> dict[
     marked = np.zeros(names.size + 1, dtype=np.bool_)
     marked[names.numbers(wanted)] = True
     marked[UNKNOWN] = False
-    rows = np.flatnonzero(table.alive & marked[table.tags].any(axis=1))
+    rows = newest_rows(table, LOOKED_MAX)
+    rows = rows[marked[table.tags[rows]].any(axis=1)]
     rows = rows[np.lexsort((table.tail[rows], -table.time_us[rows]))][:TAGGED_MAX]
     authors = table.names.users.names
     for author, tags in zip(
