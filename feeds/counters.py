@@ -8,7 +8,7 @@ order, the same buckets remain.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -51,7 +51,10 @@ TAGS_MAX: Final = 256
 """Tags kept in a user's record; the one engaged with longest ago leaves first."""
 
 RECENT_MAX: Final = 500
-"""Activities kept in each of a user's `engaged`, `shown` and `hidden`; the oldest leaves first."""
+"""Entries kept in each of a user's `engaged`, `shown`, `hidden` and `dismissed`; the oldest leaves
+first."""
+
+_Name = TypeVar("_Name", bytes, str)
 
 _CODES = {kind: code for code, kind in enumerate(COUNTER_KINDS)}
 
@@ -125,7 +128,8 @@ class UserRecord(msgspec.Struct, array_like=True):
 
     Activities are held as the 16 bytes of their position. `engaged` maps to the time of the first
     engagement, `shown` to the number of impressions, `hidden` to the time of hiding. What the user
-    said of authors and tags comes last: a record of release 0.1 has nothing there.
+    said of authors and tags, and when which suggested feed was accepted or rejected, comes last: a
+    record of release 0.1 has nothing there.
     """
 
     authors: dict[str, Affinity]
@@ -137,6 +141,7 @@ class UserRecord(msgspec.Struct, array_like=True):
     impressions: int = 0
     of_authors: Opinions = msgspec.field(default_factory=Opinions)
     of_tags: Opinions = msgspec.field(default_factory=Opinions)
+    dismissed: dict[str, int] = {}
 
     @classmethod
     def empty(cls) -> "UserRecord":
@@ -163,6 +168,8 @@ class UserRecord(msgspec.Struct, array_like=True):
             self.of_authors.say(feedback.kind, feedback.actor, feedback.time_us)
         for tag in feedback.tags:
             self.of_tags.say(feedback.kind, tag, feedback.time_us)
+        for feed in feedback.to:
+            _remember(self.dismissed, feed, feedback.time_us)
 
     def _add_impression(self, position: bytes, author: str, tags: Iterable[str]) -> None:
         self.impressions += 1
@@ -193,7 +200,7 @@ def _affinity(table: dict[str, Affinity], name: str, limit: int) -> Affinity:
     return table[name]
 
 
-def _remember(recent: dict[bytes, int], position: bytes, value: int) -> None:
-    if position not in recent and len(recent) >= RECENT_MAX:
+def _remember(recent: dict[_Name, int], name: _Name, value: int) -> None:
+    if name not in recent and len(recent) >= RECENT_MAX:
         del recent[next(iter(recent))]
-    recent[position] = value
+    recent[name] = value

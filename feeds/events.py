@@ -39,8 +39,8 @@ ENGAGEMENT_KINDS: tuple[EngagementKind, ...] = (
 )
 
 
-FeedbackKind = Literal["unhide", "mute", "unmute", "show_more", "show_less"]
-"""What a user can say of what is shown; hiding is an engagement."""
+FeedbackKind = Literal["unhide", "mute", "unmute", "show_more", "show_less", "accept", "reject"]
+"""What a user can say of what is shown, or suggested to be followed; hiding is an engagement."""
 
 
 class Posted(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="posted"):
@@ -111,7 +111,8 @@ class Engagement(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
 class FeedbackGiven(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="feedback"):
     """A user said what to show: of the author `actor`, of `tags`, or of an activity (`unhide`).
 
-    Where more or less was asked of an activity, its tags stand here, or else its author.
+    The feeds in `to` were suggested, and accepted or rejected. Where more or less was asked of an
+    activity, its tags stand here, or else its author.
     """
 
     time_us: int
@@ -120,6 +121,7 @@ class FeedbackGiven(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     activity_id: ActivityId = ActivityId("")
     actor: str = ""
     tags: tuple[str, ...] = ()
+    to: tuple[str, ...] = ()
 
 
 Event = Posted | Removed | Followed | Unfollowed | Impression | Engagement | FeedbackGiven

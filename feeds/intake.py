@@ -279,6 +279,12 @@ class Intake:
         if given.activity_id:
             check_activity_id(given.activity_id)
         self._text("author", given.actor)
+        if len(given.to) > self._config.to_max:
+            raise LimitExceeded(
+                f"{len(given.to)} feeds, to_max is {self._config.to_max}: name fewer at a time"
+            )
+        for feed in given.to:
+            self.check_feed(FeedId.parse(feed))
         if len(given.tags) > self._config.tags_max:
             raise LimitExceeded(
                 f"{len(given.tags)} tags, tags_max is {self._config.tags_max}: name fewer"

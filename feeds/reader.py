@@ -215,6 +215,43 @@ class StoreReader:
             )
         return edges
 
+    def users(
+        self, tenant: TenantId, home_group: str, limit: int, behind: str = ""
+    ) -> list[UserId]:
+        """The next users by name, from behind `behind`: whoever did, said or follows anything.
+
+        Who follows is known by the feed of `home_group`. About 20 us each.
+        """
+        self._check_limit(limit, self._config.rows_max, "rows_max")
+        self._check_tenant(tenant)
+        prefix = CounterKey.prefix(tenant, "user")
+        start = prefix + behind.encode() + b"\0"
+        keys = self._view.keys("counters", start, after(prefix), limit)
+        known = {key[len(prefix) :] for key in keys}
+        known.update(islice(self._following(tenant, home_group, behind), limit))
+        return [UserId(name.decode()) for name in sorted(known)[:limit]]
+
+    def _following(self, tenant: TenantId, home_group: str, behind: str) -> Iterator[bytes]:
+        """The users whose feed of a group follows anything, from behind one, by name."""
+        begin = FollowKey.prefix(tenant, f"{home_group}:")[:-1]
+        start = after(begin + behind.encode() + b"\0")
+        while keys := self._view.keys("follows", start, after(begin), 1):
+            name = keys[0][len(begin) :].partition(b"\0")[0]
+            yield name
+            start = after(begin + name + b"\0")
+
+    def check_feed(self, feed: FeedId) -> None:
+        """Raise `UnknownFeedGroup` where the feed is of no group that is configured."""
+        self._intake.check_feed(feed)
+
+    def followed(self, tenant: TenantId, feed: FeedId, limit: int) -> list[FeedId]:
+        """The first `limit` feeds that a feed follows, by name: as `follows`, but bounded."""
+        self._check_limit(limit, self._config.rows_max, "rows_max")
+        self._check_tenant(tenant)
+        prefix = FollowKey.prefix(tenant, self._intake.check_feed(feed))
+        keys = self._view.keys("follows", prefix, after(prefix), limit)
+        return [FeedId(*key[len(prefix) :].decode().split(":", 1)) for key in keys]
+
     def followers(
         self, tenant: TenantId, feed: FeedId, limit: int, cursor: FeedId | None = None
     ) -> list[FeedId]:

@@ -70,7 +70,8 @@ class Query:
     `follows` maps the text of a followed feed to its edge. `seed` derives from request and user, so
     that a page can be made again from its log line. `now_us` is microseconds since the epoch.
     `excluded` are the positions of activities that the request does not want, `served` of those
-    that the user was shown lately; who makes the query bounds both.
+    that the user was shown lately. `caller` are the numbers that the caller brings, by name and
+    position. Who makes the query bounds them all.
     """
 
     tenant: TenantId
@@ -85,6 +86,7 @@ class Query:
     excluded: Collection[bytes] = ()
     served: Collection[bytes] = ()
     feedback: Feedback = NO_FEEDBACK
+    caller: Mapping[str, Mapping[bytes, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ranking.candidates import Candidates, Query
 from ranking.errors import InvalidFeatureSpec, UnknownFeature
 from ranking.extractors import affinity, content, context, factors, popularity, recency, social
 from ranking.extractors.base import Feature, FeatureParameters, Inputs
+from ranking.extractors.caller import caller_feature
 from ranking.extractors.factors import Factors
 from ranking.table import ActivityTable
 
@@ -68,8 +69,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Refuse what `build` could not honour."""
         for name in self.names:
-            if name not in _REGISTRY:
-                raise _unknown(name)
+            _feature(name)
         if problem := self._problem():
             raise InvalidFeatureSpec(problem)
 
@@ -153,8 +153,16 @@ def build(
     inputs = Inputs(query, candidates, table, spec.parameters, factors, shown_at=shown_at)
     values = np.empty((len(candidates), len(spec.names)), dtype=np.float32)
     for place, name in enumerate(spec.names):
-        values[:, place] = _REGISTRY[name].compute(inputs)
+        values[:, place] = _feature(name).compute(inputs)
     return FeatureMatrix(spec.names, values)
+
+
+def _feature(name: str) -> Feature:
+    """The feature of a name; raises `UnknownFeature`."""
+    feature = _REGISTRY.get(name) or caller_feature(name)
+    if feature is None:
+        raise _unknown(name)
+    return feature
 
 
 def _unknown(name: str) -> UnknownFeature:

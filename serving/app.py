@@ -17,6 +17,7 @@ from serving.compose import Services
 from serving.errors import on_feeds_error, on_http_error, on_invalid_request
 from serving.routes import (
     configs,
+    digest,
     events,
     feedback,
     feeds,
@@ -24,7 +25,9 @@ from serving.routes import (
     keys,
     model,
     ranked,
+    related,
     slates,
+    suggestions,
     tenants,
 )
 from serving.telemetry import TelemetryMiddleware
@@ -39,7 +42,10 @@ NO_TELEMETRY: Final[TelemetryConfig] = {
 }
 """What FastAPI tells OpenTelemetry by itself: nothing. Its spans would hold paths and queries, and
 so users' names."""
-ROUTERS = (feeds, ranked, slates, events, feedback, model, configs, keys, tenants, health)
+ROUTERS = (
+    *(feeds, ranked, related, suggestions, digest, slates),
+    *(events, feedback, model, configs, keys, tenants, health),
+)
 
 
 def create_app(services: Services) -> FastAPI:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter_ns
@@ -21,13 +21,14 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
-from ranking.candidates import Candidates, Feedback, FeedKind, Query, Slate, Stage
+from ranking.candidates import Candidates, Feedback, FeedKind, Query, Slate
 from ranking.config import RankingConfig
 from ranking.fallback import fallback_scorer
 from ranking.features import Factors
 from ranking.pipeline import build_feedback_filters, build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
+from ranking.scorers.expression import ExpressionScorer
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
@@ -37,6 +38,7 @@ from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.feedback import is_said, withdrawn
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
+from serving.proposals import known_positions, proposed, source_stages
 from serving.served import Served, ServedMemory, followed_by, repeats
 from serving.served_requests import RecentRequests, ServedRequest
 from serving.settings import Settings
@@ -45,7 +47,7 @@ from serving.slate_log.writer import NoSlateLog, SlateNotes
 from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
 from serving.telemetry import Metrics
 
-__all__ = ["FeedReader", "LiveModel", "LiveModels"]
+__all__ = ["FeedReader", "LiveModel", "LiveModels", "bound"]
 
 _log = structlog.get_logger(__name__)
 
@@ -191,11 +193,17 @@ class FeedReader:
         return page
 
     async def rank(
-        self, tenant: TenantId, user: UserId, activities: Sequence[str], *, explain: bool = False
+        self,
+        tenant: TenantId,
+        user: UserId,
+        activities: Sequence[str],
+        *,
+        caller: Callable[[], Mapping[str, Mapping[bytes, float]]] = dict,
     ) -> tuple[Slate, list[str]]:
-        """The caller's activities in the best order, and those that do not exist.
+        """The caller's activities in the best order, explained, and those that do not exist.
 
-        Repeats count once. Raises `LimitExceeded`, or `InvalidCursor` for what is no activity id.
+        `caller` gives numbers of its own, by name and position. Repeats count once. Raises
+        `LimitExceeded`, or `InvalidCursor` for what is no activity id.
         """
         limit = self.settings.candidates_max
         if len(activities) > limit:
@@ -204,13 +212,49 @@ class FeedReader:
             )
         positions = {name: position_of(name) for name in activities}
         query = self._query(tenant, user, "personalized", len(positions))
+        query = replace(query, caller=caller())
         source = PositionsSource("caller", limit, list(positions.values()))
         active, model = self.configs.of(tenant), self.models.get(tenant)
         slate = await self._rank(query, active, model, (source,), explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
-        return slate if explain else replace(slate, explanation=None), unknown
+        return slate, unknown
+
+    async def rank_source(
+        self, tenant: TenantId, user: UserId, source: CandidateSource, limit: int
+    ) -> tuple[Query, Slate]:
+        """What one source proposes, filtered and ranked as the user's personalized feed is."""
+        query = self._query(tenant, user, "personalized", limit)
+        active, model = self.configs.of(tenant), self.models.get(tenant)
+        return query, await self._rank(query, active, model, (source,), explain=False)
+
+    async def rank_feed(
+        self,
+        tenant: TenantId,
+        user: UserId,
+        config: RankingConfig,
+        limit: int,
+        served: Collection[bytes],
+    ) -> tuple[Query, Slate]:
+        """The personalized feed by a config, without what counts as served; nothing is held."""
+        query = replace(self._query(tenant, user, "personalized", limit), served=served)
+        active, model = ActiveVersion(0, config), self.models.get(tenant)
+        sources = self._sources(query, config, model)
+        return query, await self._rank(query, active, model, sources, explain=False)
+
+    async def table(self, tenant: TenantId) -> ActivityTable:
+        """The tenant's table until the next await; one of the newest activities while it loads."""
+        table = self.tables.ready(tenant)
+        table = table or await self._loaded(tenant, self.settings.deadline_ms)
+        if table is None:
+            table = await asyncio.to_thread(own_table, self.engine, tenant, (), RECENT_CANDIDATES)
+        return table
+
+    @staticmethod
+    def request_id() -> str:
+        """A name that no other reply has: 128 random bits in hexadecimal."""
+        return os.urandom(16).hex()
 
     async def try_config(
         self, tenant: TenantId, request: ServedRequest, config: RankingConfig
@@ -239,7 +283,7 @@ class FeedReader:
         asked = [position_of(slate.activity_id(place)) for place in range(offset, len(slate))]
         table = self.tables.ready(query.tenant)
         if table is None or (table.rows(asked) < 0).any():
-            table = await asyncio.to_thread(own_table, self.engine, query, asked)
+            table = await asyncio.to_thread(own_table, self.engine, query.tenant, asked)
         return withdrawn(query, filters, asked, table)
 
     def _excluded(self, exclude: Sequence[str]) -> Collection[bytes]:
@@ -250,9 +294,13 @@ class FeedReader:
             )
         return frozenset(position_of(activity) for activity in exclude)
 
+    def config(self, tenant: TenantId) -> RankingConfig:
+        """How the tenant's feeds come about."""
+        return self.configs.of(tenant).config
+
     def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
-        request_id = os.urandom(16).hex()
+        request_id = self.request_id()
         seed = hashlib.blake2b(f"{request_id}:{user}".encode(), digest_size=8).digest()
         record = self.engine.user_record(tenant, user)
         return Query(
@@ -329,7 +377,7 @@ class FeedReader:
         note_step("rank", started_ns, stages_us, query.kind, outcome)
         if slate.explanation is None:
             return slate
-        stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
+        stages = (*source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
         return replace(slate, explanation=replace(slate.explanation, stages=stages))
 
     async def _gather(
@@ -342,12 +390,15 @@ class FeedReader:
         """
         table = self.tables.ready(query.tenant) or await self._loaded(query.tenant, deadline_ms)
         if table is None:
-            known = _positions(sources)
-            own = await asyncio.to_thread(own_table, self.engine, query, known, RECENT_CANDIDATES)
+            known = known_positions(sources)
+            own = await asyncio.to_thread(
+                own_table, self.engine, query.tenant, known, RECENT_CANDIDATES
+            )
             return _Gathered(self._propose(sources, query, own), own, NO_TABLE)
         if not self._reaches(query, sources, table):
-            sources = [_proposed(source, query, table) for source in sources]
-            table = await asyncio.to_thread(own_table, self.engine, query, _positions(sources))
+            sources = [proposed(source, query, table) for source in sources]
+            known = known_positions(sources)
+            table = await asyncio.to_thread(own_table, self.engine, query.tenant, known)
         return _Gathered(self._propose(sources, query, table), table, None)
 
     async def _loaded(self, tenant: TenantId, deadline_ms: float) -> ActivityTable | None:
@@ -364,7 +415,7 @@ class FeedReader:
         """False if an activity that is known by its position was left out of the table."""
         if table.whole:
             return True
-        positions = _positions(sources)
+        positions = known_positions(sources)
         rows = table.rows(positions).tolist()
         behind = [position for position, row in zip(positions, rows, strict=True) if row < 0]
         return not any(self.engine.bodies(query.tenant, behind)) if behind else True
@@ -386,8 +437,8 @@ class FeedReader:
         """The slate by the model; by time where there is none, or where it fails."""
         candidates, table, degraded = gathered
         if model is not None:
-            ranker = _ranker(config, query.kind, model)
             try:
+                ranker = _ranker(config, query, model)
                 slate = ranker.rank(query, candidates, table, explain)
             except Exception as error:  # noqa: BLE001 - whatever a model does, the feed is answered
                 without = FAILED
@@ -399,7 +450,7 @@ class FeedReader:
                 )
             else:
                 return replace(slate, degraded=degraded)
-        slate = _ranker(config, query.kind, None).rank(query, candidates, table, explain)
+        slate = _ranker(config, query, None).rank(query, candidates, table, explain)
         return replace(slate, degraded=degraded or without)
 
     def _try_shadow(
@@ -417,40 +468,21 @@ class FeedReader:
                 rows = table.rows(positions)
                 still = candidates.take(np.flatnonzero(rows >= 0))
                 still = replace(still, rows=rows[rows >= 0])
-                return _ranker(config, query.kind, model).rank(query, still, table)
+                return _ranker(config, query, model).rank(query, still, table)
 
             self.shadows.offer(live, model, again)
 
 
-def _ranker(config: RankingConfig, kind: FeedKind, model: LiveModel | None) -> Ranker:
+def _ranker(config: RankingConfig, query: Query, model: LiveModel | None) -> Ranker:
     """The feed's ranker with the live model, or with the fallback where there is none."""
+    kind = query.kind
     if model is None:
-        return build_ranker(config, kind, fallback_scorer(config.feed(kind).fallback))
-    version = str(model.version)
-    return build_ranker(config, kind, model.scorer, factors=model.factors, model_version=version)
+        scorer = bound(fallback_scorer(config.feed(kind).fallback), query)
+        return build_ranker(config, kind, scorer)
+    scorer, version = bound(model.scorer, query), str(model.version)
+    return build_ranker(config, kind, scorer, factors=model.factors, model_version=version)
 
 
-def _positions(sources: Sequence[CandidateSource]) -> list[Position]:
-    """The activities that sources know by position, each once."""
-    known = [source.positions for source in sources if isinstance(source, PositionsSource)]
-    return list(dict.fromkeys(position for positions in known for position in positions))
-
-
-def _proposed(source: CandidateSource, query: Query, table: ActivityTable) -> PositionsSource:
-    """The source's proposal, held by positions, so that it can be ranked in another table."""
-    if isinstance(source, PositionsSource):
-        return source
-    rows = source.propose(query, table)[: source.quota]
-    return PositionsSource(source.name, source.quota, table.positions(rows))
-
-
-def _source_stages(candidates: Candidates, gather_us: int) -> list[Stage]:
-    """What the gathering took, and how many candidates each source added."""
-    counts = np.bincount(candidates.source, minlength=len(candidates.sources)).tolist()
-    return [
-        Stage("gather", len(candidates), len(candidates), gather_us),
-        *(
-            Stage(f"source_{name}", count, count, 0)
-            for name, count in zip(candidates.sources, counts, strict=True)
-        ),
-    ]
+def bound(scorer: Scorer, query: Query) -> Scorer:
+    """An expression reads the request's moment, its seed and the caller's numbers."""
+    return scorer.for_query(query) if isinstance(scorer, ExpressionScorer) else scorer

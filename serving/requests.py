@@ -25,6 +25,7 @@ from feeds.model import (
     parse_time,
     position_of,
 )
+from ranking.extractors.caller import is_caller_name
 from serving.errors import BadRequest
 from serving.tenants import KEY, Authenticator
 
@@ -47,6 +48,9 @@ JSON_TYPE = "application/json"
 
 _DIGITS_SAFE: Final = 19
 """Integers of fewer characters fit 64 bits."""
+
+CALLER_FEATURES_MAX: Final = 20
+"""Names of numbers that a caller brings with its candidates at most."""
 
 RESERVED = ("id", "origin")
 """Keys of an activity that the server gives."""
@@ -315,13 +319,58 @@ class RankBody(Body):
     """Activities that the caller wants in the best order for the user."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"candidates": ["87a9eec0-fd5f-11e8-8080-80013fed2f5b"]}]}
+        json_schema_extra={
+            "examples": [
+                {
+                    "candidates": ["87a9eec0-fd5f-11e8-8080-80013fed2f5b"],
+                    "features": {"distance_km": [1.5]},
+                }
+            ]
+        }
     )
 
     candidates: list[str] = Field(
         min_length=1, description="Activity ids, at most `candidates_max` (500)."
     )
+    features: dict[str, list[float | None]] = Field(
+        {},
+        max_length=CALLER_FEATURES_MAX,
+        description="Numbers of your own, by name: one for each candidate, in their order, null "
+        "where there is none; 20 names at most. Expressions read them as `external.<name>`.",
+    )
     explain: bool = Field(False, description="Whether stages, features and contributions come.")
+
+    @model_validator(mode="after")
+    def _check_features(self) -> "RankBody":
+        for name, numbers in self.features.items():
+            if not is_caller_name(name):
+                raise ValueError(
+                    f"{name[:80]!r} is not the name of a feature: use a letter, then letters, "
+                    "digits and _, 40 at most"
+                )
+            if len(numbers) != len(self.candidates):
+                raise ValueError(
+                    f"feature {name} has {len(numbers)} numbers for {len(self.candidates)} "
+                    "candidates: give one for each, null where there is none"
+                )
+        return self
+
+    def caller(self) -> dict[str, dict[bytes, float]]:
+        """The numbers by name and position; of a candidate that comes twice, the first one's.
+
+        Raises `InvalidCursor` for what is no activity id.
+        """
+        if not self.features:
+            return {}
+        positions = [position_of(candidate) for candidate in self.candidates]
+        return {
+            name: {
+                position: number
+                for position, number in zip(reversed(positions), reversed(numbers), strict=True)
+                if number is not None
+            }
+            for name, numbers in self.features.items()
+        }
 
 
 class ActivateBody(Body):

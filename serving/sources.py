@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from feeds.engine import FeedEngine
-from feeds.model import FeedId, Position
+from feeds.model import FeedId, Position, TenantId
+from feeds.reader import StoreReader
 from ranking.candidates import Query
 from ranking.sources import CANDIDATES_MAX, CandidateSource
 from ranking.table import ActivityTable
@@ -49,7 +49,7 @@ class PositionsSource:
 class EngineFollowingSource:
     """The newest rows of the user's home feed `<home_group>:<user>`."""
 
-    engine: FeedEngine
+    engine: StoreReader
     home_group: str
     quota: int = 400
     name: str = "following"
@@ -96,7 +96,7 @@ class SparedSource:
 
 
 def own_table(
-    engine: FeedEngine, query: Query, positions: Sequence[Position], recent: int = 0
+    engine: StoreReader, tenant: TenantId, positions: Sequence[Position], recent: int = 0
 ) -> ActivityTable:
     """A table of exactly these activities, and the newest `recent` ones, read from the store.
 
@@ -105,10 +105,10 @@ def own_table(
     that do not exist are left out.
     """
     table = ActivityTable(capacity=max(1, len(positions) + recent))
-    found = engine.activities(query.tenant, positions) if positions else []
-    newest = engine.recent(query.tenant, recent) if recent else []
+    found = engine.activities(tenant, positions) if positions else []
+    newest = engine.recent(tenant, recent) if recent else []
     for activity in (*newest, *found):
         if activity is not None:
             table.load(*activity)
-    load_names(engine, query.tenant, table)
+    load_names(engine, tenant, table)
     return table

@@ -14,9 +14,9 @@ from typing import Final, Literal
 import numpy as np
 
 from feeds.counters import CounterRecord, counted_tags
-from feeds.engine import FeedEngine
 from feeds.events import Engagement, Event, Impression, Posted, Removed
 from feeds.model import ActivityId, TenantId, position_of
+from feeds.reader import StoreReader
 from ranking.table import ActivityTable
 
 __all__ = ["StoredNames", "TableLoading", "load_names", "load_table"]
@@ -42,7 +42,7 @@ class StoredNames:
     @classmethod
     def of(
         cls,
-        engine: FeedEngine,
+        engine: StoreReader,
         tenant: TenantId,
         events: Sequence[Event],
         table: ActivityTable | None,
@@ -95,7 +95,7 @@ class StoredNames:
 class TableLoading:
     """A tenant's table on its way from the store."""
 
-    def __init__(self, engine: FeedEngine, tenant: TenantId, capacity: int) -> None:
+    def __init__(self, engine: StoreReader, tenant: TenantId, capacity: int) -> None:
         self._engine = engine
         self._tenant = tenant
         self._index = engine.applied_index()
@@ -123,7 +123,7 @@ class TableLoading:
         return len(missed)
 
 
-def load_table(engine: FeedEngine, tenant: TenantId, capacity: int) -> ActivityTable:
+def load_table(engine: StoreReader, tenant: TenantId, capacity: int) -> ActivityTable:
     """The newest activities of the store as a table, with the counts of their authors and tags."""
     table = ActivityTable(capacity)
     for index, posted, record in engine.recent(tenant, capacity):
@@ -132,7 +132,7 @@ def load_table(engine: FeedEngine, tenant: TenantId, capacity: int) -> ActivityT
     return table
 
 
-def load_names(engine: FeedEngine, tenant: TenantId, table: ActivityTable) -> None:
+def load_names(engine: StoreReader, tenant: TenantId, table: ActivityTable) -> None:
     """Put the store's counts of all authors and tags that the table knows into it."""
     authors = [name for name in table.names.authors.names if name]
     tags = [name for name in table.names.tags.names if name]
@@ -140,7 +140,7 @@ def load_names(engine: FeedEngine, tenant: TenantId, table: ActivityTable) -> No
 
 
 def _read_again(
-    engine: FeedEngine, tenant: TenantId, table: ActivityTable, events: Sequence[Event]
+    engine: StoreReader, tenant: TenantId, table: ActivityTable, events: Sequence[Event]
 ) -> None:
     """Make everything that the events touched as it is in the store now."""
     authors, tags = set[str](), set[str]()
@@ -179,7 +179,7 @@ def _add_names(
 
 
 def _load_counts(
-    engine: FeedEngine,
+    engine: StoreReader,
     tenant: TenantId,
     table: ActivityTable,
     authors: Sequence[str],
@@ -192,7 +192,7 @@ def _load_counts(
 
 
 def _counters(
-    engine: FeedEngine, tenant: TenantId, entity: Literal["author", "tag"], names: Sequence[str]
+    engine: StoreReader, tenant: TenantId, entity: Literal["author", "tag"], names: Sequence[str]
 ) -> Iterator[tuple[str, CounterRecord]]:
     for start in range(0, len(names), NAMES_READ_MAX):
         chunk = names[start : start + NAMES_READ_MAX]

@@ -216,6 +216,7 @@ def _feedback(row: dict[str, Any]) -> FeedbackGiven:  # Any: a row of mixed colu
         activity_id=row["activity_id"],
         actor=row["actor"],
         tags=tuple(row["tags"]),
+        to=tuple(row["to"]),
     )
 
 

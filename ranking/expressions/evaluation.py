@@ -28,12 +28,12 @@ EXTERNAL: Final = "external"
 class Request:
     """What a request gives an expression besides features.
 
-    `external` holds the request's numbers by their name below `external`. `keys` is uint64[n], a
+    `external` holds the request's numbers, or columns of them, by name. `keys` is uint64[n], a
     random number for each row (`functions.row_keys`), where the expression draws.
     """
 
     now_s: float
-    external: Mapping[str, float]
+    external: Mapping[str, float | Column]
     keys: npt.NDArray[np.uint64] | None = None
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace as replace_fields
 
 from ranking.candidates import Query
 from ranking.expressions import (
@@ -17,6 +18,7 @@ from ranking.expressions import (
     compiled,
 )
 from ranking.expressions.functions import Column, row_keys
+from ranking.extractors.caller import CALLER
 from ranking.features import COUNTS, FEATURES, FeatureMatrix, FeatureSpec
 from ranking.scorers.base import column_places
 
@@ -60,10 +62,14 @@ class ExpressionScorer:
     def for_query(self, query: Query, ranking_vars: Mapping[str, object] | None = None) -> Self:
         """The scorer of a request: with its moment, its seed and the numbers that it brings.
 
+        What the caller brings with each candidate stands for `external` too, where it is there.
         Raises `InvalidRankingVars` where the expression reads what is no number. Cost: a few us.
         """
+        brought = [CALLER + name for name in self.expression.external if name in query.caller]
+        names = (*self.spec.names, *brought)
         return replace(
             self,
+            spec=replace_fields(self.spec, names=names) if brought else self.spec,
             external=self.expression.externals(ranking_vars or {}),
             now_s=query.now_us / _MICROSECONDS,
             seed=query.seed,
@@ -97,7 +103,16 @@ class ExpressionScorer:
             for name, column in zip(self.spec.names, raw, strict=True)
         }
         keys = row_keys(self.seed, raw) if self.expression.draws else None
-        return columns, Request(self.now_s, self.external, keys)
+        return columns, Request(self.now_s, self._external(columns), keys)
+
+    def _external(self, columns: Mapping[str, Column]) -> Mapping[str, float | Column]:
+        """The request's numbers, with the caller's in their place where it brought any."""
+        external: dict[str, float | Column] = dict(self.external)
+        for name, number in self.external.items():
+            brought = columns.get(CALLER + name)
+            if brought is not None:
+                external[name] = np.where(np.isnan(brought), number, brought)
+        return external
 
 
 def _features(expression: Expression) -> tuple[str, ...]:

@@ -5,15 +5,15 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 
-from feeds.errors import LimitExceeded
 from feeds.model import check_user_id
 from ranking.candidates import FeedKind
+from ranking.extractors.caller import CALLER
 from serving.consistency import Consistent
 from serving.pages import explanation_bytes, slate_head
 from serving.requests import JsonRoute, RankBody
 from serving.routes import replies
 from serving.routes.feeds import json_reply
-from serving.routes.replies import ERRORS, Responses, services_of
+from serving.routes.replies import ERRORS, Responses, page_size, services_of
 from serving.tenants import Reader
 
 __all__ = ["router"]
@@ -49,17 +49,11 @@ async def read(
 ) -> Response:
     """`personalized`: what the user follows, in the best order. `explore`: what lies outside."""
     services = services_of(request)
-    size = services.feeds.page_size_default if limit is None else limit
-    if not 1 <= size <= services.feeds.page_size_max:
-        raise LimitExceeded(
-            f"limit is {size}, page_size_max is {services.feeds.page_size_max}: ask for 1 to "
-            f"{services.feeds.page_size_max}"
-        )
     page = await services.reader.read(
         tenant,
         check_user_id(user),
         kind,
-        limit=size,
+        limit=page_size(services, limit),
         cursor=cursor,
         explain=explain,
         exclude=exclude,
@@ -74,7 +68,7 @@ async def rank(
     """The caller's activities in the best order for the user; nothing vanishes without a reason."""
     services = services_of(request)
     slate, unknown = await services.reader.rank(
-        tenant, check_user_id(user), body.candidates, explain=body.explain
+        tenant, check_user_id(user), body.candidates, caller=body.caller
     )
     results = [
         {
@@ -85,8 +79,16 @@ async def rank(
         }
         for place in slate.ranked
     ]
-    rest = {"results": results, "removed": slate.removed, "unknown": unknown}
+    explained = slate.explanation.activities if slate.explanation else ()
+    read = {name for activity in explained[:1] for name in activity.features}
+    unread = [name for name in body.features if explained and CALLER + name not in read]
+    rest = {
+        "results": results,
+        "removed": slate.removed,
+        "unknown": unknown,
+        "unread_features": unread,
+    }
     parts = [slate_head(slate)[:-1], b",", orjson.dumps(rest)[1:-1]]
-    if slate.explanation is not None:
+    if body.explain and slate.explanation is not None:
         parts += [b',"explanation":', explanation_bytes(slate, range(len(slate.ranked)))]
     return json_reply(b"".join([*parts, b"}"]))

@@ -1,10 +1,14 @@
-"""How replies look: for the API's description alone, since bytes are sent as they are stored."""
+"""How replies look: for the API's description alone, since bytes are sent as they are stored.
+
+It is long because the shape of every reply stands here, and nothing else.
+"""
 
 from typing import Any, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from feeds.errors import LimitExceeded
 from serving.compose import Services
 
 __all__ = [
@@ -13,6 +17,7 @@ __all__ = [
     "ActiveVersion",
     "ConfigVersion",
     "ConfigVersions",
+    "Digest",
     "Document",
     "Error",
     "ExplainedSlate",
@@ -27,9 +32,13 @@ __all__ = [
     "RankedPage",
     "RankedReply",
     "Recorded",
+    "RelatedPage",
     "Removed",
     "Responses",
     "SavedVersion",
+    "Suggestions",
+    "SuggestionsTaken",
+    "page_size",
     "services_of",
 ]
 
@@ -38,6 +47,18 @@ def services_of(request: Request) -> Services:
     """What the app was composed of."""
     services: Services = request.app.state.services
     return services
+
+
+def page_size(services: Services, limit: int | None) -> int:
+    """The size of a page that a request asks for; raises `LimitExceeded`."""
+    size, limit_max = limit, services.feeds.page_size_max
+    if size is None:
+        return services.feeds.page_size_default
+    if not 1 <= size <= limit_max:
+        raise LimitExceeded(
+            f"limit is {size}, page_size_max is {limit_max}: ask for 1 to {limit_max}"
+        )
+    return size
 
 
 class Error(BaseModel):
@@ -234,6 +255,35 @@ class RankedPage(_Slate):
     explanation: Explanation | None = None
 
 
+class RelatedPage(BaseModel):
+    """What is related to an activity."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    activity_id: str = Field(description="The activity that was asked for; never in `results`.")
+    slate_id: str = Field(description="Send it back with impressions and engagements.")
+    scorer: str = Field(description="What ordered them; `related` means the nearest first.")
+    model_version: str | None = Field(description="Null where no model took part.")
+    degraded: str | None = Field(description="Why they are ordered by time; null if they are not.")
+    results: list[_Ranked]
+    next: None = Field(description="There are no further pages.")
+
+
+class Digest(BaseModel):
+    """The best of late."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    since: str = Field(description="How far it goes back, UTC.")
+    until: str = Field(description="As of when it is, UTC.")
+    slate_id: str = Field(description="Send it back with impressions and engagements.")
+    scorer: str
+    model_version: str | None = Field(description="Null where no model took part.")
+    degraded: str | None = Field(description="Why it is ordered by time; null if it is not.")
+    results: list[_Ranked]
+    next: None = Field(description="There are no further pages.")
+
+
 class RankedCandidate(BaseModel):
     """One of the caller's candidates in its place."""
 
@@ -251,6 +301,9 @@ class RankedReply(_Slate):
     results: list[RankedCandidate]
     removed: list[RemovedCandidate]
     unknown: list[str] = Field(description="Candidates that do not exist.")
+    unread_features: list[str] = Field(
+        description="The caller's features that what ranked does not read."
+    )
     explanation: Explanation | None = None
 
 
@@ -298,6 +351,46 @@ class ShadowModel(BaseModel):
     overlap_at_10: float | None = Field(description="Mean share of the first ten in both.")
     rank_correlation: float | None = Field(description="Mean of Spearman's rank correlation.")
     problem: str | None = Field(description="Why no newer one is on trial; or null.")
+
+
+class Suggestion(BaseModel):
+    """A feed to follow."""
+
+    feed: str = Field(description="The feed, as group:id.")
+    score: float = Field(description="The sum of what the algorithms add.")
+    algorithm: str = Field(description="The algorithm that added most.")
+    reason: str = Field(description="Why, for the end user.")
+    algorithm_scores: dict[str, float]
+
+
+class Suggestions(BaseModel):
+    """Feeds to follow, the best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "results": [
+                        {
+                            "feed": "user:alice",
+                            "score": 0.6,
+                            "algorithm": "friends_of_friends",
+                            "reason": "followed by bob and 2 others whom you follow",
+                            "algorithm_scores": {"friends_of_friends": 0.6},
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    results: list[Suggestion]
+
+
+class SuggestionsTaken(BaseModel):
+    """What became of suggestions is in the log."""
+
+    index: int = Field(description="Place in the log.")
 
 
 class FeedbackTaken(BaseModel):

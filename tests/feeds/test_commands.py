@@ -102,7 +102,7 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, st.SearchStrategy[Any]]:
         Once | None: once,
         dict[str, int | None]: st.dictionaries(texts, st.none() | ints, max_size=3),
         tuple[Impression | Engagement, ...]: st.lists(events, max_size=3).map(tuple),
-        FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "show_less")),
+        FeedbackKind: st.sampled_from(("unhide", "mute", "unmute", "show_more", "accept")),
         UserId: texts,
         FeedbackGiven: st.deferred(lambda: st.builds(FeedbackGiven, **_fields(FeedbackGiven))),
         Posted: st.deferred(lambda: st.builds(Posted, **_fields(Posted))),

@@ -71,6 +71,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connections]:
         before = engine.applied_index()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADWATER_CLIENT_TIMEOUT_S", str(CLIENT_TIMEOUT_S))
+        patch.setenv("HEADWATER_SLOW_REQUEST_MS", "600000")  # that clients are slow is the matter
         with ServiceProcess(directory, "--no-loader", "--log-level", "warning") as process:
             yield Connections(process.address(), key)
             assert process.end() == 0

@@ -26,6 +26,7 @@ Line = MutableMapping[str, Any]  # Any: what a log line holds
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    structlog.reset_defaults()  # tests before may have turned the level up
     data = tmp_path_factory.mktemp("logs") / "data"
     with served(data, log_requests="info") as running:
         yield running

@@ -456,10 +456,10 @@ def test_shadow_that_cannot_be_loaded_leaves_the_live_model_alone(
     (out.hand_over(2, alias="shadow") / "golden.npz").write_bytes(b"")
     with capture_logs() as logs:
         _refresh(cache)
-    assert [(log["event"], log.get("alias")) for log in logs] == [
+    assert {(log["event"], log.get("alias")) for log in logs} == {
         ("model_swapped", None),
         ("model_not_loaded", "shadow"),
-    ]
+    }
     status = cache.status(ACME)
     assert (status.version, status.cause, status.shadow) == ("1", None, None)
     assert "golden.npz" in (status.shadow_cause or "")

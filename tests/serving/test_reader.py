@@ -11,6 +11,7 @@ import pytest
 from feeds.model import ActivityDraft, FeedId, TenantId, identify
 from ranking.errors import RankingError
 from ranking.features import FeatureMatrix, FeatureSpec
+from ranking.scorers.expression import ExpressionScorer
 from ranking.scorers.popularity import PopularityScorer
 from serving.app import create_app
 from serving.testing import HeldModel, HeldModels, Served, served
@@ -35,6 +36,18 @@ class ScriptedScorer:
     def score(self, features: FeatureMatrix) -> Any:
         """What it was told for that many candidates."""
         return self.scored(len(features))
+
+
+@dataclass(frozen=True)
+class ScriptedColumn:
+    """Scores by the last feature of its spec."""
+
+    spec: FeatureSpec
+    name: str = "scripted"
+
+    def score(self, features: FeatureMatrix) -> Any:
+        """The last column."""
+        return features.column(self.spec.names[-1])
 
 
 def fail(_: int) -> Any:
@@ -397,3 +410,66 @@ def test_a_failure_of_the_server_is_told_without_its_content(
     assert (reply.status_code, reply.json()["code"]) == (500, -1)
     assert reply.headers["x-request-id"] in reply.json()["detail"]
     assert "hunter2" not in reply.text + "".join(capsys.readouterr())
+
+
+NEARER = ExpressionScorer.of({"score": "-external.km", "defaults": {"external": {"km": 5}}})
+
+
+def rank(site: Site, **body: Any) -> httpx.Response:
+    return site.api.post("/v2/users/bob/rank", json=body)
+
+
+def test_the_callers_numbers_rank_its_candidates_in_an_expression(site: Site) -> None:
+    far, near, unknown = site.post(*names(3))
+    site.models.held[ACME] = HeldModel("1", NEARER)
+    features = {"km": [9.5, 1, None, 2], "mood": [1, 2, 3, 4]}
+
+    reply = rank(site, candidates=[far, near, unknown, far], features=features).json()
+
+    assert [(entry["id"], entry["score"]) for entry in reply["results"]] == [
+        (near, -1.0),
+        (unknown, -5.0),
+        (far, -9.5),
+    ]
+    assert reply["unread_features"] == ["mood"]
+    assert reply["degraded"] is None
+
+
+def test_without_numbers_of_the_caller_its_defaults_hold(site: Site) -> None:
+    site.follow("user:ann")
+    site.post(*names(3))
+    site.models.held[ACME] = HeldModel("1", NEARER)
+
+    assert {entry["score"] for entry in site.read()["results"]} == {-5.0}
+
+
+def test_a_model_can_read_the_callers_numbers_by_their_feature(site: Site) -> None:
+    first, second = site.post(*names(2))
+    spec = FeatureSpec(("age_h", "caller_km"))
+    site.models.held[ACME] = HeldModel("1", ScriptedColumn(spec))
+
+    told = rank(site, candidates=[first, second], features={"km": [3, 7]}, explain=True).json()
+
+    assert [entry["id"] for entry in told["results"]] == [second, first]
+    explained = told["explanation"]["activities"]
+    assert [entry["features"]["caller_km"] for entry in explained] == [7, 3]
+    assert told["unread_features"] == []
+
+
+@pytest.mark.parametrize(
+    ("features", "told"),
+    [
+        ({"km": [1]}, "feature km has 1 numbers for 2 candidates"),
+        ({"_km": [1, 2]}, "'_km' is not the name of a feature"),
+        ({f"f{n}": [1, 2] for n in range(21)}, "features"),
+        ({"km": [1, "2"]}, "features"),
+        ({"km": [1, True]}, "features"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    site: Site, features: dict[str, Any], told: str
+) -> None:
+    reply = rank(site, candidates=site.post(*names(2)), features=features)
+
+    assert reply.status_code == 400
+    assert told in reply.json()["detail"]

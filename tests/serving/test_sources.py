@@ -120,7 +120,7 @@ def test_an_own_table_holds_what_was_asked_for(tmp_path: Path) -> None:
         posted = [post(engine, f"a{n}", n, "user:ann", set()) for n in range(5)]
         missing = Position(b"\x01" * 16)
 
-        table = own_table(engine, query(engine), [posted[4], missing], recent=2)
+        table = own_table(engine, ACME, [posted[4], missing], recent=2)
 
         assert set(table.positions(table.alive_rows())) == {posted[0], posted[1], posted[4]}
 

@@ -151,10 +151,35 @@ def test_each_worker_explains_what_any_of_them_served(
     assert float(counted[0].split()[-1]) >= 2
 
 
+def test_a_worker_honours_what_another_was_told_and_repeats_nothing_that_it_served(
+    key: str, start: Start
+) -> None:
+    service = start("--workers", "2")
+    service.address()
+    first, second = workers(service)
+    wait_until(lambda: lags(service, key) == ["1", "2"], "both workers to tell their lag")
+
+    with standing_still(second):
+        served = ids(ask(service, key, PERSONALIZED, limit=10))
+    with standing_still(first):
+        refreshed = ask(service, key, PERSONALIZED, limit=10)
+        with service.client(key) as client:
+            muted = refreshed.json()["results"][0]["actor"]
+            said = {"user": "bob", "kind": "mute", "author": muted}
+            index = client.post("/v2/feedback", json=said).json()["index"]
+    with standing_still(second):
+        last = ask(service, key, PERSONALIZED, limit=30, min_index=index)
+
+    assert not set(served) & set(ids(refreshed))
+    assert len({*served, *ids(refreshed), *ids(last)}) == 30
+    assert muted not in {entry["actor"] for entry in last.json()["results"]}
+    assert len(ids(last)) == 29
+
+
 def test_workers_serve_one_feed_whoever_dies(
     cluster: Path, key: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HEADWATER_SERVED_MAX", "0")  # the same feed again, to compare
+    monkeypatch.setenv("HEADWATER_SERVED_MAX", "0")
     service = start("--workers", "2")
     service.address()
     first, second = workers(service)

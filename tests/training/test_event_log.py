@@ -41,6 +41,7 @@ EVENTS: list[Event] = [
     FeedbackGiven(
         time_us=2 * DAY, user=UserId("2"), kind="show_less", activity_id=A, tags=("q", "r")
     ),
+    FeedbackGiven(time_us=2 * DAY, user=UserId("2"), kind="reject", to=("user:1", "topic:q")),
 ]
 
 
@@ -56,7 +57,7 @@ def parquet(export: Path) -> Path:
 def test_events_come_back_as_they_were_in_log_order(export: Path) -> None:
     log = read_event_log(export, "acme")
     assert log.events == EVENTS
-    assert log.indexes == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert log.indexes == [1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert log_of(EVENTS).fingerprint == log.fingerprint
 
 
@@ -70,6 +71,7 @@ def test_a_frame_has_the_columns_of_the_schema_and_a_row_an_event(export: Path) 
         "engagement",
         "unfollowed",
         "removed",
+        "feedback",
         "feedback",
         "feedback",
     ]
