@@ -23,12 +23,11 @@ from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
 from ranking.candidates import Candidates, Feedback, FeedKind, Query, Slate
 from ranking.config import RankingConfig
-from ranking.fallback import fallback_scorer
+from ranking.fallback import bound, fallback_scorer
 from ranking.features import Factors
 from ranking.pipeline import build_feedback_filters, build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
-from ranking.scorers.expression import ExpressionScorer
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
@@ -481,8 +480,3 @@ def _ranker(config: RankingConfig, query: Query, model: LiveModel | None) -> Ran
         return build_ranker(config, kind, scorer)
     scorer, version = bound(model.scorer, query), str(model.version)
     return build_ranker(config, kind, scorer, factors=model.factors, model_version=version)
-
-
-def bound(scorer: Scorer, query: Query) -> Scorer:
-    """An expression reads the request's moment, its seed and the caller's numbers."""
-    return scorer.for_query(query) if isinstance(scorer, ExpressionScorer) else scorer
