@@ -270,6 +270,6 @@ class RankBody(_Body):
     )
 
     candidates: list[str] = Field(
-        min_length=1, description="Activity ids, at most `candidates_max` (500)."
+        min_length=1, description="Activity ids, at most `candidates_max` (500 unless set)."
     )
     explain: bool = Field(False, description="Whether stages, features and contributions come.")

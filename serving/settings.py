@@ -99,7 +99,11 @@ class Settings(BaseSettings):
         description="Follows of readers held in memory at most, about 0.5 KB each.",
     )
     candidates_max: int = Field(
-        500, ge=1, le=500, description="Activities that one ranked read considers at most."
+        500,
+        ge=1,
+        le=2_000,
+        description="Activities that one ranked read considers at most. Above 500 the quotas of "
+        "the default sources grow in proportion.",
     )
     slate_size_max: int = Field(
         100, ge=1, le=1_000, description="Activities of one slate, over all of its pages, at most."

@@ -16,7 +16,7 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.model import FeedId, Position
 from ranking.candidates import Query
-from ranking.sources import CANDIDATES_MAX, CandidateSource
+from ranking.sources import CandidateSource, proposed
 from ranking.table import ActivityTable
 from serving.table_loading import load_names
 
@@ -59,7 +59,7 @@ class EngineFollowingSource:
     def read(self, query: Query) -> PositionsSource:
         """The home feed as of now, as a source of its own."""
         home = FeedId(self.home_group, query.user)
-        positions = self.engine.rows(query.tenant, home, CANDIDATES_MAX)
+        positions = self.engine.rows(query.tenant, home, proposed(self.quota))
         return PositionsSource(self.name, self.quota, positions)
 
 
