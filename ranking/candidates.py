@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -94,8 +95,7 @@ class Candidates:
         return Candidates(self.rows[places], self.source[places], self.sources)
 
 
-@dataclass(frozen=True, slots=True)
-class RankedActivity:
+class RankedActivity(msgspec.Struct, frozen=True):
     """One place of a slate: what stands there, why, and with which probability it was chosen.
 
     `score` is the scorer's, before multipliers, and finite or NaN (no score). `reason` is a phrase

@@ -116,16 +116,15 @@ def _ranked(
 ) -> tuple[RankedActivity, ...]:
     of_places = scores[shown.places]
     numbers = np.where(np.isfinite(of_places), of_places, np.nan).tolist()
+    names = candidates.sources
     return tuple(
-        RankedActivity(activity, position, score, candidates.sources[source], reason, propensity)
-        for position, (activity, score, source, reason, propensity) in enumerate(
-            zip(
-                table.ids(candidates.rows[shown.places]),
-                numbers,
-                candidates.source[shown.places].tolist(),
-                reasons(query, shown, candidates, table),
-                shown.propensities.tolist(),
-                strict=True,
-            )
+        map(
+            RankedActivity,
+            table.ids(candidates.rows[shown.places]),
+            range(len(numbers)),
+            numbers,
+            [names[source] for source in candidates.source[shown.places].tolist()],
+            reasons(query, shown, candidates, table),
+            shown.propensities.tolist(),
         )
     )

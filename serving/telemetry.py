@@ -62,6 +62,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._stages: dict[str, Histogram] = {}
         self.ranked = Counter(
             "headwater_ranked_reads",
             "Slates made: by model, or why by time: no_model, no_table, deadline, failed.",
@@ -116,7 +117,10 @@ class Metrics:
         """Count a slate, and time its stages."""
         self.ranked.labels(kind, outcome).inc()
         for stage, time_us in stages_us.items():
-            self.stage_seconds.labels(stage).observe(time_us / 1e6)
+            timed = self._stages.get(stage)
+            if timed is None:
+                timed = self._stages[stage] = self.stage_seconds.labels(stage)
+            timed.observe(time_us / 1e6)
 
     def render(self) -> bytes:
         """All metrics in Prometheus's text format; where there are several workers, of all."""
