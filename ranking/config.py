@@ -91,7 +91,8 @@ class FeedOptions(Options):
     fallback: str | dict[str, Any] | None = Field(
         # Any: checked by its own parser
         default=None,
-        description="What ranks where no model does: null and `recency` are newest first.",
+        description="What ranks where no model does: null and `recency` are newest first, "
+        "an object is a ranking expression.",
     )
     slate_size: int = Field(
         default=100,

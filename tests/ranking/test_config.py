@@ -47,7 +47,7 @@ def feed_documents() -> st.SearchStrategy[dict[str, Any]]:
             "exploration": st.fixed_dictionaries(
                 {"policy": st.sampled_from(["none", "epsilon", "thompson"]), "rate": shares}
             ),
-            "fallback": st.sampled_from([None, "recency"]),
+            "fallback": st.sampled_from([None, "recency", {"score": "-now + time"}]),
             "deadline_ms": st.floats(1, 60_000),
             "slate_size": st.integers(len(IDS), 1000),
         },
@@ -103,7 +103,8 @@ def test_every_mistake_is_told_at_once_with_what_it_could_mean() -> None:
         "personalized.deadline_ms is 0: input should be greater than or equal to 1",
         (
             "personalized.fallback: fallback is 'magic': give \"recency\" or null, which mean "
-            "newest first"
+            'newest first, or an expression such as {"score": "decay_gauss(time) * '
+            '(1 + popularity) ^ 0.5"}'
         ),
         "personalized.slate_size is 2.5: input should be a valid integer",
         "personalised: there is no 'personalised': did you mean personalized?",
