@@ -26,6 +26,7 @@ __all__ = [
     "RankedActivity",
     "RemovedActivity",
     "Slate",
+    "SlateQuality",
     "Stage",
 ]
 
@@ -159,12 +160,24 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class SlateQuality:
+    """What was given up for lack of time, in order, and the quality factor, above 0 and up to 1.
+
+    `late_sources` are the sources that were left out because they take too long.
+    """
+
+    factor: float
+    steps: Sequence[str]
+    late_sources: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Slate:
     """The ordered answer to one request.
 
-    `model_version` is None where no model took part; `degraded` says why the fallback ranked.
-    `timings_us` maps a stage's name to its time. `removed` and `explanation` are filled where an
-    explanation was asked for.
+    `model_version` is None where no model took part; `degraded` says why the fallback ranked, and
+    what was given up. `timings_us` maps a stage's name to its time; `quality` is None where nobody
+    measured. `removed` and `explanation` are filled where an explanation was asked for.
     """
 
     request_id: str
@@ -178,3 +191,4 @@ class Slate:
     degraded: str | None = None
     timings_us: Mapping[str, int] = field(default_factory=dict)
     explanation: Explanation | None = None
+    quality: SlateQuality | None = None

@@ -1,7 +1,7 @@
 """The ranker: from candidates to a slate."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,7 +28,8 @@ __all__ = ["Ranker"]
 class Ranker:
     """Ranks candidates; immutable, so that one ranker serves many requests.
 
-    `spec` names the features that are built: the scorer's own by default. `clock_ns` is a monotonic
+    `spec` names the features that are built: the scorer's own by default; families in `missing` are
+    left out of them. `clock_ns` is a monotonic
     clock in nanoseconds for the times of the stages, which decide nothing.
     """
 
@@ -42,6 +43,7 @@ class Ranker:
     spec: FeatureSpec | None = None
     factors: Factors | None = None
     model_version: str | None = None
+    missing: Collection[str] = ()
     clock_ns: Callable[[], int] = time.perf_counter_ns
 
     def rank(
@@ -56,7 +58,9 @@ class Ranker:
         filtered = apply_filters(self.filters, query, candidates, table)
         kept = filtered.kept
         trace.passed("filter", len(candidates), len(kept))
-        features = build(self.spec or self.scorer.spec, query, kept, table, self.factors)
+        features = build(
+            self.spec or self.scorer.spec, query, kept, table, self.factors, missing=self.missing
+        )
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))

@@ -143,6 +143,7 @@ def slate_head(slate: Slate) -> bytes:
             "scorer": slate.scorer,
             "model_version": slate.model_version,
             "degraded": slate.degraded,
+            "quality": slate.quality,
         }
     )
 

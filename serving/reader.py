@@ -1,8 +1,10 @@
 """Ranked feeds: from a user's request to a page, whatever fails on the way.
 
 The candidates come from the engine and the tenant's activity table, the order from the tenant's
-live model. Where there is no model, where it fails or where the deadline is over, the same ranker
-orders by time and the answer says so in `degraded`: a feed is never refused because ranking failed.
+live model. Where there is no model, where it fails or where there is no time for it, the config's
+fallback orders them, and by time where that fails too or the deadline is over. The answer says so
+in `degraded`, and in `quality` what else was given up for lack of time (`serving.quality`): a feed
+is never refused because ranking failed, or was slow.
 """
 
 import asyncio
@@ -19,22 +21,37 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.errors import LimitExceeded
 from feeds.model import FeedId, Position, TenantId, UserId, position_of
-from ranking.candidates import Candidates, FeedKind, Query, Slate, Stage
+from ranking.candidates import Candidates, FeedKind, Query, Slate, SlateQuality, Stage
 from ranking.config import RankingConfig
-from ranking.fallback import fallback_scorer
 from ranking.features import Factors
-from ranking.pipeline import build_ranker, build_sources
-from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
-from ranking.sources import CandidateSource, propose
+from ranking.scorers.expression import ExpressionScorer
+from ranking.sources import CandidateSource, propose, proposed
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor, Slates
 from serving.follows import HeldFollows
 from serving.pages import Page, RankedPages, slate_head
+from serving.quality import (
+    NO_LIMIT,
+    Deadline,
+    Plan,
+    QualityConfig,
+    QualityFactor,
+    SourceCosts,
+    TimeGiven,
+    sentence_of,
+)
+from serving.rankers import HeldRankers
 from serving.ranking_configs import NoRankingConfigs, RankingConfigs, service_config
 from serving.settings import Settings
-from serving.sources import EngineFollowingSource, PositionsSource, SparedSource, own_table
+from serving.sources import (
+    EngineFollowingSource,
+    PositionsSource,
+    SparedSource,
+    TimedSource,
+    own_table,
+)
 from serving.telemetry import Metrics
 
 __all__ = ["FeedReader", "LiveModel", "LiveModels"]
@@ -44,8 +61,18 @@ _log = structlog.get_logger(__name__)
 NO_MODEL: Final = "this tenant has no live model: ordered by time"
 NO_TABLE: Final = "the activity table is loading: ordered by time among fewer candidates"
 TOO_LATE: Final = "the deadline was over before the model could score: ordered by time"
+TOO_BUSY: Final = "the model was left out for lack of time: ordered by time"
 FAILED: Final = "the live model failed: ordered by time"
-_OUTCOMES: Final = {NO_MODEL: "no_model", NO_TABLE: "no_table", TOO_LATE: "deadline"}
+_OUTCOMES: Final = {
+    NO_MODEL: "no_model",
+    NO_TABLE: "no_table",
+    TOO_LATE: "deadline",
+    TOO_BUSY: "quality",
+}
+_BY_TIME, _BY_EXPRESSION = "ordered by time", "ordered by the fallback expression"
+
+MODEL_COST: Final = "model"
+"""Name under which the cost of ranking by a model is held among those of the sources."""
 
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
@@ -103,11 +130,22 @@ class FeedReader:
     clock_us: Callable[[], int]
     clock_ns: Callable[[], int] = perf_counter_ns
     configs: RankingConfigs = field(default_factory=NoRankingConfigs)
+    rankers: HeldRankers = field(default_factory=HeldRankers)
     _service_config: RankingConfig = field(init=False)
+    _quality: QualityFactor = field(init=False)
+    _costs: SourceCosts = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the config of tenants that have none of their own, once."""
+        """Make the config of tenants that have none of their own, and the worker's factor, once."""
         object.__setattr__(self, "_service_config", service_config(self.settings))
+        limits = QualityConfig(
+            factor_min=self.settings.quality_min,
+            late_share=self.settings.quality_late_share,
+            rise=self.settings.quality_rise,
+            target_share=self.settings.quality_target_share,
+        )
+        object.__setattr__(self, "_quality", QualityFactor(limits))
+        object.__setattr__(self, "_costs", SourceCosts(limits))
 
     async def read(
         self,
@@ -118,10 +156,12 @@ class FeedReader:
         limit: int,
         cursor: str | None = None,
         explain: bool = False,
+        time: TimeGiven = NO_LIMIT,
     ) -> Page:
         """A page of a ranked feed: the first one makes the slate, a cursor turns its pages.
 
-        Raises `InvalidCursor`, or `SlateExpired` where the slate of the cursor is no longer held.
+        `time` is what the request says of its time. Raises `InvalidCursor`, or `SlateExpired` where
+        the slate of the cursor is no longer held.
         """
         pages = RankedPages(self.engine, self.tables, self.follows, self.settings.home_group)
         if cursor is not None:
@@ -129,9 +169,12 @@ class FeedReader:
             pinned = self.slates.find(place, tenant, user, kind)
             return pages.page(pinned, place.offset, limit)
         config = self._config(tenant)
+        deadline = self._deadline(config, kind, time)
+        plan = self._plan(deadline)
         places = min(config.feed(kind).slate_size, self.settings.slate_size_max)
         query = self._query(tenant, user, kind, places)
-        slate = await self._rank(query, config, self._sources(query, config), explain=explain)
+        sources = self._sources(query, config, deadline, plan)
+        slate = await self._rank(query, config, sources, deadline, plan, explain=explain)
         pinned = PinnedSlate.of(slate, slate_head(slate))
         page = pages.page(pinned, 0, limit, query.follows, slate)
         if page.next is not None:
@@ -140,7 +183,13 @@ class FeedReader:
         return page
 
     async def rank(
-        self, tenant: TenantId, user: UserId, activities: Sequence[str], *, explain: bool = False
+        self,
+        tenant: TenantId,
+        user: UserId,
+        activities: Sequence[str],
+        *,
+        explain: bool = False,
+        time: TimeGiven = NO_LIMIT,
     ) -> tuple[Slate, list[str]]:
         """The caller's activities in the best order, and those that do not exist.
 
@@ -152,9 +201,12 @@ class FeedReader:
                 f"{len(activities)} candidates, candidates_max is {limit}: ask for fewer at a time"
             )
         positions = {name: position_of(name) for name in activities}
+        config = self._config(tenant)
+        deadline = self._deadline(config, "personalized", time)
+        plan = self._plan(deadline).whole()
         query = self._query(tenant, user, "personalized", len(positions))
         source = PositionsSource("caller", limit, list(positions.values()))
-        slate = await self._rank(query, self._config(tenant), (source,), explain=True)
+        slate = await self._rank(query, config, (source,), deadline, plan, explain=True)
         told = {place.activity_id for place in slate.ranked}
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
@@ -179,15 +231,42 @@ class FeedReader:
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
         )
 
-    def _sources(self, query: Query, config: RankingConfig) -> tuple[CandidateSource, ...]:
-        """The mix of the config, with the following rows as the engine has them."""
+    def _deadline(self, config: RankingConfig, kind: FeedKind, time: TimeGiven) -> Deadline:
+        """The shortest of what request, config and settings allow, from when the request came."""
+        limit_ms = min(config.feed(kind).deadline_ms, self.settings.deadline_ms)
+        if time.deadline_ms is not None:
+            limit_ms = min(limit_ms, time.deadline_ms)
+        began_ns = self.clock_ns() if time.began_ns is None else time.began_ns
+        return Deadline(self.clock_ns, limit_ms, began_ns)
+
+    def _plan(self, deadline: Deadline) -> Plan:
+        """What the worker's factor allows; the cheapest answer where no time is left, or given."""
+        plan = self._quality.plan()
+        return plan.without("model", "chronological") if deadline.over() else plan
+
+    def _sources(
+        self, query: Query, config: RankingConfig, deadline: Deadline, plan: Plan
+    ) -> tuple[CandidateSource, ...]:
+        """The mix of the config within the plan, the following rows as the engine has them.
+
+        The first source is asked in any case: a feed without candidates is none.
+        """
         sources: list[CandidateSource] = []
-        for source in build_sources(config, query.kind):
+        cheapest = not plan.allows("chronological")
+        for source in self.rankers.sources(config, query.kind):
+            if sources and (cheapest or not plan.allows("sources")):
+                break
+            quota = min(query.limit, source.quota) if cheapest else plan.scaled(source.quota)
             if source.name == "following":
-                home = EngineFollowingSource(self.engine, self.settings.home_group, source.quota)
+                rows_max = quota if cheapest else plan.scaled(proposed(source.quota))
+                home = EngineFollowingSource(
+                    self.engine, self.settings.home_group, quota, rows_max=rows_max
+                )
                 sources.append(home.read(query))
-            else:
-                sources.append(SparedSource(source, self._source_failed))
+                continue
+            spared = SparedSource(source, self._source_failed, quota)
+            timed = TimedSource(spared, deadline, self._costs)
+            sources.append(timed if sources else spared)
         return tuple(sources)
 
     def _source_failed(self, name: str) -> None:
@@ -198,47 +277,70 @@ class FeedReader:
         query: Query,
         config: RankingConfig,
         sources: Sequence[CandidateSource],
+        deadline: Deadline,
+        plan: Plan,
         *,
         explain: bool,
     ) -> Slate:
-        """Gather, score with the live model or by time, and count what happened."""
-        deadline_ms = min(config.feed(query.kind).deadline_ms, self.settings.deadline_ms)
+        """Gather, score with the live model or without, and count what happened."""
         started_ns = self.clock_ns()
-        gathered = await self._gather(query, sources, deadline_ms)
-        gathered_ns = self.clock_ns()
-        late = (gathered_ns - started_ns) / 1e6 > deadline_ms
-        model = None if late else self.models.get(query.tenant)
-        slate = self._score(query, config, gathered, model, TOO_LATE if late else NO_MODEL, explain)
-        gather_us = (gathered_ns - started_ns) // 1_000
+        gathered = await self._gather(query, sources, deadline, plan)
+        gather_us = (self.clock_ns() - started_ns) // 1_000
+        model = self.models.get(query.tenant)
+        if deadline.over():
+            plan = plan.without("model", "chronological")
+        elif not self._costs.fits(MODEL_COST, deadline.left_ms()):
+            plan = plan.without("model")
+        scored_ms = deadline.took_ms()
+        slate = self._score(query, config, gathered, model, plan, explain)
+        if slate.model_version is not None and not explain:
+            self._costs.note(MODEL_COST, deadline.took_ms() - scored_ms)
         outcome = _OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         self.metrics.note_slate(query.kind, outcome, {"gather": gather_us, **slate.timings_us})
+        slate = self._told(slate, deadline.told(plan))
+        if gathered.degraded is None:  # else it waited for the table, which is no measure
+            self._quality.note(deadline.took_ms(), self.settings.deadline_ms)
+            self.metrics.quality_factor.set(self._quality.factor)
         if slate.explanation is None:
             return slate
         stages = (*_source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
         return replace(slate, explanation=replace(slate.explanation, stages=stages))
 
+    def _told(self, slate: Slate, quality: SlateQuality) -> Slate:
+        """The slate with what was given up for lack of time, which is counted."""
+        for step in quality.steps:
+            self.metrics.quality_steps.labels(step).inc()
+        degraded = slate.degraded
+        if degraded is not None and slate.scorer == ExpressionScorer.name:
+            degraded = degraded.replace(_BY_TIME, _BY_EXPRESSION)
+        causes = [cause for cause in (degraded, sentence_of(quality)) if cause is not None]
+        return replace(slate, degraded="; ".join(causes) or None, quality=quality)
+
     async def _gather(
-        self, query: Query, sources: Sequence[CandidateSource], deadline_ms: float
+        self, query: Query, sources: Sequence[CandidateSource], deadline: Deadline, plan: Plan
     ) -> _Gathered:
         """The candidates as rows of the shared table, or of one made for this request.
 
         The latter where the shared one is not there in time, or does not reach back to a candidate:
         then the store is read in a thread, and other requests go on.
         """
-        table = self.tables.ready(query.tenant) or await self._loaded(query.tenant, deadline_ms)
+        most = plan.scaled(self.settings.candidates_max)
+        if not plan.allows("chronological"):
+            most = min(query.limit, most)
+        table = self.tables.ready(query.tenant) or await self._loaded(query.tenant, deadline)
         if table is None:
             known = _positions(sources)
             own = await asyncio.to_thread(own_table, self.engine, query, known, RECENT_CANDIDATES)
-            return _Gathered(self._propose(sources, query, own), own, NO_TABLE)
+            return _Gathered(propose(sources, query, own, most), own, NO_TABLE)
         if not self._reaches(query, sources, table):
             sources = [_proposed(source, query, table) for source in sources]
             table = await asyncio.to_thread(own_table, self.engine, query, _positions(sources))
-        return _Gathered(self._propose(sources, query, table), table, None)
+        return _Gathered(propose(sources, query, table, most), table, None)
 
-    async def _loaded(self, tenant: TenantId, deadline_ms: float) -> ActivityTable | None:
+    async def _loaded(self, tenant: TenantId, deadline: Deadline) -> ActivityTable | None:
         """The shared table, waited for until the deadline; None if it is not there by then."""
         try:
-            await asyncio.wait_for(self.tables.get(tenant), deadline_ms / 1e3)
+            await asyncio.wait_for(self.tables.get(tenant), max(deadline.left_ms(), 1.0) / 1e3)
         except TimeoutError:
             return None
         return self.tables.ready(tenant)
@@ -254,24 +356,20 @@ class FeedReader:
         behind = [position for position, row in zip(positions, rows, strict=True) if row < 0]
         return not any(self.engine.bodies(query.tenant, behind)) if behind else True
 
-    def _propose(
-        self, sources: Sequence[CandidateSource], query: Query, table: ActivityTable
-    ) -> Candidates:
-        return propose(sources, query, table, self.settings.candidates_max)
-
     def _score(
         self,
         query: Query,
         config: RankingConfig,
         gathered: _Gathered,
         model: LiveModel | None,
-        without: str,
+        plan: Plan,
         explain: bool,
     ) -> Slate:
-        """The slate by the model; by time where there is none, or where it fails."""
+        """The slate by the model; by the fallback where there is none, or where it fails."""
         candidates, table, degraded = gathered
-        if model is not None:
-            ranker = _ranker(config, query.kind, model)
+        without = NO_MODEL
+        if model is not None and plan.allows("model"):
+            ranker = self.rankers.live(config, query.kind, model, plan)
             try:
                 slate = ranker.rank(query, candidates, table, explain)
             except Exception as error:  # noqa: BLE001 - whatever a model does, the feed is answered
@@ -284,16 +382,23 @@ class FeedReader:
                 )
             else:
                 return replace(slate, degraded=degraded)
-        slate = _ranker(config, query.kind, None).rank(query, candidates, table, explain)
+        elif model is not None:
+            without = TOO_BUSY if plan.allows("chronological") else TOO_LATE
+        slate = self._without_model(query, config, gathered, plan, explain)
         return replace(slate, degraded=degraded or without)
 
-
-def _ranker(config: RankingConfig, kind: FeedKind, model: LiveModel | None) -> Ranker:
-    """The feed's ranker with the live model, or with the fallback where there is none."""
-    if model is None:
-        return build_ranker(config, kind, fallback_scorer(config.feed(kind).fallback))
-    version = str(model.version)
-    return build_ranker(config, kind, model.scorer, factors=model.factors, model_version=version)
+    def _without_model(
+        self, query: Query, config: RankingConfig, gathered: _Gathered, plan: Plan, explain: bool
+    ) -> Slate:
+        """The slate by the config's fallback; by time where that fails, or the time is over."""
+        if plan.allows("chronological"):
+            try:
+                ranker = self.rankers.fallback(config, query)
+                return ranker.rank(query, gathered.candidates, gathered.table, explain)
+            except Exception as error:  # noqa: BLE001 - whatever it does, the feed is answered
+                _log.error("fallback_failed", tenant=query.tenant, error=type(error).__name__)
+        ranker = self.rankers.newest(config, query.kind)
+        return ranker.rank(query, gathered.candidates, gathered.table, explain)
 
 
 def _positions(sources: Sequence[CandidateSource]) -> list[Position]:

@@ -273,3 +273,6 @@ class RankBody(_Body):
         min_length=1, description="Activity ids, at most `candidates_max` (500 unless set)."
     )
     explain: bool = Field(False, description="Whether stages, features and contributions come.")
+    deadline_ms: float | None = Field(
+        None, ge=0, le=60_000, description="Milliseconds that it may take; 0: the cheapest answer."
+    )

@@ -65,9 +65,23 @@ class Metrics:
         self._stages: dict[str, Histogram] = {}
         self.ranked = Counter(
             "headwater_ranked_reads",
-            "Slates made: by model, or why by time: no_model, no_table, deadline, failed.",
+            "Slates made: by model, or why by time: no_model, no_table, deadline, failed, "
+            "quality (too little time).",
             ("kind", "outcome"),
             registry=self.registry,
+        )
+        self.quality_steps = Counter(
+            "headwater_quality_steps",
+            "Slates that gave something up for lack of time: candidates, diversity, features, "
+            "sources, model, chronological.",
+            ("step",),
+            registry=self.registry,
+        )
+        self.quality_factor = Gauge(
+            "headwater_quality_factor",
+            "The quality factor, above 0 and up to 1; of several workers the lowest.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
         )
         self.source_failures = Counter(
             "headwater_source_failures",

@@ -9,7 +9,9 @@ from feeds.errors import LimitExceeded
 from feeds.model import check_user_id
 from ranking.candidates import FeedKind
 from serving.consistency import Consistent
+from serving.http_protocol import BEGAN_NS
 from serving.pages import explanation_bytes, slate_head
+from serving.quality import TimeGiven
 from serving.requests import JsonRoute, RankBody
 from serving.routes import replies
 from serving.routes.feeds import json_reply
@@ -42,9 +44,16 @@ async def read(
     explain: Annotated[
         bool, Query(description="Whether the reply says how it came about.")
     ] = False,
+    deadline_ms: Annotated[
+        float | None,
+        Query(
+            ge=0, le=60_000, description="Milliseconds that it may take; 0: the cheapest answer."
+        ),
+    ] = None,
 ) -> Response:
     """`personalized`: what the user follows, in the best order. `explore`: what lies outside."""
     services = services_of(request)
+    time = TimeGiven(deadline_ms, request.scope.get(BEGAN_NS))
     size = services.feeds.page_size_default if limit is None else limit
     if not 1 <= size <= services.feeds.page_size_max:
         raise LimitExceeded(
@@ -52,7 +61,7 @@ async def read(
             f"{services.feeds.page_size_max}"
         )
     page = await services.reader.read(
-        tenant, check_user_id(user), kind, limit=size, cursor=cursor, explain=explain
+        tenant, check_user_id(user), kind, limit=size, cursor=cursor, explain=explain, time=time
     )
     return json_reply(page.content)
 
@@ -63,8 +72,9 @@ async def rank(
 ) -> Response:
     """The caller's activities in the best order for the user; nothing vanishes without a reason."""
     services = services_of(request)
+    time = TimeGiven(body.deadline_ms, request.scope.get(BEGAN_NS))
     slate, unknown = await services.reader.rank(
-        tenant, check_user_id(user), body.candidates, explain=body.explain
+        tenant, check_user_id(user), body.candidates, explain=body.explain, time=time
     )
     results = [
         {

@@ -1,0 +1,100 @@
+"""What is made of a ranking config, held between reads: sources and rankers.
+
+A config never changes, so what is made of it is told apart by which object it is; it is kept alive
+with it, so that no other gets its identity meanwhile. Models are not held here: the models' cache
+alone decides how long they stay.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
+
+from ranking.candidates import FeedKind, Query
+from ranking.config import RankingConfig
+from ranking.fallback import bound, fallback_scorer
+from ranking.features import OPTIONAL_FAMILIES
+from ranking.pipeline import build_ranker, build_sources
+from ranking.ranker import Ranker
+from ranking.scorers.recency import RecencyScorer
+from ranking.sources import CandidateSource
+from serving.quality import Plan
+
+if TYPE_CHECKING:
+    from serving.reader import LiveModel
+
+__all__ = ["HELD_MAX", "HeldRankers"]
+
+HELD_MAX: Final = 2_048
+"""Rankers, and tuples of sources, that are held at most, some 10 KB each with their config."""
+
+
+class HeldRankers:
+    """The rankers and sources of the configs that were used last. To be used on one event loop."""
+
+    def __init__(self, held_max: int = HELD_MAX) -> None:
+        self._held_max = held_max
+        self._held: OrderedDict[tuple[str, int, FeedKind], tuple[object, RankingConfig]] = (
+            OrderedDict()
+        )
+
+    def __len__(self) -> int:
+        """How much is held."""
+        return len(self._held)
+
+    def sources(self, config: RankingConfig, kind: FeedKind) -> tuple[CandidateSource, ...]:
+        """As `build_sources`."""
+        made = self._once("sources", config, kind, lambda: build_sources(config, kind))
+        return cast("tuple[CandidateSource, ...]", made)
+
+    def live(self, config: RankingConfig, kind: FeedKind, model: "LiveModel", plan: Plan) -> Ranker:
+        """The feed's ranker with the live model, without what the plan gives up."""
+        version = str(model.version)
+        missing = () if plan.allows("features") else OPTIONAL_FAMILIES
+        if config.feed(kind).diversity.on and plan.allows("diversity"):
+            ranker = build_ranker(
+                config, kind, model.scorer, factors=model.factors, model_version=version
+            )
+            return replace(ranker, missing=missing) if missing else ranker
+        return replace(
+            self.newest(config, kind),
+            scorer=model.scorer,
+            factors=model.factors,
+            model_version=version,
+            missing=missing,
+        )
+
+    def fallback(self, config: RankingConfig, query: Query) -> Ranker:
+        """The feed's ranker with the config's fallback, for one request."""
+        kind = query.kind
+        ranker = cast(
+            "Ranker",
+            self._once(
+                "fallback",
+                config,
+                kind,
+                lambda: build_ranker(config, kind, fallback_scorer(config.feed(kind).fallback)),
+            ),
+        )
+        scorer = bound(ranker.scorer, query)
+        return ranker if scorer is ranker.scorer else replace(ranker, scorer=scorer)
+
+    def newest(self, config: RankingConfig, kind: FeedKind) -> Ranker:
+        """The feed's ranker by time alone, whatever the config's fallback."""
+        made = self._once(
+            "newest", config, kind, lambda: build_ranker(config, kind, RecencyScorer())
+        )
+        return cast("Ranker", made)
+
+    def _once(
+        self, what: str, config: RankingConfig, kind: FeedKind, make: Callable[[], object]
+    ) -> object:
+        key = (what, id(config), kind)
+        held = self._held.get(key)
+        if held is None:
+            held = self._held[key] = (make(), config)
+            if len(self._held) > self._held_max:
+                self._held.popitem(last=False)
+        else:
+            self._held.move_to_end(key)
+        return held[0]
