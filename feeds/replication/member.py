@@ -347,11 +347,15 @@ class Member:
             self._send(leader, Forward(self._request, command))
 
     def _may_append(self) -> bool:
-        """One group is on its way at a time, unless enough for another one has come."""
+        """One group is on its way at a time, unless enough for another one has come.
+
+        Where the disk is full nothing waits: what cannot be written is told so at once.
+        """
         config, group = self._config, self._group
         return (
             group.index <= self._consensus.commit_index
             or group.term != self._consensus.term
+            or self._consensus.full is not None
             or len(self._queue) >= config.group_commit_ops_min
             or self._queue_bytes >= config.group_commit_bytes_min
         )

@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pysyncobj.syncobj
 import pytest
+import structlog
 
 from feeds.testing_member import PlayedNode, SteppedClock
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_by_default() -> None:
+    """Whatever a test before has configured: here it is looked at what is said."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture

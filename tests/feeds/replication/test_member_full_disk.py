@@ -80,6 +80,20 @@ def test_full_disk_is_said_once_and_shown_until_there_is_space(
     assert said.count("log_full") == said.count("log_has_space") == 1
 
 
+def test_nothing_waits_behind_a_group_that_is_not_decided_where_the_disk_is_full(
+    node: PlayedNode,
+) -> None:
+    node.lead()
+    node.propose()
+    node.member.tick()  # on its way, and nobody acknowledges it
+    node.free_bytes = 0
+    node.clock.now_s += 0.2
+    node.member.tick()
+    told = node.propose()
+    node.member.tick()
+    assert kinds(told) == [StorageFull]
+
+
 def test_full_leader_asks_one_peer_after_the_other_to_lead(node: PlayedNode) -> None:
     node.lead()
     node.answer("n2", "n3")
