@@ -83,14 +83,19 @@ def read(data_dir: Path, engine_socket: Path | None) -> Iterator["StoreReader"]:
 
 
 @contextlib.contextmanager
-def told(json: bool) -> Iterator[None]:
-    """Tell an error as JSON where a program reads; for people the shell writes its sentence."""
+def told(json: bool, *also: type[Exception]) -> Iterator[None]:
+    """Tell an error as JSON where a program reads; for people the shell writes its sentence.
+
+    `also` are kinds of errors besides ours of feeds. One that holds several `problems` tells each.
+    """
+    kinds: tuple[type[Exception], ...] = (FeedsError, *also)
     try:
         yield
-    except FeedsError as error:
+    except kinds as error:
         if not json:
             raise
-        write_json({"error": str(error), "exception": type(error).__name__})
+        problems = {"problems": list(found)} if (found := getattr(error, "problems", ())) else {}
+        write_json({"error": str(error), "exception": type(error).__name__, **problems})
         raise typer.Exit(1) from None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feeds.cli_common import DATA_DIR, DataDir, Engine, write_json
+from feeds.cli_common import DATA_DIR, DataDir, Engine, told, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -236,21 +236,12 @@ def _read_file(path: Path) -> Json:
     return content
 
 
-@contextlib.contextmanager
-def _told(json: bool) -> Iterator[None]:
-    """Tell an error as JSON where a program reads; for people the shell writes its sentence."""
-    from feeds.errors import FeedsError  # noqa: PLC0415 - as above
-    from ranking.errors import RankingError  # noqa: PLC0415
+def _told(json: bool) -> contextlib.AbstractContextManager[None]:
+    """As `told`, of what is wrong with a config and of what the API refuses, too."""
+    from ranking.errors import RankingError  # noqa: PLC0415 - as above
     from serving.config_access import RequestRefused  # noqa: PLC0415
 
-    try:
-        yield
-    except (FeedsError, RankingError, RequestRefused) as error:
-        if not json:
-            raise
-        problems = {"problems": list(found)} if (found := getattr(error, "problems", ())) else {}
-        write_json({"error": str(error), "exception": type(error).__name__, **problems})
-        raise typer.Exit(1) from None
+    return told(json, RankingError, RequestRefused)
 
 
 def _say(sentence: str, told: Json, *, json: bool) -> None:

@@ -4,7 +4,6 @@ It lies beside the shared slates in an SQLite file of its own (`serving.shared_s
 how). What is lost with the machine is served once more.
 """
 
-import fcntl
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +13,11 @@ import structlog
 
 from feeds.model import Position, TenantId, UserId
 from serving.served import ring_after, ring_positions
+from serving.shared_database import open_shared
 
 __all__ = ["SharedServed"]
 
 _log = structlog.get_logger(__name__)
-
-BUSY_S: Final = 0.2
-"""Seconds that a note waits while other processes write; then it is forgone."""
 
 _SCHEMA: Final = """
 PRAGMA journal_mode = WAL;
@@ -50,12 +47,7 @@ class SharedServed:
         self._served_max = served_max
         self._users_max = users_max
         self._ttl_s = ttl_s
-        self._database = sqlite3.connect(
-            path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
-        with path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # SQLite does not wait for others to change the mode
-            self._database.executescript(_SCHEMA)
+        self._database = open_shared(path, _SCHEMA)
 
     def __len__(self) -> int:
         """Of how many users something is remembered."""
