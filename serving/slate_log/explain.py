@@ -15,7 +15,7 @@ from ranking.features import FeatureMatrix
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.scorers.recency import RecencyScorer
 from serving.handover import is_bundle_name
-from serving.reader import LiveModel
+from serving.rankers import LiveModel
 from serving.slate_log.record import LoggedSlate
 
 __all__ = ["ModelVersions", "Recomputed", "explain", "explanation_of", "recompute"]
