@@ -18,8 +18,11 @@ from ranking.features import FeatureMatrix, FeatureSpec, build
 from ranking.registry import ModelRegistry, ModelVersion
 from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
+from ranking.scorers.calibration import Isotonic, Platt
 from ranking.scorers.factorization import Embeddings, FactorTable
+from ranking.scorers.linear import LinearScorer
 from ranking.scorers.recency import RecencyScorer
+from ranking.scorers.value import Head, ValueScorer
 from ranking.testing import (
     T0_US,
     Recorded,
@@ -37,7 +40,9 @@ __all__ = [
     "boosted_scorer",
     "community_features",
     "factor_table",
+    "linear_scorer",
     "model_bundle",
+    "value_scorer",
 ]
 
 ACME = TenantId("acme")
@@ -61,6 +66,28 @@ def boosted_scorer(
     parameters = {"max_depth": depth, "nthread": 1, "seed": seed}
     booster = xgboost.train(parameters, matrix, num_boost_round=rounds)
     return BoostedScorer(spec, bytes(booster.save_raw("ubj")))
+
+
+def linear_scorer(spec: FeatureSpec | None = None, seed: int = 1) -> LinearScorer:
+    """A scorer with coefficients that are noise."""
+    spec = FeatureSpec() if spec is None else spec
+    coefficients, missing = np.random.default_rng(seed).normal(size=(2, len(spec.names)))
+    return LinearScorer(spec, coefficients, missing, bias=0.25)
+
+
+def value_scorer() -> ValueScorer:
+    """Heads of each kind: trees and coefficients, each calibration, columns of their own."""
+    names = ("age_h", "tag_count", "engagements_total", "user_author_rate")
+    first, last = FeatureSpec(names[:3]), FeatureSpec(names[1:])
+    heads = [
+        Head("like", boosted_scorer(first), Platt(2.0, -1.0)),
+        Head("hide", boosted_scorer(last, seed=2)),
+        Head("share", boosted_scorer(last, seed=3), Isotonic((0.45, 0.5, 0.55), (0.0, 0.2, 1.0))),
+        Head("comment", linear_scorer(last), Isotonic((-3.0, 0.0, 3.0), (0.0, 0.3, 0.4))),
+        Head("click", linear_scorer(first, seed=2)),
+    ]
+    weights = {"like": 1.0, "hide": -20.0, "share": 2.5, "comment": 2.0, "report": 3.0}
+    return ValueScorer(heads, weights)
 
 
 def factor_table(
