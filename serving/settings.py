@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     )
     registry: str = Field(
         "",
-        description="Model registry as mlflow+sqlite:///FILE or dir:DIRECTORY; empty means "
+        description="Model registry as mlflow+sqlite:///FILE, "
+        "mlflow+postgresql://USER@HOST/NAME#ARTIFACTS or dir:DIRECTORY; empty means "
         "MLflow on SQLite beside the data directory.",
     )
     models_dir: Path | None = Field(
