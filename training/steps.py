@@ -18,13 +18,13 @@ from ranking.scorers.factorization import FactorTable
 from training.config import TrainingConfig
 from training.dataset import TrainingSet, collect
 from training.event_log import EventLog, read_event_log
+from training.factors import FactorsTrainer
 from training.replay import Answerable, replay
 from training.report import PartReport
 from training.requests import Request, find_requests, thin_out
 from training.splits import PartName, Split, split_by_time
 from training.trainers.base import Stopwatch, Trained
 from training.trainers.boosted import BoostedTrainer
-from training.trainers.factorization import FactorizationTrainer
 
 __all__ = [
     "FEATURE_NAMES",
@@ -107,7 +107,7 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
 def train_factors(plan: Plan) -> Trained:
     """Learn factors from the first part of the split."""
     config = plan.config
-    trainer = FactorizationTrainer(
+    trainer = FactorsTrainer(
         tenant=plan.tenant,
         until_us=plan.split.ranker_us,
         config=config.factorization,

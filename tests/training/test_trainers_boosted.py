@@ -11,16 +11,16 @@ from training.config import BoostedConfig, BoostedVariant, FactorizationConfig, 
 from training.dataset import TrainingSet, collect
 from training.evaluation import mean_ndcg
 from training.event_log import EventLog
+from training.factors import (
+    FactorsTrainer,
+    factorize,
+    interactions_until,
+)
 from training.replay import replay
 from training.requests import find_requests
 from training.steps import FEATURE_NAMES, factor_table
 from training.testing import community, events_of, log_of, write_export
 from training.trainers.boosted import BoostedTrainer, features_of, user_weights
-from training.trainers.factorization import (
-    FactorizationTrainer,
-    factorize,
-    interactions_until,
-)
 
 NEVER = 2**62
 KINDS = ("like",)
@@ -50,14 +50,14 @@ def test_factors_repeat_bit_for_bit_and_know_a_users_taste(log: EventLog) -> Non
 
 def test_too_few_engagements_leave_no_factors(log: EventLog, tmp_path: Path) -> None:
     config = FactorizationConfig(engagements_min=10_000)
-    trainer = FactorizationTrainer("acme", NEVER, config, KINDS, seed=1)
+    trainer = FactorsTrainer("acme", NEVER, config, KINDS, seed=1)
     trained = trainer.train(write_export(log, tmp_path / "export"), tmp_path)
     assert factor_table(trained.path) is None
     assert trained.figures["interactions"] == 24 * 16
 
 
 def test_factors_are_read_back_as_written(log: EventLog, tmp_path: Path) -> None:
-    trainer = FactorizationTrainer("acme", NEVER, CONFIG, KINDS, seed=1)
+    trainer = FactorsTrainer("acme", NEVER, CONFIG, KINDS, seed=1)
     trained = trainer.train(write_export(log, tmp_path / "export"), tmp_path)
     assert FactorTable.parse(trained.path.read_bytes()).dimensions == 8
 
