@@ -148,6 +148,29 @@ def test_what_was_served_noted_and_logged_of_a_deleted_tenant_is_let_go(
         assert services.configs.of(OTHER).version == 1
 
 
+def test_figures_of_a_deleted_tenant_are_told_no_more(tmp_path: Path) -> None:
+    token = "operators-alone-0123456789"
+    with served(tmp_path / "data", metrics_token=token) as service:
+        made = create_key(service.services.engine, NO_TENANT, ["operator"])
+        made.stored.result()
+
+        def told() -> str:
+            headers = {"Authorization": f"Bearer {token}"}
+            return httpx.get(f"{service.address}/metrics/tenants", headers=headers).text
+
+        with (
+            service.client(made.api_key) as operator,
+            service.tenant("acme") as acme,
+            service.tenant("other") as other,
+        ):
+            fill(acme)
+            fill(other)
+            assert 'tenant="acme"' in told()
+            delete(operator, service, ACME)
+            wait_until(lambda: 'tenant="acme"' not in told(), "the figures to be forgotten")
+            assert 'tenant="other"' in told()
+
+
 def test_models_are_removed_and_the_loader_is_left_word(
     service: Served, operator: httpx.Client
 ) -> None:
