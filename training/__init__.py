@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from training.flow import train_tenant as train_tenant
     from training.gates import GateReport as GateReport
     from training.report import EvaluationReport as EvaluationReport
+    from training.simulation.config import SimulationConfig as SimulationConfig
+    from training.simulation.policy import Arm as Arm
+    from training.simulation.run import Simulation as Simulation
+    from training.simulation.run import simulate as simulate
 
 _HOMES = {
+    "Arm": "training.simulation.policy",
     "ComparisonReport": "training.comparison",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
     "GateReport": "training.gates",
+    "Simulation": "training.simulation.run",
+    "SimulationConfig": "training.simulation.config",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
@@ -41,15 +48,19 @@ _HOMES = {
     "preset": "training.config",
     "promote": "training.flow",
     "read_event_log": "training.event_log",
+    "simulate": "training.simulation.run",
     "train_all": "training.flow",
     "train_tenant": "training.flow",
 }
 
 __all__ = [
+    "Arm",
     "ComparisonReport",
     "EvaluationReport",
     "EventLog",
     "GateReport",
+    "Simulation",
+    "SimulationConfig",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
@@ -60,6 +71,7 @@ __all__ = [
     "preset",
     "promote",
     "read_event_log",
+    "simulate",
     "train_all",
     "train_tenant",
 ]

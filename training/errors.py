@@ -5,13 +5,15 @@ TrainingError
 ├── ExportDamaged     an exported event log does not match its manifest
 ├── TooFewEvents      not enough engagements to split, train or judge by
 ├── GatesFailed       a version may not replace the live one; the reasons are told
-└── ClusterError      the Dask cluster cannot be started or reached
+├── ClusterError      the Dask cluster cannot be started or reached
+└── SimulationError   a community cannot be simulated as asked, or its service failed
 """
 
 __all__ = [
     "ClusterError",
     "ExportDamaged",
     "GatesFailed",
+    "SimulationError",
     "SourceError",
     "TooFewEvents",
     "TrainingError",
@@ -40,3 +42,7 @@ class GatesFailed(TrainingError):
 
 class ClusterError(TrainingError):
     """The Dask cluster cannot be started or reached."""
+
+
+class SimulationError(TrainingError):
+    """A community cannot be simulated as asked, or the service that it lives on failed."""

@@ -24,11 +24,25 @@ from training.gating import Live, compare_versions, gate_published, gate_trained
 from training.model_card import CARD, SIGNATURE, model_card, signature
 from training.promotion import promote_version
 from training.report import EvaluationReport
-from training.selection import Choice, Judged, choose_model, judge_bundle, judge_models
+from training.selection import (
+    Choice,
+    Judged,
+    choose_model,
+    judge_bundle,
+    judge_models,
+    row_trainers,
+)
 from training.sources.base import Progress, no_progress
-from training.steps import Plan, SetFiles, build_sets, plan_run, train_boosted, train_factors
-from training.trainers.base import Stopwatch, Trained
-from training.trainers.boosted import BoostedTrainer
+from training.steps import (
+    Plan,
+    SetFiles,
+    Trained,
+    build_sets,
+    plan_run,
+    train_factors,
+    train_ranker,
+)
+from training.trainers.base import Stopwatch
 
 __all__ = [
     "STEPS",
@@ -277,18 +291,13 @@ def _submit(
     """Hand in every step of a tenant's run; each waits for those whose results it takes."""
     factors: Task[Trained] = workers.submit(train_factors, plan)
     sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
-    boosted: list[Task[Trained]] = [
-        workers.submit(
-            train_boosted,
-            sets,
-            BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed),
-        )
-        for variant in config.boosted.variants
+    rankers: list[Task[Trained]] = [
+        workers.submit(train_ranker, sets, trainer) for trainer in row_trainers(config)
     ]
-    choice: Task[Choice] = workers.submit(choose_model, sets, *boosted)
+    choice: Task[Choice] = workers.submit(choose_model, sets, *rankers)
     judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
     gated: Task[GateReport] = workers.submit(gate_trained, sets, judged, live, trained_us)
-    steps = ([factors], [sets], boosted, [choice], [judged], [gated])
+    steps = ([factors], [sets], rankers, [choice], [judged], [gated])
     return _Run(tenant, out, steps, judged, gated, watch)
 
 
