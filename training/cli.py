@@ -1,11 +1,11 @@
-"""The commands of training: `headwater prepare`, `train`, `evaluate`, `models`.
+"""The commands of training: `headwater prepare`, `train`, `models`; `evaluate` has its own module.
 
 Answers go to standard output, progress to standard error. Heavy libraries are imported by the
 command that runs.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from training.cli_models import (
     roll_back,
     set_shadow,
     show_version,
-    version_of,
 )
 from training.cli_options import (
     CACHE,
@@ -26,15 +25,12 @@ from training.cli_options import (
     Events,
     Json,
     Registry,
-    Tenant,
+    configured,
     registry_uri,
 )
 from training.cli_output import print_answer, print_report, progress_bar, say, told, write_json
 
-if TYPE_CHECKING:
-    from training.config import TrainingConfig
-
-__all__ = ["evaluate", "models", "prepare", "train"]
+__all__ = ["models", "prepare", "train"]
 
 models = typer.Typer(
     name="models", help="List, show, promote, try and roll back models.", no_args_is_help=True
@@ -113,7 +109,7 @@ def train(
             out=out,
             registry=registry_uri(registry, data_dir),
             promote=promote,
-            config=_config(dataset, seed),
+            config=configured(dataset, seed),
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
             progress=progress,
@@ -128,42 +124,3 @@ def train(
         say(f"Version {result.version} is {state}; the report is {result.report_path}")
         if not promote:
             say(f"Make it live: headwater models promote {result.tenant} {result.version}")
-
-
-def evaluate(
-    tenant: Tenant,
-    events: Events,
-    version: Annotated[
-        str, typer.Option("--version", help="A version's number, or live, previous, shadow.")
-    ] = "live",
-    dataset: Described = None,
-    registry: Registry = None,
-    data_dir: DataDir = DATA_DIR,
-    json: Json = False,
-) -> None:
-    """Judge a published model on the last part of an export, beside the baselines."""
-    from training.flow import evaluate as evaluate_version  # noqa: PLC0415 - heavy imports inside
-
-    with told(json):
-        report = evaluate_version(
-            events,
-            tenant,
-            registry=registry_uri(registry, data_dir),
-            version=version_of(version),
-            config=_config(dataset, None),
-        )
-    if json:
-        write_json(report.as_dict())
-    else:
-        print_report(report)
-
-
-def _config(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
-    from dataclasses import replace  # noqa: PLC0415 - heavy imports inside
-
-    from training.config import preset  # noqa: PLC0415
-    from training.sources import derived_facts  # noqa: PLC0415
-
-    config = preset(dataset or "default")
-    config = replace(config, derived=derived_facts(dataset) if dataset else ())
-    return config if seed is None else replace(config, seed=seed)
