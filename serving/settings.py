@@ -296,6 +296,13 @@ class Settings(BaseSettings):
         le=1_000,
         description="Places of each slate that a preview shows side by side at most.",
     )
+    preview_log_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        le=1024 * MIB,
+        description="Bytes of a tenant's newest logged slates that a preview looks through at "
+        "most, about 1 ms a MiB; 0 looks at none.",
+    )
     candidates_max: int = Field(
         500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )
