@@ -25,7 +25,7 @@ from training.cli_options import (
     Events,
     Json,
     Registry,
-    configured,
+    config_of,
     registry_uri,
 )
 from training.cli_output import print_answer, print_report, progress_bar, say, told, write_json
@@ -109,7 +109,7 @@ def train(
             out=out,
             registry=registry_uri(registry, data_dir),
             promote=promote,
-            config=configured(dataset, seed),
+            config=config_of(dataset, seed),
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
             progress=progress,

@@ -13,7 +13,7 @@ from training.cli_options import (
     Described,
     Json,
     Registry,
-    configured,
+    config_of,
     registry_uri,
 )
 from training.cli_output import print_protocol, print_report, progress_bar, told, write_json
@@ -78,7 +78,7 @@ def evaluate(
             tenant,
             registry=registry_uri(registry, data_dir),
             version=version_of(version),
-            config=configured(dataset, seed),
+            config=config_of(dataset, seed),
         )
         if json:
             write_json(report.as_dict())

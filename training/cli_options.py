@@ -17,7 +17,7 @@ __all__ = [
     "Events",
     "Json",
     "Registry",
-    "configured",
+    "config_of",
     "registry_uri",
 ]
 
@@ -63,8 +63,8 @@ def registry_uri(registry: str | None, data_dir: Path) -> str:
     return registry or f"mlflow+sqlite:///{file}"
 
 
-def configured(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
-    """The config of a data set, with another seed if one is given."""
+def config_of(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
+    """The config for a data set, with what its source derived."""
     from dataclasses import replace  # noqa: PLC0415 - heavy imports inside
 
     from training.config import preset  # noqa: PLC0415
