@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from training.cli_models import (
+    compare_versions,
+    gate_version,
     list_versions,
     promote_version,
     roll_back,
+    set_policy,
     set_shadow,
     show_version,
 )
@@ -28,18 +31,34 @@ from training.cli_options import (
     config_of,
     registry_uri,
 )
-from training.cli_output import print_answer, print_report, progress_bar, say, told, write_json
+from training.cli_output import (
+    print_answer,
+    print_gates,
+    print_report,
+    progress_bar,
+    say,
+    told,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from training.flow import TrainingResult
 
 __all__ = ["models", "prepare", "train"]
 
 models = typer.Typer(
-    name="models", help="List, show, promote, try and roll back models.", no_args_is_help=True
+    name="models",
+    help="List, show, compare, gate, promote, try and roll back models.",
+    no_args_is_help=True,
 )
 models.command("list")(list_versions)
 models.command("show")(show_version)
+models.command("compare")(compare_versions)
+models.command("gate")(gate_version)
 models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
+models.command("policy")(set_policy)
 
 
 def prepare(
@@ -82,7 +101,10 @@ def train(
     registry: Registry = None,
     data_dir: DataDir = DATA_DIR,
     promote: Annotated[
-        bool, typer.Option("--promote/--no-promote", help="Make the new version live at once.")
+        bool,
+        typer.Option(
+            "--promote/--no-promote", help="Make the new version live if every gate passes."
+        ),
     ] = False,
     scheduler: Annotated[
         str | None,
@@ -120,7 +142,14 @@ def train(
         return
     for result in results:
         print_report(result.report)
-        state = "live" if promote else "published"
-        say(f"Version {result.version} is {state}; the report is {result.report_path}")
-        if not promote:
+        print_gates(result.gates)
+        say(f"{_outcome(result)}; the report is {result.report_path}")
+        if not result.promoted and result.gates.passed:
             say(f"Make it live: headwater models promote {result.tenant} {result.version}")
+
+
+def _outcome(result: "TrainingResult") -> str:
+    if result.promoted:
+        return f"Version {result.version} is live"
+    trial = " and on trial as shadow" if result.gates.passed else ""
+    return f"Version {result.version} is published{trial}"
