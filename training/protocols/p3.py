@@ -7,16 +7,13 @@ validation, the 15 % before, chooses one of all.
 """
 
 import itertools
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ranking.features import FeatureSpec
 from ranking.scorers.base import Scorer
-from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.expression import ExpressionScorer
 from training.config import BoostedConfig, BoostedVariant, EvaluationConfig, RequestConfig
 from training.dataset import TrainingSet, collect
@@ -39,6 +36,7 @@ from training.sources.base import Progress
 from training.steps import FEATURE_NAMES
 from training.testing import events_of, log_of
 from training.trainers.boosted import BoostedTrainer
+from training.trainers.rows import Examples
 
 __all__ = ["TITLE", "run"]
 
@@ -212,15 +210,10 @@ def _tried(
         )
         document = {"score": score, "defaults": {"tag_overlap": 0}}
         add("formula", score, ExpressionScorer.of(document))
-    with tempfile.TemporaryDirectory(prefix="headwater-p3-") as temporary:
-        scratch = Path(temporary)
-        for name in ("ranker", "validation"):
-            sets[name].save(scratch / f"{name}.npz")
-        for variant in variants:
-            trainer = BoostedTrainer(variant, BoostedConfig(), K, options.seed)
-            trained = trainer.train(scratch, scratch)
-            scorer = BoostedScorer(FeatureSpec(trained.features), trained.path.read_bytes())
-            add("boosted", variant.name, scorer)
+    examples = [Examples.of(sets[name]) for name in ("ranker", "validation")]
+    for variant in variants:
+        trainer = BoostedTrainer(variant, BoostedConfig(), K)
+        add("boosted", variant.name, trainer.fit(*examples, seed=options.seed).scorer)
     return found
 
 
