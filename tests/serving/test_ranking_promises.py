@@ -123,14 +123,6 @@ def test_a_hundred_thousand_candidates_name_the_limit(acme: httpx.Client) -> Non
     assert "candidates_max is 500" in refusal(acme.post("/v2/users/bob/rank", json=body))
 
 
-def test_a_user_nobody_has_seen_gets_what_is_popular_and_new(acme: httpx.Client) -> None:
-    for kind in KINDS:
-        told = page(acme, f"/v2/users/nobody/feeds/{kind}", explain=True)
-        assert len(told["results"]) == 12
-        assert all(entry["reason"] for entry in told["results"])
-    assert page(acme, "/v2/users/nobody/digest")["results"] is not None
-
-
 def test_a_tenant_without_any_activity_gets_empty_feeds(service: Served) -> None:
     with service.tenant("empty") as api:
         for path in READS:
