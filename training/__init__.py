@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.building import build_training_set as build_training_set
+    from training.config import LabelConfig as LabelConfig
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
     from training.dataset import TrainingSet as TrainingSet
@@ -20,17 +22,23 @@ if TYPE_CHECKING:
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
     from training.report import EvaluationReport as EvaluationReport
+    from training.set_files import StoredSet as StoredSet
+    from training.set_files import read_training_set as read_training_set
 
 _HOMES = {
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
+    "LabelConfig": "training.config",
+    "StoredSet": "training.set_files",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
+    "build_training_set": "training.building",
     "evaluate": "training.flow",
     "load_events": "training.event_log",
     "preset": "training.config",
     "read_event_log": "training.event_log",
+    "read_training_set": "training.set_files",
     "train_all": "training.flow",
     "train_tenant": "training.flow",
 }
@@ -38,13 +46,17 @@ _HOMES = {
 __all__ = [
     "EvaluationReport",
     "EventLog",
+    "LabelConfig",
+    "StoredSet",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
+    "build_training_set",
     "evaluate",
     "load_events",
     "preset",
     "read_event_log",
+    "read_training_set",
     "train_all",
     "train_tenant",
 ]

@@ -1,13 +1,21 @@
 """Every error of training.
 
 TrainingError
-├── SourceError       a public data set cannot be read: file, line and what to do
-├── ExportDamaged     an exported event log does not match its manifest
-├── TooFewEvents      not enough engagements to split, train or judge by
-└── ClusterError      the Dask cluster cannot be started or reached
+├── SourceError         a public data set cannot be read: file, line and what to do
+├── ExportDamaged       an exported event log does not match its manifest
+├── TrainingSetDamaged  a training set on disk does not match its manifest
+├── TooFewEvents        not enough engagements to split, train or judge by
+└── ClusterError        the Dask cluster cannot be started or reached
 """
 
-__all__ = ["ClusterError", "ExportDamaged", "SourceError", "TooFewEvents", "TrainingError"]
+__all__ = [
+    "ClusterError",
+    "ExportDamaged",
+    "SourceError",
+    "TooFewEvents",
+    "TrainingError",
+    "TrainingSetDamaged",
+]
 
 
 class TrainingError(Exception):
@@ -20,6 +28,10 @@ class SourceError(TrainingError):
 
 class ExportDamaged(TrainingError):
     """An exported event log is missing, or does not match its manifest."""
+
+
+class TrainingSetDamaged(TrainingError):
+    """A training set on disk is missing, or does not match its manifest."""
 
 
 class TooFewEvents(TrainingError):

@@ -45,7 +45,9 @@ class LabelledImpressions:
     labels: Mapping[str, npt.NDArray[np.int8]]
     """int8[n] for each kind: 1 engaged, 0 not, `OPEN` where that is not known yet."""
     request_time_us: Places
-    """int64[q]: the earliest impression of each request."""
+    """int64[q]: when each slate was made, or the earliest impression of the request."""
+    now_us: Places
+    """int64[q]: what its clock said: a microsecond before, where no slate was logged."""
     as_of: Places
     """int64[q]: events before this place were known when the request was made."""
     counts: Mapping[str, int]
@@ -53,10 +55,14 @@ class LabelledImpressions:
 
 
 def label_impressions(
-    events: EventColumns, config: LabelConfig, now_us: int
+    events: EventColumns,
+    config: LabelConfig,
+    now_us: int,
+    made_us: npt.NDArray[np.int64] | None = None,
 ) -> LabelledImpressions:
     """Every impression that has a label, with its request; `now_us` is the caller's clock.
 
+    `made_us` is int64[slates], when each slate was made, 0 where that is not known.
     Cost: about 2 s a million events.
     """
     counts: dict[str, int] = {}
@@ -80,9 +86,10 @@ def label_impressions(
         counts[f"open_{kind}"] = int((label == OPEN).sum())
     counts["open_windows"] = int((~closed).sum())
     kept = np.flatnonzero(closed)
-    return _by_request(
-        events, config, known_us, shown[kept], {k: v[kept] for k, v in labels.items()}, counts
-    )
+    if made_us is None:
+        made_us = np.zeros(len(events.slates), np.int64)
+    of_kept = {kind: label[kept] for kind, label in labels.items()}
+    return _by_request(events, config, known_us, made_us, shown[kept], of_kept, counts)
 
 
 def ahead_of_clock(
@@ -248,6 +255,7 @@ def _by_request(
     events: EventColumns,
     config: LabelConfig,
     known_us: npt.NDArray[np.int64],
+    made_us: npt.NDArray[np.int64],
     shown: Places,
     labels: Mapping[str, npt.NDArray[np.int8]],
     counts: Mapping[str, int],
@@ -257,6 +265,10 @@ def _by_request(
     size = int(request.max(initial=-1)) + 1
     time_us = np.full(size, np.iinfo(np.int64).max)
     np.minimum.at(time_us, request, events.time_us[shown])
+    slate = np.full(size, UNNAMED, np.int64)
+    slate[request] = events.slate[shown]
+    made = np.append(made_us, 0)[slate]
+    time_us = np.where(made > 0, made, time_us)
     first = np.full(size, len(events), np.int64)
     np.minimum.at(first, request, shown)
     # What was logged with the first impression, or happened at its very moment, was not known.
@@ -271,6 +283,7 @@ def _by_request(
         request=rank[request][order],
         labels={kind: label[order] for kind, label in labels.items()},
         request_time_us=time_us[by_time],
+        now_us=(time_us - (made == 0))[by_time],
         as_of=as_of[by_time].astype(np.int64),
         counts=counts,
     )

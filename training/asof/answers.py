@@ -6,7 +6,6 @@ import numpy.typing as npt
 from ranking.extractors.base import Factors
 from ranking.features import FeatureMatrix, FeatureSpec, compute
 from training.asof.case import Questions, resolve
-from training.asof.follows import engagers_of, follows_of
 from training.asof.inputs import AsOfInputs, Social
 from training.asof.sides import activity_side, author_side, tag_side, user_side
 from training.columns import EventColumns
@@ -31,6 +30,6 @@ def features_as_of(
     sides = activity_side(case) | author_side(case) | tag_side(case)
     _, of_users = user_side(case)
     sides = {name: column[rows] for name, column in (sides | of_users).items()}
-    social = Social(events, case, follows_of(events), engagers_of(case))
+    social = Social.of(events, case)
     inputs = AsOfInputs(events, case, rows, sides, social, spec.parameters, factors)
     return rows, compute(spec, inputs)

@@ -53,10 +53,10 @@ class CountedEvents:
     post: Numbers
     """int32[m]: what was known of the activity, for the user's record."""
 
-    @property
-    def engaged(self) -> npt.NDArray[np.bool_]:
-        """bool[m]: engagements, hides left out."""
-        engaged: npt.NDArray[np.bool_] = (self.code > 0) & (self.code != _HIDE)
+    def engaged(self, some: Ints) -> npt.NDArray[np.bool_]:
+        """bool[some]: which of them are engagements, hides left out."""
+        code = self.code[some]
+        engaged: npt.NDArray[np.bool_] = (code > 0) & (code != _HIDE)
         return engaged
 
 

@@ -28,25 +28,26 @@ _ENDED: Final = NEVER
 class FollowedFeeds:
     """The follows of users' own feeds, through time."""
 
-    feeds: dict[str, int]
-    """The number of each feed that was ever followed."""
-    _history: History
-    _since_us: Ints
+    feeds: Sequence[str]
+    """Every feed that was ever followed."""
+    history: History
+    left_us: Ints
     """int64: what each follow or unfollow left, in the history's order."""
 
     def since_us(self, user: Ints, feed: Ints, place: Ints) -> Ints:
         """Since when each user follows each feed, -1 none, as of each place; or `NEVER`."""
-        found = self._history.last(user * (len(self.feeds) + 1) + feed, place)
+        found = self.history.last(user * (len(self.feeds) + 1) + feed, place)
         since_us = np.full(len(found), NEVER, np.int64)
         known = (found >= 0) & (feed >= 0)
-        since_us[known] = self._since_us[found[known]]
+        since_us[known] = self.left_us[found[known]]
         return since_us
 
     def numbers(self, names: Sequence[str]) -> Numbers:
         """The number of each feed, -1 where nobody ever followed it; one more -1 at the end."""
-        return np.array([*(self.feeds.get(name, -1) for name in names), -1], np.int32)
+        number_of = {feed: number for number, feed in enumerate(self.feeds)}
+        return np.array([*(number_of.get(name, -1) for name in names), -1], np.int32)
 
-    def users(self, names: Sequence[str]) -> Numbers:
+    def homes(self, names: Sequence[str]) -> Numbers:
         """The same of the users' own feeds."""
         return self.numbers([f"{USER_GROUP}:{name}" for name in names])
 
@@ -70,30 +71,31 @@ def follows_of(events: EventColumns) -> FollowedFeeds:
     follows = times != _ENDED
     begins = history.first | np.append(True, ~follows[:-1])[: len(follows)] | ~follows
     run = np.maximum.accumulate(np.where(begins, np.arange(len(times)), 0))
-    return FollowedFeeds(feeds, history, times[run])
+    return FollowedFeeds(list(feeds), history, times[run])
 
 
 @dataclass(frozen=True, slots=True)
 class LatestEngagers:
     """The latest 16 users who engaged with each activity, after every engagement."""
 
-    _history: History
-    _users: Numbers
+    history: History
+    users: Numbers
     """int32[e, 16], -1 pads."""
 
     def before(self, life: Ints, place: Ints) -> Numbers:
         """int32[n, 16]: who had engaged with each activity before each place, -1 pads."""
-        found = self._history.last(life, place)
+        found = self.history.last(life, place)
         users = np.full((len(found), ENGAGERS_MAX), -1, np.int32)
         known = found >= 0
-        users[known] = self._users[self._history.order[found[known]]]
+        users[known] = self.users[self.history.order[found[known]]]
         return users
 
 
 def engagers_of(case: Case) -> LatestEngagers:
     """Go through the engagements of a case; about 1 us each, 64 bytes each are kept."""
     events = case.events
-    chosen = np.flatnonzero((events.life >= 0) & events.engaged)
+    chosen = np.flatnonzero(events.life >= 0)
+    chosen = chosen[events.engaged(chosen)]
     users = np.full((len(chosen), ENGAGERS_MAX), -1, np.int32)
     held: dict[int, dict[int, None]] = {}
     lives, engaged = events.life[chosen].tolist(), events.user[chosen].tolist()

@@ -1,6 +1,9 @@
 """Inputs of features as of many moments: the same formulas, over columns of a sorted log."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,7 @@ from ranking.extractors.base import (
     stacked,
 )
 from training.asof.case import Case
-from training.asof.follows import FollowedFeeds, LatestEngagers
+from training.asof.follows import FollowedFeeds, LatestEngagers, engagers_of, follows_of
 from training.asof.sides import DAY_SUMS, Columns
 from training.columns import EventColumns
 
@@ -28,20 +31,41 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True)
 class Social:
-    """Follows and engagers of a case, and the feeds of its names as numbers of what is followed."""
+    """Follows and engagers of a case, and its names as numbers of what is followed."""
 
-    def __init__(
-        self,
-        events: EventColumns,
-        case: Case,
-        follows: FollowedFeeds,
-        engagers: LatestEngagers,
-    ) -> None:
-        self.follows = follows
-        self.engagers = engagers
-        self.of_feeds = follows.numbers(case.lives.feeds)
-        self.of_users = follows.users(events.users)
+    follows: FollowedFeeds
+    engagers: LatestEngagers
+    of_feeds: npt.NDArray[np.int32]
+    """int32: of each feed that activities are in."""
+    of_users: npt.NDArray[np.int32]
+    """int32: of the own feed of each user of the log."""
+
+    @classmethod
+    def of(cls, events: EventColumns, case: Case) -> "Social":
+        """Read the follows of a log, and go through the engagements of a case of it."""
+        follows = follows_of(events)
+        return cls(
+            follows,
+            engagers_of(case),
+            follows.numbers(case.lives.feeds),
+            follows.homes(events.users),
+        )
+
+
+class QuestionNames(Protocol):
+    """What the numbers of questions stand for; `training.columns.EventColumns` is one."""
+
+    @property
+    def users(self) -> Sequence[str]:
+        """Every user."""
+        ...
+
+    @property
+    def activities(self) -> Sequence[str]:
+        """Every activity."""
+        ...
 
 
 class AsOfInputs(Inputs):
@@ -52,7 +76,7 @@ class AsOfInputs(Inputs):
 
     def __init__(
         self,
-        events: EventColumns,
+        names: "QuestionNames",
         case: Case,
         rows: Ints,
         sides: Columns,
@@ -62,7 +86,7 @@ class AsOfInputs(Inputs):
         shown_at: npt.NDArray[np.integer] | None = None,
     ) -> None:
         super().__init__(parameters)
-        self._events = events
+        self._names = names
         self._case = case
         self._rows = rows
         self._sides = sides
@@ -188,9 +212,9 @@ class AsOfInputs(Inputs):
         order = np.argsort(self._user, kind="stable")
         cuts = np.flatnonzero(np.diff(self._user[order])) + 1
         for mine in np.split(order, cuts) if len(order) else ():
-            positions = [position_of(self._events.activities[each]) for each in activity[mine]]
+            positions = [position_of(self._names.activities[each]) for each in activity[mine]]
             dots[mine], biases[mine] = self._factors.dot(
-                UserId(self._events.users[int(self._user[mine[0]])]),
+                UserId(self._names.users[int(self._user[mine[0]])]),
                 positions,
                 lives.tags[self._life[mine]],
                 lives.tag_names,

@@ -23,7 +23,7 @@ from ranking.table import FEEDS_MAX, ActivityTable
 from training.asof.search import History
 from training.columns import EventColumns
 
-__all__ = ["NOBODY", "Lives", "trace_lives"]
+__all__ = ["NOBODY", "Lives", "NameLives", "trace_lives"]
 
 NOBODY: Final = -1
 """The number of no life, and of no name."""
@@ -74,14 +74,14 @@ class Lives:
     author_ends: Ints
     """int64: where the life of each author's name ended."""
     tag_ends: Ints
-    _versions: History
-    _posts: History
-    _author_lives: "_NameLives"
-    _tag_lives: "_NameLives"
+    versions: History
+    posts: History
+    lives_of_authors: "NameLives"
+    lives_of_tags: "NameLives"
 
     def version(self, activity: Numbers, place: Ints) -> Ints:
         """The version of each activity before each place; `NOBODY` where there was none yet."""
-        return _at(self._versions, activity, place)
+        return _at(self.versions, activity, place)
 
     def life(self, version: Ints) -> Ints:
         """The life of each version; `NOBODY` where it is none, or ended."""
@@ -89,16 +89,16 @@ class Lives:
 
     def post(self, activity: Numbers, place: Ints) -> Ints:
         """What was known of each activity before each place; `NOBODY` where it was not there."""
-        post = _at(self._posts, activity, place)
+        post = _at(self.posts, activity, place)
         return np.where((post >= 0) & (self.post_author[post] >= 0), post, NOBODY)
 
     def author_life_of(self, author: Ints, place: Ints) -> Ints:
         """The life of each author's name before each place; `NOBODY` where it was forgotten."""
-        return self._author_lives.at(author, place)
+        return self.lives_of_authors.at(author, place)
 
     def tag_life_of(self, tag: Ints, place: Ints) -> Ints:
         """The same of tags."""
-        return self._tag_lives.at(tag, place)
+        return self.lives_of_tags.at(tag, place)
 
 
 def trace_lives(events: EventColumns, table_rows: int) -> Lives:
@@ -170,17 +170,26 @@ class _Names:
         return ends
 
 
-class _NameLives:
-    def __init__(self, names: _Names, ranks: Numbers, span: int) -> None:
+@dataclass(frozen=True, slots=True)
+class NameLives:
+    """Which life each name had when."""
+
+    lives: Ints
+    history: History
+
+    @classmethod
+    def of(cls, names: _Names, ranks: Numbers, span: int) -> "NameLives":
+        """The lives of names, by their rank."""
         entries = np.array(names.entries, np.int64).reshape(-1, 3)
-        self._lives = entries[:, 2]
-        self._history = History.of(ranks[entries[:, 0]].astype(np.int64), entries[:, 1], span)
+        keys = ranks[entries[:, 0]].astype(np.int64)
+        return cls(entries[:, 2].copy(), History.of(keys, entries[:, 1], span))
 
     def at(self, name: Ints, place: Ints) -> Ints:
-        found = self._history.last(name, place)
+        """The life of each name before each place; `NOBODY` where it had none."""
+        found = self.history.last(name, place)
         life = np.full(len(name), NOBODY, np.int64)
         known = found >= 0
-        life[known] = self._lives[self._history.order[found[known]]]
+        life[known] = self.lives[self.history.order[found[known]]]
         return life
 
 
@@ -295,10 +304,10 @@ class _Tracer:
             feeds=list(self._feeds),
             author_ends=self._authors.life_ends(span),
             tag_ends=self._tags.life_ends(span),
-            _versions=_history(self._versions, number_of, span),
-            _posts=_history(self._posts, number_of, span),
-            _author_lives=_NameLives(self._authors, author_ranks, span),
-            _tag_lives=_NameLives(self._tags, tag_ranks, span),
+            versions=_history(self._versions, number_of, span),
+            posts=_history(self._posts, number_of, span),
+            lives_of_authors=NameLives.of(self._authors, author_ranks, span),
+            lives_of_tags=NameLives.of(self._tags, tag_ranks, span),
         )
 
 

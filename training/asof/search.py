@@ -23,10 +23,10 @@ class History:
 
     order: Ints
     first: Flags
-    _values: Ints | None
+    values: Ints | None
     """The distinct keys, where keys are too large to be searched for as they are."""
-    _composite: Ints
-    _span: int
+    composite: Ints
+    span: int
 
     @classmethod
     def of(cls, keys: Ints, places: Ints, span: int) -> "History":
@@ -50,17 +50,17 @@ class History:
         """The place in `order` of the last entry of each key before each place, or -1."""
         if not len(self.order):
             return np.full(len(keys), -1, np.int64)
-        known = (keys >= 0) & (keys <= _SPAN_MAX // self._span)
-        if self._values is not None:
-            number = np.minimum(np.searchsorted(self._values, keys), len(self._values) - 1)
-            known, keys = self._values[number] == keys, number
-        start = np.where(known, keys, 0) * self._span
+        known = (keys >= 0) & (keys <= _SPAN_MAX // self.span)
+        if self.values is not None:
+            number = np.minimum(np.searchsorted(self.values, keys), len(self.values) - 1)
+            known, keys = self.values[number] == keys, number
+        start = np.where(known, keys, 0) * self.span
         # In order the search stays in the cache: half the time, sorting included.
         needles = start + places
         sorting = np.argsort(needles)
         found = np.empty(len(keys), np.int64)
-        found[sorting] = np.searchsorted(self._composite, needles[sorting]) - 1
-        known &= (found >= 0) & (self._composite[np.maximum(found, 0)] >= start)
+        found[sorting] = np.searchsorted(self.composite, needles[sorting]) - 1
+        known &= (found >= 0) & (self.composite[np.maximum(found, 0)] >= start)
         return np.where(known, found, -1)
 
 

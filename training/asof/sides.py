@@ -25,7 +25,16 @@ from training.asof.records import (
 from training.asof.rings import Counted, Moments, RingSpec, RingWalk, Sums, Weighing
 from training.asof.search import History, running_count, running_maximum
 
-__all__ = ["DAY_SUMS", "Columns", "activity_side", "author_side", "tag_side", "user_side"]
+__all__ = [
+    "DAY_SUMS",
+    "Columns",
+    "Make",
+    "activity_side",
+    "author_side",
+    "in_memory",
+    "tag_side",
+    "user_side",
+]
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -33,8 +42,11 @@ Flags = npt.NDArray[np.bool_]
 Columns = dict[str, npt.NDArray[Any]]
 """Columns of a side by name, a row a question each; Any: counts, times or decayed counts."""
 
+Make = Callable[[str, tuple[int, ...], type[np.generic]], npt.NDArray[Any]]
+"""Makes a column of zeros, given its name, shape and type; Any: that type."""
+
 _WEEK_US: Final = 7 * DAY_US
-_EVENTS: Final = 131_072
+_EVENTS: Final = 32_768
 """Events of one step through the log."""
 _ROWS: Final = 32_768
 """Questions that are answered at a time."""
@@ -57,13 +69,21 @@ _NAME_DAYS: Final = RingSpec(*RESOLUTIONS[1], (Weighing(1, (_WEEK_US,)),))
 _NAME_CHANNELS: Final = [IMPRESSION, ENGAGEMENT]
 
 
-def activity_side(case: Case) -> Columns:
+def in_memory(name: str, shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
+    """Makes columns in memory; Any: the type that was asked for."""
+    del name
+    return np.zeros(shape, kind)
+
+
+def activity_side(case: Case, make: Make = in_memory) -> Columns:
     """`totals` int32[n, channels], `days` float64[n, 6], `hours` float64[n, 2], `engaged_us`."""
     events, ends, count = case.events, case.lives.ends, len(case.questions)
     inside = np.flatnonzero(events.life >= 0)
-    engaged = inside[events.engaged[inside]]
-    totals = np.zeros((count, len(CHANNELS)), np.int32)
-    days, hours = np.zeros((count, _DAYS.sums)), np.zeros((count, _HOURS.sums))
+    engaged = inside[events.engaged(inside)]
+    totals = make("totals", (count, len(CHANNELS)), np.int32)
+    days = make("days", (count, _DAYS.sums), np.float64)
+    hours = make("hours", (count, _HOURS.sums), np.float64)
+    engaged_us = make("engaged_us", (count,), np.int64)
 
     def counted(channels: list[int]) -> Callable[[Ints], Counted]:
         return lambda some: _counted(case, some, events.life[some], channels)
@@ -78,18 +98,15 @@ def activity_side(case: Case) -> Columns:
     lately = RingWalk(_HOURS, 1, ends)
     for part, sums in _walked(case, lately, engaged, counted([ENGAGEMENT]), moments):
         hours[part] = sums.weighed
-    return {
-        "totals": totals,
-        "days": days,
-        "hours": hours,
-        "engaged_us": _engaged_us(case, engaged),
-    }
+    engaged_us[:] = _engaged_us(case, engaged)
+    return {"totals": totals, "days": days, "hours": hours, "engaged_us": engaged_us}
 
 
-def author_side(case: Case) -> Columns:
+def author_side(case: Case, make: Make = in_memory) -> Columns:
     """`author_totals` int32[n, 2] (impressions, engagements) and `author_days` float64[n]."""
     events, lives, count = case.events, case.lives, len(case.questions)
-    totals, days = np.zeros((count, 2), np.int32), np.zeros(count)
+    totals = make("author_totals", (count, 2), np.int32)
+    days = make("author_days", (count,), np.float64)
     of_rows = lives.author_life[case.life].astype(np.int64)
 
     def counted(some: Ints) -> Counted:
@@ -106,11 +123,12 @@ def author_side(case: Case) -> Columns:
     return {"author_totals": totals, "author_days": days}
 
 
-def tag_side(case: Case) -> Columns:
+def tag_side(case: Case, make: Make = in_memory) -> Columns:
     """`tag_totals` int32[n, tags, 2] and `tag_days` float64[n, tags]; `tags` is the most of any."""
     lives, count = case.lives, len(case.questions)
     most = lives.tag_lives.shape[1]
-    totals, days = np.zeros((count, most, 2), np.int32), np.zeros((count, most))
+    totals = make("tag_totals", (count, most, 2), np.int32)
+    days = make("tag_days", (count, most), np.float64)
 
     def counted(some: Ints) -> Counted:
         of_events = _tag_lives(case, some)
@@ -147,9 +165,10 @@ def user_side(case: Case, part: int = 0, parts: int = 1) -> tuple[Ints, Columns]
     """
     events, lives, asked = case.events, case.lives, case.questions
     rows = np.flatnonzero(asked.user % parts == part)
-    mine = np.flatnonzero((events.user % parts == part) & (events.engaged | (events.code == 0)))
+    mine = np.flatnonzero(events.user % parts == part)
+    mine = mine[events.engaged(mine) | (events.code[mine] == IMPRESSION)]
     user, place = events.user[mine].astype(np.int64), events.place[mine]
-    post, engaged = events.post[mine], events.engaged[mine]
+    post, engaged = events.post[mine], events.engaged(mine)
     asks = Needles(
         asked.user[rows].astype(np.int64), asked.activity[rows].astype(np.int64), asked.place[rows]
     )
@@ -223,9 +242,10 @@ def _walked(
 
 def _counted(case: Case, some: Ints, life: npt.NDArray[np.int32], channels: list[int]) -> Counted:
     events = case.events
-    code, adds = events.code[some], np.zeros((len(some), len(channels)), np.bool_)
+    code, engaged = events.code[some], events.engaged(some)
+    adds = np.empty((len(some), len(channels)), np.bool_)
     for column, channel in enumerate(channels):
-        adds[:, column] = events.engaged[some] if channel == ENGAGEMENT else code == channel
+        adds[:, column] = engaged if channel == ENGAGEMENT else code == channel
     return Counted(life, events.place[some], events.time_us[some], adds)
 
 
