@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 
 from feeds.events import Event
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
+from ranking.documents import DOCUMENT_BYTES_MAX, DOCUMENTS_MAX
 from ranking.errors import AliasConflict, BundleDamaged, ModelNotFound, RankingError
 from ranking.features import FeatureMatrix, FeatureSpec, build
 from ranking.registry import ModelRegistry, ModelVersion
@@ -309,6 +311,61 @@ class RegistryContract:
         with pytest.raises(ModelNotFound):
             registry.fetch(gone, tmp_path / "fetched")
         assert not (tmp_path / "fetched").exists()
+
+    def test_documents_travel_with_their_version(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """Also those that are attached later; of one name the last counts."""
+        documents = {"report.json": b"{}", "MODEL_CARD.md": b"# \xc3\xa4"}
+        bundle = model_bundle().save(tmp_path / "bundle")
+        version = registry.publish(ACME, bundle, documents=documents)
+        assert registry.documents(version) == documents
+        bare = registry.publish(ACME, bundle)
+        assert registry.documents(bare) == {}
+        registry.attach(bare, {"gates.json": b"1"})
+        registry.attach(bare, {"gates.json": b"2", "drift.json": b"3"})
+        assert registry.documents(bare) == {"gates.json": b"2", "drift.json": b"3"}
+        assert registry.documents(version) == documents
+        assert {path.name for path in registry.fetch(bare, tmp_path / "fetched").iterdir()} == {
+            "manifest.json",
+            "golden.npz",
+        }
+
+    def test_what_is_no_document_is_neither_published_nor_attached(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """A name is a file's name, and nothing grows without a limit."""
+        bundle = model_bundle().save(tmp_path / "bundle")
+        with pytest.raises(RankingError, match=r"'\.\./x' is no name"):
+            registry.publish(ACME, bundle, documents={"../x": b""})
+        assert registry.versions(ACME) == []
+        version = registry.publish(ACME, bundle)
+        with pytest.raises(RankingError, match="is no name"):
+            registry.attach(version, {".hidden": b""})
+        with pytest.raises(RankingError, match=r"large has \d+ bytes"):
+            registry.attach(version, {"large": bytes(DOCUMENT_BYTES_MAX + 1)})
+        registry.attach(version, {f"d{number}": b"" for number in range(DOCUMENTS_MAX)})
+        with pytest.raises(RankingError, match=f"at most {DOCUMENTS_MAX} documents"):
+            registry.attach(version, {"one-more": b""})
+        gone = msgspec.structs.replace(version, version=9)
+        for look in (registry.documents, lambda of: registry.attach(of, {"a": b""})):
+            with pytest.raises(ModelNotFound, match="no version 9"):
+                look(gone)
+
+    def test_policy_is_by_hand_until_it_is_set(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """Of one tenant alone, with or without a version, and for whoever opens it next."""
+        assert registry.policy(ACME) == "by_hand"
+        registry.set_policy(ACME, "gated")
+        self._publish(registry, tmp_path)
+        again = self.open_registry(tmp_path / "registry", lambda: T0_US)
+        assert again.policy(ACME) == "gated"
+        assert again.policy(TenantId("other")) == "by_hand"
+        assert again.tenants() == [ACME]
+        again.set_policy(ACME, "by_hand")
+        again.close()
+        assert registry.policy(ACME) == "by_hand"
 
     def test_damaged_or_foreign_bundle_is_not_published(
         self, registry: ModelRegistry, tmp_path: Path

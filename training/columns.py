@@ -20,8 +20,10 @@ from training.event_log import (
     check_file,
     damaged,
     event_of,
+    read_deleted_users,
     read_manifest,
     row_of,
+    without_users,
 )
 from training.fingerprints import fingerprint_of
 from training.sources.base import Progress, no_progress
@@ -133,8 +135,9 @@ def columns_of(log: EventLog) -> EventColumns:
 
 
 def read_columns(path: Path | str, tenant: str, progress: Progress = no_progress) -> EventColumns:
-    """A tenant's exported events as columns; one file of the export is in memory at a time.
+    """A tenant's exported events as columns, without those of deleted users.
 
+    One file of the export is in memory at a time.
     Raises `ExportDamaged` with what to do. Cost: about 1 s a million events.
     """
     import pyarrow as pa  # noqa: PLC0415 - half a second that only training pays
@@ -143,18 +146,20 @@ def read_columns(path: Path | str, tenant: str, progress: Progress = no_progress
     root, manifest = read_manifest(Path(path), tenant)
     reader = _Reader(tenant)
     names = [name for name, _ in EVENT_SCHEMA]
+    deleted = read_deleted_users(path, tenant)
+    encoded = [] if deleted else list(_NAMES)
     for number, file in enumerate(manifest.files):
         progress("read events", number, len(manifest.files))
         check_file(root, file)
         try:
-            table = pq.ParquetFile(root / file.path, read_dictionary=list(_NAMES)).read(names)
+            table = pq.ParquetFile(root / file.path, read_dictionary=encoded).read(names)
         except (OSError, pa.ArrowException) as error:
             raise damaged(root / file.path, str(error)) from error
         if table.num_rows != file.rows or table.column_names != names:
             raise damaged(root / file.path, "its rows or columns are not those of the manifest")
-        reader.add(_with_integer_times(table))
+        reader.add(_with_integer_times(without_users(table, deleted)))
     hashes = sorted(file.sha256 for file in manifest.files)
-    return reader.columns(fingerprint_of([tenant, *hashes]))
+    return reader.columns(fingerprint_of([tenant, *sorted(deleted), "", *hashes]))
 
 
 class _Reader:

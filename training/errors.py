@@ -5,12 +5,16 @@ TrainingError
 ├── ExportDamaged       an exported event log does not match its manifest
 ├── TrainingSetDamaged  a training set on disk does not match its manifest
 ├── TooFewEvents        not enough engagements to split, train or judge by
-└── ClusterError        the Dask cluster cannot be started or reached
+├── GatesFailed         a version may not replace the live one; the reasons are told
+├── ClusterError        the Dask cluster cannot be started or reached
+└── SimulationError     a community cannot be simulated as asked, or its service failed
 """
 
 __all__ = [
     "ClusterError",
     "ExportDamaged",
+    "GatesFailed",
+    "SimulationError",
     "SourceError",
     "TooFewEvents",
     "TrainingError",
@@ -38,5 +42,13 @@ class TooFewEvents(TrainingError):
     """Not enough engagements to split, train or judge by; the message says how many there are."""
 
 
+class GatesFailed(TrainingError):
+    """A version may not replace the live one; the message has every reason, and what to do."""
+
+
 class ClusterError(TrainingError):
     """The Dask cluster cannot be started or reached."""
+
+
+class SimulationError(TrainingError):
+    """A community cannot be simulated as asked, or the service that it lives on failed."""
