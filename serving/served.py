@@ -19,7 +19,7 @@ from ranking.candidates import Candidates, Query
 from ranking.config import RankingConfig
 from ranking.exploration import Shown
 from ranking.features import FeatureMatrix
-from ranking.filters import ServedFilter
+from ranking.filters import SERVED
 from ranking.slates import Explanation, Scoring, Slate
 from ranking.table import ActivityTable
 
@@ -108,7 +108,7 @@ def repeats(
     """The candidates that were left out because they were served; None where there are none."""
     if not query.served or not config.feed(query.kind).filters.served.on:
         return None
-    matches = ServedFilter().matches(query, candidates, table)
+    matches = SERVED.matches(query, candidates, table)
     return candidates.take(np.flatnonzero(matches)) if matches.any() else None
 
 
@@ -154,7 +154,7 @@ def _joined(first: Scoring | None, again: Scoring | None) -> Scoring | None:
     return Scoring(
         kept=kept,
         removed=[
-            *(each for each in first.removed if each.filter != ServedFilter().name),
+            *(each for each in first.removed if each.filter != SERVED.name),
             *again.removed,
         ],
         spec=first.spec,

@@ -333,7 +333,7 @@ class SlateMaker:
             ranker = reading.rankers.live(reading.active.config, query, model, reading.plan)
             return ranker.rank(query, still, table)
 
-        self.shadows.offer(live, model, again)
+        self.shadows.offer(query, live, model, again)
 
 
 def quality_config(settings: Settings) -> QualityConfig:
