@@ -6,7 +6,6 @@ is scored by its tags. One thread: two race on the same vectors, and no seed rep
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -16,19 +15,16 @@ from feeds.events import Engagement, Posted
 from feeds.model import ActivityId, position_of
 from ranking.scorers.factorization import Embeddings, FactorTable
 from training.config import FactorizationConfig
-from training.event_log import EventLog, read_event_log
-from training.trainers.base import Stopwatch, Trained
+from training.event_log import EventLog
 from training.trainers.factorization import FactorizationTrainer
 from training.trainers.matrices import Embedded, FactorModel
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["FactorsTrainer", "Interactions", "factorize", "interactions_until", "named_factors"]
+__all__ = ["Interactions", "factorize", "interactions_until", "named_factors"]
 
 Name = TypeVar("Name", str, bytes)
-
-FACTORS_FILE = "factors.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +49,6 @@ class Interactions:
         """float32[activities, tags], 1 for each tag of an activity."""
         cells = [(number, tag) for number, tags in enumerate(self.tags_of) for tag in tags]
         return _ones(cells, (len(self.activities), len(self.tags)))
-
-
-@dataclass(frozen=True, slots=True)
-class FactorsTrainer:
-    """Learns from the engagements of an export that are earlier than `until_us`."""
-
-    tenant: str
-    until_us: int
-    config: FactorizationConfig
-    kinds: tuple[str, ...]
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return "factorization"
-
-    def train(self, source: Path, out: Path) -> Trained:
-        """Read the export at `source`, write `factors.npz`; an empty file where there are too few.
-
-        `figures` has `interactions`, `users`, `activities`, `seconds`.
-        """
-        watch = Stopwatch()
-        found = interactions_until(read_event_log(source, self.tenant), self.until_us, self.kinds)
-        path = out / FACTORS_FILE
-        enough = len(found) >= self.config.engagements_min
-        path.write_bytes(factorize(found, self.config, self.seed).pack() if enough else b"")
-        figures = {
-            "interactions": float(len(found)),
-            "users": float(len(found.users)),
-            "activities": float(len(found.activities)),
-            "seconds": watch.seconds,
-        }
-        return Trained(self.name, path, ("factor_dot", "factor_bias"), figures)
 
 
 def interactions_until(log: EventLog, until_us: int, kinds: Iterable[str]) -> Interactions:

@@ -1,16 +1,23 @@
-"""What every matrix trainer must hold to: one suite, run against each."""
+"""What every trainer must hold to: a suite for matrix trainers, and one for row trainers."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import sparse
 
+from feeds.model import TenantId
+from ranking.bundle import ModelBundle
+from ranking.features import FeatureMatrix
+from ranking.scorers.base import Scorer
 from training.errors import TooFewEvents, TrainingError
 from training.trainers.base import MatrixModel, MatrixTrainer
+from training.trainers.rows import Examples, Fitted, RowTrainer
 
-__all__ = ["MatrixTrainerContract", "two_tastes"]
+__all__ = ["MatrixTrainerContract", "RowTrainerContract", "shown_slates", "two_tastes"]
 
 
 def two_tastes(seed: int, users: int = 40, activities: int = 30) -> sparse.csr_matrix:
@@ -151,3 +158,160 @@ class MatrixTrainerContract(ABC):
 
 def _mean(scores: npt.NDArray[np.float32], where: npt.NDArray[np.bool_]) -> float:
     return float(scores[where].mean())
+
+
+TRUTH = {"age_h": -1.0, "engagements_7d": 0.8, "tag_overlap": 0.0}
+"""What the features of `shown_slates` add to the log odds of a click, by deviation."""
+
+
+def shown_slates(
+    seed: int, requests: int = 300, size: int = 12, users: int = 40, missing: float = 0.05
+) -> Examples:
+    """Slates that were shown, with clicks of known odds, and hides of the opposite ones.
+
+    The log odds of a click are -0.5, plus `TRUTH`, minus 0.25 for each place further down. Slates
+    were ordered by age. A share of each feature is missing, which says nothing.
+    """
+    random = np.random.default_rng(seed)
+    values = random.normal(size=(requests, size, len(TRUTH)))
+    values = np.take_along_axis(values, values[:, :, :1].argsort(axis=1), axis=1)
+    odds = values @ np.array(list(TRUTH.values())) - 0.5
+    places = np.tile(np.arange(size), requests)
+    rows = values.reshape(-1, len(TRUTH)).astype(np.float32)
+    likely = 1 / (1 + np.exp(-(odds.ravel() - 0.25 * places)))
+    dislikely = 1 / (1 + np.exp(odds.ravel() + 2))
+    clicked = random.random(len(rows)) < likely
+    rows[random.random(rows.shape) < missing] = np.nan
+    return Examples(
+        names=tuple(TRUTH),
+        values=rows,
+        relevance=clicked.astype(np.int8),
+        sizes=np.full(requests, size, np.int64),
+        users=np.array([f"u{n}" for n in random.integers(users, size=requests)]),
+        engaged={"click": clicked, "hide": random.random(len(rows)) < dislikely},
+        shown_at=places,
+    )
+
+
+class RowTrainerContract(ABC):
+    """Subclass it as `Test…` and give the trainer."""
+
+    @abstractmethod
+    def trainer(self) -> RowTrainer:
+        """A trainer that learns `shown_slates`."""
+
+    def fitted(self, seed: int = 1) -> Fitted:
+        """A model of `shown_slates`."""
+        return self.trainer().fit(shown_slates(5), shown_slates(6), seed=seed)
+
+    def test_what_it_gives_is_a_scorer_of_its_own_features(self) -> None:
+        """One float32 a row."""
+        scorer = self.fitted().scorer
+        assert isinstance(scorer, Scorer)
+        assert set(scorer.spec.names) <= {*TRUTH, "position"}
+        scores = scorer.score(served(scorer, shown_slates(7)))
+        assert scores.dtype == np.float32
+        assert np.isfinite(scores).all()
+
+    def test_it_finds_the_truth(self) -> None:
+        """On slates that nobody saw, the order is near that of the true odds."""
+        data = shown_slates(7, missing=0)
+        scorer = self.fitted().scorer
+        truth = data.values @ np.array(list(TRUTH.values()))
+        found = np.corrcoef(_ranks(truth), _ranks(scorer.score(served(scorer, data))))[0, 1]
+        assert found > 0.85  # noqa: PLR2004 - of rank correlation
+
+    def test_equal_inputs_and_seed_give_equal_bundles(self, tmp_path: Path) -> None:
+        """Byte for byte, every file of them."""
+        first, second = (bundled(self.fitted()).save(tmp_path / name) for name in "ab")
+        assert {p.name: p.read_bytes() for p in first.iterdir()} == {
+            p.name: p.read_bytes() for p in second.iterdir()
+        }
+
+    def test_what_is_served_from_a_bundle_is_what_was_trained(self, tmp_path: Path) -> None:
+        """Bit for bit, what is missing included."""
+        fitted = self.fitted()
+        features = served(fitted.scorer, shown_slates(7))
+        loaded = ModelBundle.load(bundled(fitted).save(tmp_path / "bundle"))
+        assert loaded.scorer().score(features).tobytes() == fitted.scorer.score(features).tobytes()
+
+    def test_where_it_is_shown_does_not_move_a_candidate(self) -> None:
+        """Serving holds the place constant: whichever constant, the order is the same."""
+        scorer = self.fitted().scorer
+        if "position" not in scorer.spec.names:
+            return
+        first = served(scorer, shown_slates(7))
+        fifth = FeatureMatrix(first.names, first.values.copy())
+        fifth.values[:, first.names.index("position")] = 5.0
+        one, other = scorer.score(first), scorer.score(fifth)
+        in_order_of_one = other[np.lexsort((other, one))]
+        assert (np.diff(in_order_of_one) >= -1e-6).all()  # noqa: PLR2004 - but for rounding
+
+    def test_figures_are_finite(self) -> None:
+        """They go into a report as JSON."""
+        figures = self.fitted().figures
+        assert figures["seconds"] > 0
+        assert np.isfinite(list(figures.values())).all()
+
+    def test_whoever_is_told_of_a_round_may_end_it(self) -> None:
+        """What it raises comes through."""
+
+        def stop(rounds: int, score: float) -> None:
+            raise StopIteration(f"{rounds} rounds: {score}")
+
+        with pytest.raises(StopIteration, match="rounds: "):
+            self.trainer().fit(shown_slates(5), shown_slates(6), on_round=stop)
+
+    @pytest.mark.parametrize("requests", [0, 1, 10])
+    def test_too_few_requests_are_told_or_give_a_model(self, requests: int) -> None:
+        """Never a traceback of a library."""
+        few = shown_slates(5, requests, size=1)
+        try:
+            scorer = self.trainer().fit(few, few).scorer
+        except TooFewEvents as error:
+            assert "record more" in str(error) or "needed" in str(error)  # noqa: PT017
+        else:
+            assert np.isfinite(scorer.score(served(scorer, few))).all()
+
+    @pytest.mark.parametrize("happened", [False, True])
+    def test_one_class_alone_is_told(self, happened: bool) -> None:
+        """With the counts."""
+        data = _relabelled(shown_slates(5), np.full(300 * 12, happened))
+        with pytest.raises(TooFewEvents, match=r"candidates were engaged with|are needed"):
+            self.trainer().fit(data, data)
+
+    def test_engagements_of_one_user_alone_are_told(self) -> None:
+        """With the user's name."""
+        data = shown_slates(5, users=4)
+        data = _relabelled(data, (data.users == "u3")[data.request_of_row] & (data.relevance > 0))
+        with pytest.raises(TooFewEvents, match="of the user u3"):
+            self.trainer().fit(data, data)
+
+
+def served(scorer: Scorer, data: Examples) -> FeatureMatrix:
+    """The features as serving builds them: every candidate stands first."""
+    first = replace(data, shown_at=np.zeros(len(data), np.int64))
+    return first.matrix(scorer.spec.names)
+
+
+def bundled(fitted: Fitted) -> ModelBundle:
+    """The model as a bundle, with a few of `shown_slates` as golden slate."""
+    golden = served(fitted.scorer, shown_slates(8, requests=4))
+    return ModelBundle(
+        TenantId("acme"),
+        fitted.scorer,
+        golden,
+        trained_us=0,
+        training_fingerprint="",
+        metrics={},
+    )
+
+
+def _relabelled(data: Examples, labels: npt.NDArray[np.bool_]) -> Examples:
+    engaged = dict.fromkeys(data.engaged, labels)
+    return replace(data, relevance=labels.astype(np.int8), engaged=engaged)
+
+
+def _ranks(values: npt.NDArray[np.generic]) -> npt.NDArray[np.intp]:
+    ranks: npt.NDArray[np.intp] = values.argsort(kind="stable").argsort(kind="stable")
+    return ranks

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,25 +6,27 @@ import pytest
 
 from feeds.model import UserId
 from ranking.features import FeatureSpec
-from ranking.scorers.boosted import BoostedScorer
-from ranking.scorers.factorization import FactorTable
-from training.config import BoostedConfig, BoostedVariant, FactorizationConfig, RequestConfig
+from training.config import (
+    BoostedConfig,
+    BoostedVariant,
+    FactorizationConfig,
+    RequestConfig,
+    TrainingConfig,
+)
 from training.dataset import TrainingSet, collect
 from training.evaluation import mean_ndcg
 from training.event_log import EventLog
-from training.factors import (
-    FactorsTrainer,
-    factorize,
-    interactions_until,
-)
+from training.factors import factorize, interactions_until
 from training.replay import replay
 from training.requests import find_requests
-from training.steps import FEATURE_NAMES, factor_table
+from training.steps import FEATURE_NAMES, factor_table, plan_run, train_factors
 from training.testing import community, events_of, log_of, write_export
-from training.trainers.boosted import BoostedTrainer, features_of, user_weights
+from training.trainers.boosted import BoostedTrainer, features_of
+from training.trainers.rows import Examples
 
 NEVER = 2**62
 KINDS = ("like",)
+Sets = tuple[TrainingSet, TrainingSet]
 CONFIG = FactorizationConfig(dimensions=8, epochs=10, engagements_min=10)
 
 
@@ -48,63 +51,47 @@ def test_factors_repeat_bit_for_bit_and_know_a_users_taste(log: EventLog) -> Non
     assert int(dots.argmax()) == 2  # u2 likes topic t2, and these activities are new
 
 
-def test_too_few_engagements_leave_no_factors(log: EventLog, tmp_path: Path) -> None:
-    config = FactorizationConfig(engagements_min=10_000)
-    trainer = FactorsTrainer("acme", NEVER, config, KINDS, seed=1)
-    trained = trainer.train(write_export(log, tmp_path / "export"), tmp_path)
-    assert factor_table(trained.path) is None
-    assert trained.figures["interactions"] == 24 * 16
-
-
-def test_factors_are_read_back_as_written(log: EventLog, tmp_path: Path) -> None:
-    trainer = FactorsTrainer("acme", NEVER, CONFIG, KINDS, seed=1)
-    trained = trainer.train(write_export(log, tmp_path / "export"), tmp_path)
-    assert FactorTable.parse(trained.path.read_bytes()).dimensions == 8
+@pytest.mark.parametrize(("least", "found"), [(10_000, False), (10, True)])
+def test_factors_are_learnt_where_there_are_enough_engagements(
+    log: EventLog, tmp_path: Path, least: int, found: bool
+) -> None:
+    config = replace(TrainingConfig(), factorization=replace(CONFIG, engagements_min=least))
+    plan = plan_run(write_export(log, tmp_path / "export"), "acme", tmp_path / "run", config)
+    trained = train_factors(plan)
+    table = factor_table(trained.path)
+    assert (None if table is None else table.dimensions) == (8 if found else None)
+    assert trained.figures["interactions"] > 100
 
 
 @pytest.fixture(scope="module")
-def sets(log: EventLog, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("sets")
-
+def sets(log: EventLog) -> Sets:
     config = RequestConfig()
     requests = find_requests(log.events, config)
     half = len(requests) // 2
-    for name, part in (("ranker", requests[:half]), ("validation", requests[half:])):
-        answers = replay(log, part, FeatureSpec(FEATURE_NAMES), config)
-        collect(answers, FEATURE_NAMES).save(directory / f"{name}.npz")
-    return directory
+    train, validation = (
+        collect(replay(log, part, FeatureSpec(FEATURE_NAMES), config), FEATURE_NAMES)
+        for part in (requests[:half], requests[half:])
+    )
+    return train, validation
 
 
 def trainer(families: tuple[str, ...] | None = None) -> BoostedTrainer:
     config = BoostedConfig(trees_max=20, stop_rounds=5)
-    return BoostedTrainer(BoostedVariant("small", 3, families), config, k=10, seed=1)
+    return BoostedTrainer(BoostedVariant("small", 3, families), config)
 
 
-def test_trees_repeat_bit_for_bit(sets: Path, tmp_path: Path) -> None:
-    one = trainer().train(sets, tmp_path).path.read_bytes()
-    assert one == trainer().train(sets, tmp_path).path.read_bytes()
+def test_trees_rank_better_than_time_on_a_known_truth(sets: Sets) -> None:
+    train, held = sets
+    scorer = trainer().fit(Examples.of(train), Examples.of(held), seed=1).scorer
+    learnt = mean_ndcg(held, scorer.score(held.columns(scorer.spec.names)), 10)
+    assert learnt > mean_ndcg(held, -held.matrix.column("age_h"), 10) + 0.1
 
 
-def test_trees_rank_better_than_time_on_a_known_truth(sets: Path, tmp_path: Path) -> None:
-    trained = trainer().train(sets, tmp_path)
-    scorer = BoostedScorer(FeatureSpec(trained.features), trained.path.read_bytes())
-    data = TrainingSet.load(sets / "validation.npz")
-    learnt = mean_ndcg(data, scorer.score(data.columns(trained.features)), 10)
-    assert learnt > mean_ndcg(data, -data.matrix.column("age_h"), 10) + 0.1
-
-
-def test_a_variant_reads_its_families_alone(sets: Path, tmp_path: Path) -> None:
-    trained = trainer(("recency",)).train(sets, tmp_path)
-    assert trained.features == ("age_h", "hours_since_engagement", "hours_since_active")
+def test_a_variant_reads_its_families_alone(sets: Sets) -> None:
+    names = trainer(("recency",)).fit(*map(Examples.of, sets)).scorer.spec.names
+    assert names == ("age_h", "hours_since_engagement", "hours_since_active")
     assert features_of(BoostedVariant("all", 3), FEATURE_NAMES) == FEATURE_NAMES
 
 
-def test_refitting_keeps_the_number_of_trees(sets: Path, tmp_path: Path) -> None:
-    assert trainer().refit(sets, tmp_path, 7).figures["trees"] == 7
-
-
-def test_requests_weigh_less_the_more_a_user_has() -> None:
-    weights = user_weights(np.array(["ann", "ann", "ann", "ann", "bob"]), 0.5)
-    np.testing.assert_allclose(weights / weights[-1], [0.5, 0.5, 0.5, 0.5, 1.0])
-    assert weights.mean() == pytest.approx(1.0)
-    np.testing.assert_allclose(user_weights(np.array(["ann", "ann", "bob"]), 0), 1.0)
+def test_refitting_keeps_the_number_of_trees(sets: Sets) -> None:
+    assert trainer().refit(Examples.of(sets[0]), 7).figures["trees"] == 7

@@ -1,14 +1,13 @@
 """What a trainer is: hyperparameters, frozen; data and a seed go in, a model comes out.
 
 There are two natural shapes. A **matrix trainer** learns from who engaged with what, a sparse
-matrix of users by activities; its model scores every activity for any of the users. A **file
-trainer** learns from the files of a training run and leaves a model file.
+matrix of users by activities; its model scores every activity for any of the users. A **row
+trainer** learns from the candidates of requests with their features (`rows`), and what it gives is
+a scorer that serves as it is.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["Floats", "MatrixModel", "MatrixTrainer", "OnEpoch", "Stopwatch", "Trained", "Trainer"]
+__all__ = ["Floats", "MatrixModel", "MatrixTrainer", "OnEpoch", "Stopwatch"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -68,35 +67,6 @@ class MatrixTrainer(Protocol):
         Features are csr [users, f] and [activities, g]; a trainer that cannot use them leaves them
         alone. Equal inputs and seed give equal bytes. Raises `TooFewEvents` where there is nothing
         to learn from, and `TrainingError` for a matrix that is none of this kind.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A model file and how it came about.
-
-    `figures` are numbers by name: seconds, trees, interactions, NDCG on validation.
-    """
-
-    name: str
-    path: Path
-    features: tuple[str, ...]
-    figures: dict[str, float] = field(default_factory=dict)
-
-
-class Trainer(Protocol):
-    """Trains one model. Frozen, small and importable, so that any worker can run it."""
-
-    @property
-    def name(self) -> str:
-        """The model's name in reports."""
-        ...
-
-    def train(self, source: Path, out: Path) -> Trained:
-        """Learn from the file or directory `source`, write the model below the directory `out`.
-
-        Equal inputs and seed give equal model bytes.
         """
         ...
 
