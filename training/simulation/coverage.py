@@ -81,8 +81,6 @@ def _of(arm: str, estimator: str, told: Sequence[ArmReport], seeds: int) -> Cove
         covered=sum(each.covered[estimator] for each in told),
         refused=seeds - len(told),
         width=float(np.mean([one.interval[1] - one.interval[0] for one in ones])),
-        bias=float(
-            np.mean([one.value - each.value for one, each in zip(ones, told, strict=True)])
-        ),
+        bias=float(np.mean([one.value - each.value for one, each in zip(ones, told, strict=True)])),
         value=float(np.mean([each.value for each in told])),
     )

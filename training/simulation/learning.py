@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from feeds.events import EngagementKind
 from feeds.model import position_of
 from ranking.bundle import ModelBundle
 from ranking.candidates import Candidates
@@ -34,13 +35,11 @@ from training.trainers.rows import POSITION, Examples, RowTrainer
 
 __all__ = ["KINDS", "LearningPoint", "LoggedSlates", "learning_curve", "trained_arm"]
 
-KINDS = ("click", "like", "hide")
+KINDS: tuple[EngagementKind, ...] = ("click", "like", "hide")
 """What members do, and models learn to foretell."""
 
 NAMES = tuple(
-    name
-    for name, feature in FEATURES.items()
-    if name != POSITION and feature.family != "factors"
+    name for name, feature in FEATURES.items() if name != POSITION and feature.family != "factors"
 )
 """The features that models read: all that need no factors."""
 
@@ -48,7 +47,7 @@ VALIDATION_SHARE = 0.2
 """Share of the slates, the last ones, on which a model is calibrated and stopped."""
 
 UNTRAINED = "newest"
-"""What ranks where there were too few events for any model, as the platform does."""
+"""What ranks before there is a model, as the platform does: newest first."""
 
 
 class LearningPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ class LearningPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class LoggedSlates:
-    """What a slate log and its events hold of every visit: features as served, places, reactions."""
+    """What a slate log and its events hold of every visit: features, places, reactions."""
 
     twin: LocalPlatform
     users: list[str] = field(default_factory=list)
@@ -98,7 +97,9 @@ class LoggedSlates:
     def _part(self, part: slice) -> Examples:
         values, done = self.values[part], self.done[part]
         sizes = [len(each) for each in values]
-        engaged = {kind: _joined([each[kind] for each in done]) for kind in KINDS}
+        engaged: dict[str, npt.NDArray[np.bool_]] = {
+            kind: _joined([each[kind] for each in done]) for kind in KINDS
+        }
         return Examples(
             names=NAMES,
             values=np.concatenate([np.zeros((0, len(NAMES)), np.float32), *values]),
@@ -155,7 +156,8 @@ def learning_curve(
     The community lives `max(days)` days on `serving`, then `judged_days` more, whose visits judge.
     A model ranks the candidates of `serving`, without its chance. By default it is a logistic
     regression for each kind of reaction (`HeadsTrainer`), weighed by what the kinds are worth.
-    Where a part is too short for a model, newest first stands in.
+    Where a part is too short for a model, newest first stands in; that is also the first point, of
+    0 days.
     """
     if not days or min(days) < 1 or judged_days < 1:
         raise SimulationError(f"days are {list(days)} and {judged_days} judged: give at least 1")
@@ -164,7 +166,7 @@ def learning_curve(
     slates = LoggedSlates(twin)
     community = Community(config, twin, slates.watch)
     ranking = _without_chance(serving.config, config)
-    arms, events = [], []
+    arms, events = [Arm("days-0", ranking)], [0]
     for day in range(1, max(days) + 1):
         progress("living and learning", day - 1, max(days))
         community.step()
@@ -178,7 +180,7 @@ def learning_curve(
         community.step()
     return [
         _point(day, count, arm, judge.visits, config.seed)
-        for day, count, arm in zip(sorted(set(days)), events, arms, strict=True)
+        for day, count, arm in zip((0, *sorted(set(days))), events, arms, strict=True)
     ]
 
 
