@@ -28,7 +28,8 @@ from serving.served import Served, ServedMemory
 from serving.served_requests import RecentRequests
 from serving.settings import Settings
 from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
-from serving.slate_log.config import config_of, rules_of
+from serving.slate_log.config import config_of, rules_of, shares_of
+from serving.slate_log.requests import LoggedRequests
 from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
 from serving.tenant_metrics import TenantMetrics
@@ -231,7 +232,10 @@ def compose(
         metrics,
         clock_us,
         slot=worker or 0,
+        shares=shares_of(configs),
     )
+    tenant_metrics = _tenant_metrics(settings, worker)
+    last = LoggedRequests(settings.slate_log_path, recent, settings.preview_log_bytes)
     reader = FeedReader(
         engine,
         tables,
@@ -257,19 +261,20 @@ def compose(
         models=models,
         reader=reader,
         configs=configs,
-        previews=Previews(reader, recent, configs, settings.preview_places_max),
+        previews=Previews(reader, last, configs, settings.preview_places_max),
         reads=reads,
         metrics=metrics,
         departures=Departures(
             engine,
             settings.models_path,
             settings.slate_log_path,
-            (models, slates, recent, served, shadows, slate_log),
+            (models, slates, recent, served, shadows, slate_log, tenant_metrics),
+            tenant_metrics.tenants,
         ),
         clock_us=clock_us,
         shadows=shadows,
         slate_log=slate_log,
-        tenant_metrics=_tenant_metrics(settings, worker),
+        tenant_metrics=tenant_metrics,
         tracing=tracing,
     )
 

@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     )
     registry: str = Field(
         "",
-        description="Model registry as mlflow+sqlite:///FILE or dir:DIRECTORY; empty means "
+        description="Model registry as mlflow+sqlite:///FILE, "
+        "mlflow+postgresql://USER@HOST/NAME#ARTIFACTS or dir:DIRECTORY; empty means "
         "MLflow on SQLite beside the data directory.",
     )
     models_dir: Path | None = Field(
@@ -294,6 +295,13 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000,
         description="Places of each slate that a preview shows side by side at most.",
+    )
+    preview_log_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        le=1024 * MIB,
+        description="Bytes of a tenant's newest logged slates that a preview looks through at "
+        "most, about 1 ms a MiB; 0 looks at none.",
     )
     candidates_max: int = Field(
         500, ge=1, le=500, description="Activities that one ranked read considers at most."

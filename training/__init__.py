@@ -20,10 +20,17 @@ if TYPE_CHECKING:
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
     from training.report import EvaluationReport as EvaluationReport
+    from training.simulation.config import SimulationConfig as SimulationConfig
+    from training.simulation.policy import Arm as Arm
+    from training.simulation.run import Simulation as Simulation
+    from training.simulation.run import simulate as simulate
 
 _HOMES = {
+    "Arm": "training.simulation.policy",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
+    "Simulation": "training.simulation.run",
+    "SimulationConfig": "training.simulation.config",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
@@ -31,13 +38,17 @@ _HOMES = {
     "load_events": "training.event_log",
     "preset": "training.config",
     "read_event_log": "training.event_log",
+    "simulate": "training.simulation.run",
     "train_all": "training.flow",
     "train_tenant": "training.flow",
 }
 
 __all__ = [
+    "Arm",
     "EvaluationReport",
     "EventLog",
+    "Simulation",
+    "SimulationConfig",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
@@ -45,6 +56,7 @@ __all__ = [
     "load_events",
     "preset",
     "read_event_log",
+    "simulate",
     "train_all",
     "train_tenant",
 ]

@@ -30,8 +30,8 @@ Registry = Annotated[
     typer.Option(
         "--registry",
         envvar="HEADWATER_REGISTRY",
-        help="Model registry: mlflow+sqlite:///FILE or dir:DIRECTORY. Unset: MLflow on SQLite in "
-        "the data directory.",
+        help="Model registry: mlflow+sqlite:///FILE, mlflow+postgresql://USER@HOST/NAME#ARTIFACTS "
+        "or dir:DIRECTORY. Unset: MLflow on SQLite in the data directory.",
     ),
 ]
 DataDir = Annotated[

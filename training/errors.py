@@ -4,10 +4,18 @@ TrainingError
 ├── SourceError       a public data set cannot be read: file, line and what to do
 ├── ExportDamaged     an exported event log does not match its manifest
 ├── TooFewEvents      not enough engagements to split, train or judge by
-└── ClusterError      the Dask cluster cannot be started or reached
+├── ClusterError      the Dask cluster cannot be started or reached
+└── SimulationError   a community cannot be simulated as asked, or its service failed
 """
 
-__all__ = ["ClusterError", "ExportDamaged", "SourceError", "TooFewEvents", "TrainingError"]
+__all__ = [
+    "ClusterError",
+    "ExportDamaged",
+    "SimulationError",
+    "SourceError",
+    "TooFewEvents",
+    "TrainingError",
+]
 
 
 class TrainingError(Exception):
@@ -28,3 +36,7 @@ class TooFewEvents(TrainingError):
 
 class ClusterError(TrainingError):
     """The Dask cluster cannot be started or reached."""
+
+
+class SimulationError(TrainingError):
+    """A community cannot be simulated as asked, or the service that it lives on failed."""

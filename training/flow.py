@@ -17,11 +17,25 @@ from training.cluster import Task, Workers, open_workers
 from training.config import ClusterConfig, TrainingConfig
 from training.errors import TrainingError
 from training.report import EvaluationReport
-from training.selection import Choice, Judged, choose_model, judge_bundle, judge_models
+from training.selection import (
+    Choice,
+    Judged,
+    choose_model,
+    judge_bundle,
+    judge_models,
+    row_trainers,
+)
 from training.sources.base import Progress, no_progress
-from training.steps import Plan, SetFiles, build_sets, plan_run, train_boosted, train_factors
-from training.trainers.base import Stopwatch, Trained
-from training.trainers.boosted import BoostedTrainer
+from training.steps import (
+    Plan,
+    SetFiles,
+    Trained,
+    build_sets,
+    plan_run,
+    train_factors,
+    train_ranker,
+)
+from training.trainers.base import Stopwatch
 
 __all__ = ["STEPS", "TrainingResult", "evaluate", "find_version", "train_all", "train_tenant"]
 
@@ -188,17 +202,12 @@ def _submit(
     """Hand in every step of a tenant's run; each waits for those whose results it takes."""
     factors: Task[Trained] = workers.submit(train_factors, plan)
     sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
-    boosted: list[Task[Trained]] = [
-        workers.submit(
-            train_boosted,
-            sets,
-            BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed),
-        )
-        for variant in config.boosted.variants
+    rankers: list[Task[Trained]] = [
+        workers.submit(train_ranker, sets, trainer) for trainer in row_trainers(config)
     ]
-    choice: Task[Choice] = workers.submit(choose_model, sets, *boosted)
+    choice: Task[Choice] = workers.submit(choose_model, sets, *rankers)
     judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
-    steps = ([factors], [sets], boosted, [choice], [judged])
+    steps = ([factors], [sets], rankers, [choice], [judged])
     return _Run(tenant, out, steps, judged, watch)
 
 

@@ -11,12 +11,11 @@ from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.base import Scorer
-from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import FactorizationScorer, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from training.config import TrainingConfig
-from training.dataset import TrainingSet
+from training.dataset import TrainingSet, joined
 from training.errors import TooFewEvents
 from training.evaluation import (
     CHOSEN,
@@ -32,11 +31,20 @@ from training.evaluation import (
 from training.event_log import read_event_log
 from training.report import EvaluationReport, ExploreReport
 from training.splits import PartName, split_by_time
-from training.steps import SetFiles, factor_table, part_report, replayed_sets
-from training.trainers.base import Stopwatch, Trained
+from training.steps import (
+    SetFiles,
+    Trained,
+    factor_table,
+    part_report,
+    replayed_sets,
+    save_fitted,
+)
+from training.trainers.base import Stopwatch
 from training.trainers.boosted import BoostedTrainer
+from training.trainers.logistic import LogisticTrainer
+from training.trainers.rows import Examples, RowTrainer
 
-__all__ = ["Choice", "Judged", "choose_model", "judge_bundle", "judge_models"]
+__all__ = ["Choice", "Judged", "choose_model", "judge_bundle", "judge_models", "row_trainers"]
 
 GOLDEN_ROWS_MAX = 100
 """Candidates of the golden slate that a bundle carries."""
@@ -55,7 +63,7 @@ class Choice:
     model: str
     validated: dict[str, float]
     popular: str
-    boosted: tuple[Trained, ...]
+    rankers: tuple[Trained, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +74,22 @@ class Judged:
     report: EvaluationReport
 
 
-def choose_model(sets: SetFiles, *boosted: Trained) -> Choice:
+def row_trainers(config: TrainingConfig) -> tuple[RowTrainer, ...]:
+    """The rankers that a run trains, the simplest first."""
+    boosted = (
+        BoostedTrainer(variant, config.boosted, config.evaluation.k)
+        for variant in config.boosted.variants
+    )
+    return (LogisticTrainer(), *boosted)
+
+
+def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
     """Choose on validation; a boosted model is then trained again with validation's requests."""
     config = sets.plan.config
     k = config.evaluation.k
     validation = TrainingSet.load(sets.plan.set_path("validation"))
     popular = most_popular_column(validation, k)
-    scorers = _scorers(factor_table(sets.factors.path), boosted, popular)
+    scorers = _scorers(factor_table(sets.factors.path), rankers, popular)
     validated = {
         name: mean_ndcg(validation, _scores(scorer, validation), k)
         for name, scorer in scorers.items()
@@ -83,8 +100,8 @@ def choose_model(sets: SetFiles, *boosted: Trained) -> Choice:
         model=chosen,
         validated=validated,
         popular=popular,
-        boosted=tuple(
-            _refitted(sets, trained) if trained.name == chosen else trained for trained in boosted
+        rankers=tuple(
+            _refitted(sets, trained) if trained.name == chosen else trained for trained in rankers
         ),
     )
 
@@ -94,7 +111,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     watch = Stopwatch()
     plan, config = sets.plan, sets.plan.config
     factors = factor_table(sets.factors.path)
-    scorers = _scorers(factors, choice.boosted, choice.popular)
+    scorers = _scorers(factors, choice.rankers, choice.popular)
     test = TrainingSet.load(plan.set_path("test"))
     rankings = baseline_scores(test, choice.popular, config.seed) | {
         name: _scores(scorer, test)
@@ -104,6 +121,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     results = judge(test, rankings, config.evaluation, config.seed)
     of_chosen = next(result for result in results if result.name == choice.model)
     scorer = scorers[choice.model]
+    notes = dict.fromkeys(note for trained in choice.rankers for note in trained.notes)
     explored = TrainingSet.load(plan.set_path("explore"))
     explore = _judge_explore(explored, choice.model, scorer, choice.popular, config)
     report = EvaluationReport(
@@ -124,11 +142,11 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
             "read": plan.seconds,
             "factors": sets.factors.figures["seconds"],
             "replay": sets.seconds,
-            **{trained.name: trained.figures["seconds"] for trained in choice.boosted},
+            **{trained.name: trained.figures["seconds"] for trained in choice.rankers},
             "judge": watch.seconds,
         },
         derived=config.derived,
-        conventions=(*CONVENTIONS, CHOSEN),
+        conventions=(*CONVENTIONS, CHOSEN, *notes),
         example_users=_example_users(test),
         events_fingerprint=plan.fingerprint,
         training_fingerprint=sets.fingerprint,
@@ -214,17 +232,23 @@ def _judge_explore(
 
 
 def _refitted(sets: SetFiles, trained: Trained) -> Trained:
-    config = sets.plan.config
-    variant = next(v for v in config.boosted.variants if v.name == trained.name)
-    trainer = BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed)
-    scratch = sets.plan.scratch
-    again = trainer.refit(scratch, scratch, int(trained.figures["trees"]))
+    """A boosted model trained again with validation's requests too; other models as they are."""
+    plan, config = sets.plan, sets.plan.config
+    variant = next((v for v in config.boosted.variants if v.name == trained.name), None)
+    if variant is None:
+        return trained
+    trainer = BoostedTrainer(variant, config.boosted, config.evaluation.k)
+    both = joined(
+        TrainingSet.load(plan.set_path("ranker")), TrainingSet.load(plan.set_path("validation"))
+    )
+    again = trainer.refit(Examples.of(both), int(trained.figures["trees"]), seed=config.seed)
     seconds = trained.figures["seconds"] + again.figures["seconds"]
-    return replace(again, figures=trained.figures | {"seconds": seconds})
+    saved = save_fitted(sets, trained.name, again, both)
+    return replace(saved, figures=trained.figures | {"seconds": seconds})
 
 
 def _scorers(
-    factors: FactorTable | None, boosted: Sequence[Trained], popular: str
+    factors: FactorTable | None, rankers: Sequence[Trained], popular: str
 ) -> dict[str, Scorer]:
     """What can be chosen, the simplest first."""
     found: dict[str, Scorer] = {
@@ -233,10 +257,9 @@ def _scorers(
     }
     if factors is not None:
         found["factorization"] = FactorizationScorer(FeatureSpec(("factor_dot", "factor_bias")))
-    for trained in boosted:
-        found[trained.name] = BoostedScorer(
-            FeatureSpec(trained.features), trained.path.read_bytes()
-        )
+    for trained in rankers:
+        if trained.path is not None:
+            found[trained.name] = ModelBundle.load(trained.path).scorer()
     return found
 
 

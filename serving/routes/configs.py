@@ -18,7 +18,7 @@ from ranking.config import RankingConfig, json_schema
 from ranking.errors import InvalidRankingConfig
 from ranking.pipeline import describe
 from serving.config_access import describe_versions, way_back
-from serving.configs import read_config, write_config
+from serving.configs import write_config
 from serving.consistency import Consistent
 from serving.errors import ConfigRefused
 from serving.previews import Preview, PreviewedSlate
@@ -26,7 +26,7 @@ from serving.requests import ActivateBody, JsonRoute, RollBackBody
 from serving.routes import replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
-from serving.tenants import Reader, Writer
+from serving.tenants import Admin, Reader
 
 __all__ = ["router"]
 
@@ -93,7 +93,7 @@ async def read(request: Request, tenant: Reader, _: Consistent, version: int) ->
 )
 async def save(
     request: Request,
-    tenant: Writer,
+    tenant: Admin,
     document: Document,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -111,13 +111,15 @@ async def save(
 @router.post("/ranking-configs/preview", response_model=replies.Preview, summary="Preview")
 async def preview(
     request: Request,
-    tenant: Writer,
+    tenant: Admin,
     document: Document,
     requests: Annotated[
         int | None, Query(ge=1, description="Requests that are ranked again; all unless told.")
     ] = None,
 ) -> Response:
-    """The last requests that this process served, by the active config and by another one.
+    """The last requests of the tenant's users, by the active config and by another one.
+
+    They are those of the last slates in the log, and of what this process served since.
 
     Nothing is saved. A config that leaves nothing of anything is refused, with what removed it.
     """
@@ -137,7 +139,7 @@ async def preview(
     summary="Roll back",
 )
 async def roll_back(
-    request: Request, tenant: Writer, body: Annotated[RollBackBody | None, Body()] = None
+    request: Request, tenant: Admin, body: Annotated[RollBackBody | None, Body()] = None
 ) -> Response:
     """Activate the version that was active before."""
     engine = services_of(request).engine
@@ -154,7 +156,7 @@ async def roll_back(
     responses=_UNKNOWN | _FASTER,
     summary="Activate a version",
 )
-async def activate(request: Request, tenant: Writer, version: int, body: ActivateBody) -> Response:
+async def activate(request: Request, tenant: Admin, version: int, body: ActivateBody) -> Response:
     """Let a version rank the tenant's feeds, at every worker, if the expected one does until now.
 
     One that leaves nothing of all the last requests is refused, unless `allow_empty` says so.
@@ -204,11 +206,8 @@ def _checked(document: dict[str, Any], limits: FeedsConfig) -> RankingConfig:  #
 
 def _stored(request: Request, tenant: TenantId, version: int) -> RankingConfig:
     """A version that is kept; raises `NotFound`, or `ConfigRefused` where this release cannot."""
-    services = services_of(request)
-    if version == 0:
-        return services.configs.default.config
     try:
-        return read_config(services.engine.ranking_config(tenant, version))
+        return services_of(request).configs.version(tenant, version)
     except InvalidRankingConfig as error:
         raise ConfigRefused(error.problems) from None
 
@@ -230,6 +229,7 @@ def _told_slate(slate: PreviewedSlate) -> dict[str, Any]:  # Any: JSON
         "user": slate.request.user,
         "kind": slate.request.kind,
         "time": format_time(slate.request.time_us),
+        "slate_id": slate.request.slate_id,
         "overlap_at_10": slate.overlap,
         "kendall_tau": slate.kendall_tau,
         "first_changed": slate.first_changed,

@@ -482,6 +482,7 @@ class PreviewedSlate(BaseModel):
     user: str
     kind: Literal["personalized", "explore"]
     time: str = Field(description="When it was asked, UTC; both rank the state of now.")
+    slate_id: str | None = Field(description="What was served then; null where it is not known.")
     overlap_at_10: float
     kendall_tau: float | None = Field(description="Null where both share fewer than two.")
     first_changed: bool

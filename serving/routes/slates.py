@@ -38,7 +38,9 @@ async def explain_slate(request: Request, tenant: Reader, slate: str) -> Respons
     services = services_of(request)
     async with services.slate_lookups:  # each may read the tenant's whole log
         logged = await _found(services, tenant, slate)
-    versions = ModelVersions(services.models.get, services.settings.models_path)
+    versions = ModelVersions(
+        services.models.get, services.settings.models_path, services.configs.version
+    )
     live = versions.live(tenant, logged.model_version)
     explained = await asyncio.to_thread(explain, logged, versions, live)
     return json_reply(orjson.dumps(explained))
@@ -56,7 +58,8 @@ async def _found(services: Services, tenant: TenantId, slate_id: str) -> LoggedS
         raise StorageError(f"the slate log cannot be read: {error}") from error
     if found is None:
         raise NotFound(
-            f"slate {slate_id[:80]!r} is not in the log: it was not drawn (slate_log_rate), has "
-            "left (slate_log_bytes_max, slate_log_age_s), or never was"
+            f"slate {slate_id[:80]!r} is not in the log: it was not drawn (slate_log_rate, and "
+            "log_sample_rate of the ranking config), has left (slate_log_bytes_max, "
+            "slate_log_age_s), or never was"
         )
     return found

@@ -1,12 +1,17 @@
 """`headwater slates`: what the slate log holds, exported or shown. A running service goes on."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from feeds.errors import FeedsError, NotFound
-from feeds.model import check_tenant_id
+from feeds.model import TenantId, check_tenant_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ranking.config import RankingConfig
 
 __all__ = ["slates"]
 
@@ -101,12 +106,27 @@ def _explained(
     named = [check_tenant_id(tenant)] if tenant is not None else tenants_of(directory)
     for each in named:
         if (logged := find_slate(directory, each, slate_id)) is not None:
-            versions = ModelVersions(lambda _: None, data_dir / "models")
+            versions = ModelVersions(lambda _: None, data_dir / "models", _configs(data_dir))
             return {"tenant": each, **explain(logged, versions, None)}
     raise NotFound(
         f"slate {slate_id[:80]!r} is not in {directory}: it was not drawn, or has left; or name "
         "another directory with --data-dir or --slate-log-dir"
     )
+
+
+def _configs(data_dir: Path) -> "Callable[[TenantId, int], RankingConfig]":
+    """Ranking configs by version, from the store: opened where a slate needs one."""
+    from feeds.cli_common import read  # noqa: PLC0415 - as above
+    from ranking.config import RankingConfig  # noqa: PLC0415
+    from serving.configs import read_config  # noqa: PLC0415
+
+    def version(tenant: TenantId, number: int) -> RankingConfig:
+        if number == 0:
+            return RankingConfig.default()
+        with read(data_dir, None) as store:
+            return read_config(store.ranking_config(tenant, number))
+
+    return version
 
 
 def _print(found: dict[str, Any]) -> None:  # Any: JSON

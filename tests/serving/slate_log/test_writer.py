@@ -23,6 +23,7 @@ from serving.telemetry import Metrics
 from serving.testing import wait_until
 
 QUICK = SlateLogConfig(flush_ms=1.0)
+FEED = (ACME, "personalized")
 
 
 def opened(
@@ -58,6 +59,27 @@ def test_what_is_noted_is_written_as_it_was(tmp_path: Path) -> None:
     sizes = sum(segment.bytes - 24 for segment in segments_of(tmp_path / ACME))
     assert count(log, "slate_log_bytes") == sizes
     log.stop()
+
+
+def test_a_slate_is_drawn_by_the_lower_of_both_rates_the_same_ones_again(tmp_path: Path) -> None:
+    rates = {"mine": 0.5, "theirs": 0.5, "both": 0.5, "whole": 1.0}
+    drawn: dict[str, set[str]] = {}
+    for name, rate in rates.items():
+        rules = SlateRules(rate=1.0 if name == "mine" else rate)
+        share = 1.0 if name == "theirs" else rate
+        log = opened(
+            tmp_path / name,
+            rules=lambda _, rules=rules: rules,
+            shares=lambda tenant, kind, share=share: share if (tenant, kind) == FEED else 0.0,
+        )
+        log.start()
+        for number in range(60):
+            log.note(*made_slate(f"s{number}", 2))
+        log.stop()
+        drawn[name] = {slate.slate_id for slate in logged(tmp_path / name)}
+    assert drawn["mine"] == drawn["theirs"] == drawn["both"] < drawn["whole"]
+    assert 15 < len(drawn["both"]) < 45
+    assert len(drawn["whole"]) == 60
 
 
 def test_stopping_writes_what_waits(tmp_path: Path) -> None:
