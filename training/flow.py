@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from training.gates import GATES, GateReport
 from training.gating import Live, compare_versions, gate_published, gate_trained
 from training.model_card import CARD, SIGNATURE, model_card, signature
 from training.promotion import promote_version
-from training.report import EvaluationReport
+from training.report import EvaluationReport, LiveReport
+from training.report_pages import rendered
 from training.selection import (
     Choice,
     Judged,
@@ -121,9 +122,10 @@ def train_tenant(
 ) -> TrainingResult:
     """Train, judge and publish a model for a tenant from its exported events.
 
-    The bundle and `report.json` are left in `out/<tenant>`. With a `registry` (as `open_registry`
-    takes it) the bundle is published with its documents. It becomes live if every gate passes and
-    `promote`, or the tenant's policy, says so; else it is put on trial as `shadow` if they pass.
+    The bundle and the report (`report.json`, `.md`, `.html`) are left in `out/<tenant>`. With a
+    `registry` (as `open_registry` takes it) the bundle is published with its documents. It becomes
+    live if every gate passes and `promote`, or the tenant's policy, says so; else it is put on
+    trial as `shadow` if they pass.
     `scheduler` None makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process.
     `progress` is told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is
     published then.
@@ -308,7 +310,8 @@ def _finish(
         progress(f"{label}{step}", number, len(STEPS))
         for task in tasks:
             task.result()
-    judged, gates = run.judged.result(), run.gated.result()
+    gates = run.gated.result()
+    judged = _beside_live(run.judged.result(), gates)
     progress(f"{label}{STEPS[-1]}", len(STEPS) - 1, len(STEPS))
     version, promoted = None, False
     if registry is not None:
@@ -317,8 +320,25 @@ def _finish(
     report = msgspec.structs.replace(judged.report, seconds=seconds, model_version=version)
     path = run.out / REPORT
     replace_file(path, report.to_json())
+    for name, content in rendered(report).items():
+        replace_file(run.out / name, content)
     progress(f"{label}done", len(STEPS), len(STEPS))
     return TrainingResult(run.tenant, judged.bundle, report, path, version, gates, promoted)
+
+
+def _beside_live(judged: Judged, gates: GateReport) -> Judged:
+    """With what was live, which the gates measured, in the report."""
+    better = next((gate for gate in gates.gates if gate.name == "better"), None)
+    if not gates.live or better is None:
+        return judged
+    live = LiveReport(
+        version=gates.live,
+        ndcg=better.figures["live_ndcg"],
+        difference=better.figures["difference"],
+        interval=(better.figures["low"], better.figures["high"]),
+        sentence=better.reason,
+    )
+    return replace(judged, report=msgspec.structs.replace(judged.report, live=live))
 
 
 @contextlib.contextmanager
@@ -345,6 +365,7 @@ def _publish(
         GATES: gates.to_json(),
         SIGNATURE: signature(bundle),
         CARD: model_card(bundle, judged.report, gates),
+        **rendered(judged.report),
     }
     notes = " ".join(judged.report.verdicts)
     version = registry.publish(tenant, judged.bundle, notes, documents)
