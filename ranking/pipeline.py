@@ -40,6 +40,7 @@ from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, ThompsonE
 from ranking.features import Factors
 from ranking.filters import (
     AgeFilter,
+    DuplicateFilter,
     EngagedFilter,
     ExcludedFilter,
     Filter,
@@ -189,6 +190,7 @@ def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
         "excluded": ExcludedFilter(),
         "served": ServedFilter(),
         "age": AgeFilter(options.age.days_max),
+        "duplicate": DuplicateFilter(),
     }
     return tuple(made[name] for name, each in options.named().items() if each.on)
 

@@ -34,6 +34,7 @@ from serving.shadows import ShadowSlates
 from serving.tracing import Tracing
 
 __all__ = [
+    "ALL_SCOPES",
     "HeldModel",
     "HeldModels",
     "HeldShadowSlates",
@@ -45,6 +46,9 @@ __all__ = [
 ]
 
 Value = TypeVar("Value")
+
+ALL_SCOPES = ("read", "write", "admin")
+"""What a tenant's key can allow."""
 
 DEADLINE_S = 30.0
 

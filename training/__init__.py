@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.comparison import ComparisonReport as ComparisonReport
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
     from training.dataset import TrainingSet as TrainingSet
@@ -16,9 +17,13 @@ if TYPE_CHECKING:
     from training.event_log import load_events as load_events
     from training.event_log import read_event_log as read_event_log
     from training.flow import TrainingResult as TrainingResult
+    from training.flow import compare_published as compare_published
     from training.flow import evaluate as evaluate
+    from training.flow import gate as gate
+    from training.flow import promote as promote
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
+    from training.gates import GateReport as GateReport
     from training.report import EvaluationReport as EvaluationReport
     from training.simulation.config import SimulationConfig as SimulationConfig
     from training.simulation.policy import Arm as Arm
@@ -27,16 +32,21 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Arm": "training.simulation.policy",
+    "ComparisonReport": "training.comparison",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
+    "GateReport": "training.gates",
     "Simulation": "training.simulation.run",
     "SimulationConfig": "training.simulation.config",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
+    "compare_published": "training.flow",
     "evaluate": "training.flow",
+    "gate": "training.flow",
     "load_events": "training.event_log",
     "preset": "training.config",
+    "promote": "training.flow",
     "read_event_log": "training.event_log",
     "simulate": "training.simulation.run",
     "train_all": "training.flow",
@@ -45,16 +55,21 @@ _HOMES = {
 
 __all__ = [
     "Arm",
+    "ComparisonReport",
     "EvaluationReport",
     "EventLog",
+    "GateReport",
     "Simulation",
     "SimulationConfig",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
+    "compare_published",
     "evaluate",
+    "gate",
     "load_events",
     "preset",
+    "promote",
     "read_event_log",
     "simulate",
     "train_all",

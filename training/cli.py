@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from training.cli_models import (
+    compare_versions,
+    gate_version,
     list_versions,
     promote_version,
     roll_back,
+    set_policy,
     set_shadow,
     show_version,
     version_of,
@@ -27,23 +30,37 @@ from training.cli_options import (
     Json,
     Registry,
     Tenant,
+    config_of,
     registry_uri,
 )
-from training.cli_output import print_answer, print_report, progress_bar, say, told, write_json
+from training.cli_output import (
+    print_answer,
+    print_gates,
+    print_report,
+    progress_bar,
+    say,
+    told,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from training.config import TrainingConfig
+    from training.flow import TrainingResult
 
 __all__ = ["evaluate", "models", "prepare", "train"]
 
 models = typer.Typer(
-    name="models", help="List, show, promote, try and roll back models.", no_args_is_help=True
+    name="models",
+    help="List, show, compare, gate, promote, try and roll back models.",
+    no_args_is_help=True,
 )
 models.command("list")(list_versions)
 models.command("show")(show_version)
+models.command("compare")(compare_versions)
+models.command("gate")(gate_version)
 models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
+models.command("policy")(set_policy)
 
 
 def prepare(
@@ -86,7 +103,10 @@ def train(
     registry: Registry = None,
     data_dir: DataDir = DATA_DIR,
     promote: Annotated[
-        bool, typer.Option("--promote/--no-promote", help="Make the new version live at once.")
+        bool,
+        typer.Option(
+            "--promote/--no-promote", help="Make the new version live if every gate passes."
+        ),
     ] = False,
     scheduler: Annotated[
         str | None,
@@ -113,7 +133,7 @@ def train(
             out=out,
             registry=registry_uri(registry, data_dir),
             promote=promote,
-            config=_config(dataset, seed),
+            config=config_of(dataset, seed),
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
             progress=progress,
@@ -124,9 +144,9 @@ def train(
         return
     for result in results:
         print_report(result.report)
-        state = "live" if promote else "published"
-        say(f"Version {result.version} is {state}; the report is {result.report_path}")
-        if not promote:
+        print_gates(result.gates)
+        say(f"{_outcome(result)}; the report is {result.report_path}")
+        if not result.promoted and result.gates.passed:
             say(f"Make it live: headwater models promote {result.tenant} {result.version}")
 
 
@@ -150,7 +170,7 @@ def evaluate(
             tenant,
             registry=registry_uri(registry, data_dir),
             version=version_of(version),
-            config=_config(dataset, None),
+            config=config_of(dataset, None),
         )
     if json:
         write_json(report.as_dict())
@@ -158,12 +178,8 @@ def evaluate(
         print_report(report)
 
 
-def _config(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
-    from dataclasses import replace  # noqa: PLC0415 - heavy imports inside
-
-    from training.config import preset  # noqa: PLC0415
-    from training.sources import derived_facts  # noqa: PLC0415
-
-    config = preset(dataset or "default")
-    config = replace(config, derived=derived_facts(dataset) if dataset else ())
-    return config if seed is None else replace(config, seed=seed)
+def _outcome(result: "TrainingResult") -> str:
+    if result.promoted:
+        return f"Version {result.version} is live"
+    trial = " and on trial as shadow" if result.gates.passed else ""
+    return f"Version {result.version} is published{trial}"

@@ -12,10 +12,19 @@ from ranking.errors import RankingError
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from training.gates import GateReport
     from training.report import EvaluationReport
     from training.sources import Progress
 
-__all__ = ["print_answer", "print_report", "progress_bar", "say", "told", "write_json"]
+__all__ = [
+    "print_answer",
+    "print_gates",
+    "print_report",
+    "progress_bar",
+    "say",
+    "told",
+    "write_json",
+]
 
 
 def print_report(report: "EvaluationReport") -> None:
@@ -28,6 +37,16 @@ def print_report(report: "EvaluationReport") -> None:
         console.print(explore)
     for sentence in report.statements:
         console.print(f"• {sentence}", highlight=False)
+
+
+def print_gates(report: "GateReport") -> None:
+    """The gates' table, and what they come to."""
+    from rich.console import Console  # noqa: PLC0415 - only where a table is shown
+
+    console = Console()
+    console.print(report.table())
+    if report.passed:
+        console.print(report.sentence)
 
 
 @contextlib.contextmanager

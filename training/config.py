@@ -13,6 +13,7 @@ __all__ = [
     "ClusterConfig",
     "EvaluationConfig",
     "FactorizationConfig",
+    "GateConfig",
     "RequestConfig",
     "SplitConfig",
     "TrainingConfig",
@@ -154,6 +155,26 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GateConfig:
+    """What a version must show before it may replace the live one."""
+
+    gain_min: float = 0.0
+    """NDCG by which it must be better than what is live: the lower end of the interval lies above.
+
+    A negative number lets a version through that is worse by less than that."""
+    band_users_min: int = 20
+    """Users that a band of activity must have to be judged by."""
+    latency_candidates: int = 500
+    """Candidates that are scored when its speed is measured."""
+    latency_rounds: int = 50
+    """Times that they are scored; the median counts."""
+    latency_ms_max: float = 5.0
+    """Milliseconds that scoring them may take, on the machine that judges."""
+    bundle_bytes_max: int = 268_435_456
+    """Bytes of all its files: 256 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The Dask cluster that is made when no scheduler is named."""
 
@@ -180,6 +201,7 @@ class TrainingConfig:
     factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
     boosted: BoostedConfig = field(default_factory=BoostedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
     derived: tuple[str, ...] = ()
     """Sentences on what the data's source derived; they are repeated in every report."""
 

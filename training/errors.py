@@ -4,6 +4,7 @@ TrainingError
 ├── SourceError       a public data set cannot be read: file, line and what to do
 ├── ExportDamaged     an exported event log does not match its manifest
 ├── TooFewEvents      not enough engagements to split, train or judge by
+├── GatesFailed       a version may not replace the live one; the reasons are told
 ├── ClusterError      the Dask cluster cannot be started or reached
 └── SimulationError   a community cannot be simulated as asked, or its service failed
 """
@@ -11,6 +12,7 @@ TrainingError
 __all__ = [
     "ClusterError",
     "ExportDamaged",
+    "GatesFailed",
     "SimulationError",
     "SourceError",
     "TooFewEvents",
@@ -32,6 +34,10 @@ class ExportDamaged(TrainingError):
 
 class TooFewEvents(TrainingError):
     """Not enough engagements to split, train or judge by; the message says how many there are."""
+
+
+class GatesFailed(TrainingError):
+    """A version may not replace the live one; the message has every reason, and what to do."""
 
 
 class ClusterError(TrainingError):

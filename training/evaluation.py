@@ -45,6 +45,7 @@ __all__ = [
     "mean_ndcg",
     "most_popular_column",
     "not_better",
+    "request_ndcg",
 ]
 
 Scores = npt.NDArray[np.float32]
@@ -168,6 +169,11 @@ def most_popular_column(validation: TrainingSet, k: int) -> str:
 def mean_ndcg(data: TrainingSet, scores: Scores, k: int) -> float:
     """NDCG at k, mean over requests; 0 where no request has a relevant candidate."""
     return float(np.nan_to_num(mean_defined(_measure(data, scores, k).ndcg)))
+
+
+def request_ndcg(data: TrainingSet, scores: Scores, k: int) -> npt.NDArray[np.float64]:
+    """float64[q]: NDCG at k of each request, NaN where none of its candidates is relevant."""
+    return _measure(data, scores, k).ndcg
 
 
 def judge(

@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["EventLog", "ExportedFile", "Manifest", "load_events", "read_event_log"]
+__all__ = [
+    "DELETED_USERS",
+    "EventLog",
+    "ExportedFile",
+    "Manifest",
+    "load_events",
+    "read_deleted_users",
+    "read_event_log",
+]
+
+DELETED_USERS = "deleted_users.txt"
+"""Users whose traces are left out, one a line, beside the manifest; it need not exist."""
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 67_108_864
@@ -96,10 +107,31 @@ def load_events(path: Path | str, tenant: str) -> "pd.DataFrame":
 
 
 def read_event_log(path: Path | str, tenant: str) -> EventLog:
-    """A tenant's exported events in log order; raises `ExportDamaged` with what to do."""
+    """A tenant's exported events in log order, without those of deleted users.
+
+    Raises `ExportDamaged` with what to do.
+    """
     table = _read_table(Path(path), tenant)
     indexes: list[int] = table.column("index").to_pylist()
     return EventLog(tenant, indexes, list(_events(table)))
+
+
+def read_deleted_users(path: Path | str, tenant: str) -> frozenset[str]:
+    """The users of a tenant who are deleted: one a line in `deleted_users.txt` beside its events.
+
+    What they did is left out wherever the export is read. None without such a file; raises
+    `ExportDamaged` for one that cannot be read.
+    """
+    file = Path(path) / f"tenant={tenant}" / DELETED_USERS
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportDamaged(
+            f"{file} cannot be read ({error}): write one user a line, as UTF-8"
+        ) from error
+    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def _read_table(path: Path, tenant: str) -> "pa.Table":
@@ -121,9 +153,25 @@ def _read_table(path: Path, tenant: str) -> "pa.Table":
         tables.append(table)
     if not tables:
         raise ExportDamaged(f"{root}: no events were exported yet; record some and export again")
-    return pa.concat_tables(tables, promote_options="permissive").sort_by(
+    table = pa.concat_tables(tables, promote_options="permissive").sort_by(
         [("index", "ascending"), ("ordinal", "ascending")]
     )
+    return _without(table, read_deleted_users(path, tenant))
+
+
+def _without(table: "pa.Table", users: frozenset[str]) -> "pa.Table":
+    """The table without what these users did, posted and followed."""
+    if not users:
+        return table
+    import pyarrow as pa  # noqa: PLC0415 - as above
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    names = pa.array(sorted(users), pa.string())
+    actors = pa.array(sorted(f"{p}{user}" for p in ("", "user:", "SU:") for user in users))
+    follower = pc.replace_substring_regex(table["follower"], "^[^:]*:", "")
+    posted = pc.and_(pc.equal(table["type"], "posted"), pc.is_in(table["actor"], actors))
+    theirs = pc.or_(pc.is_in(table["user"], names), pc.is_in(follower, names))
+    return table.filter(pc.invert(pc.or_(theirs, posted)))
 
 
 def _read_manifest(path: Path, tenant: str) -> tuple[Path, Manifest]:

@@ -39,6 +39,7 @@ from training.steps import (
     replayed_sets,
     save_fitted,
 )
+from training.trained_users import TRAINED_USERS, pack_users
 from training.trainers.base import Stopwatch
 from training.trainers.boosted import BoostedTrainer
 from training.trainers.logistic import LogisticTrainer
@@ -68,10 +69,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The chosen model as a bundle, and the report as yet without version and total time."""
+    """The chosen model as a bundle, and the report as yet without version and total time.
+
+    `documents` by name go with it where it is published.
+    """
 
     bundle: Path
     report: EvaluationReport
+    documents: dict[str, bytes]
 
 
 def row_trainers(config: TrainingConfig) -> tuple[RowTrainer, ...]:
@@ -154,7 +159,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     bundle = _bundle(report, scorer, test, factors, trained_us)
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
-    return Judged(path if path.exists() else bundle.save(path), report)
+    documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
+    return Judged(path if path.exists() else bundle.save(path), report, documents)
 
 
 def judge_bundle(
@@ -284,6 +290,14 @@ def _bundle(
         training_fingerprint=report.training_fingerprint,
         metrics=_metrics(report),
     )
+
+
+def _trained_users(sets: SetFiles, factors: FactorTable | None) -> set[str]:
+    """Whose engagements any of the models learnt from."""
+    users = set(factors.user_names) if factors is not None else set()
+    for name in ("ranker", "validation"):
+        users.update(TrainingSet.load(sets.plan.set_path(name)).users)
+    return users
 
 
 def _metrics(report: EvaluationReport) -> dict[str, float]:

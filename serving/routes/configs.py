@@ -26,7 +26,7 @@ from serving.requests import ActivateBody, JsonRoute, RollBackBody
 from serving.routes import replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
-from serving.tenants import Reader, Writer
+from serving.tenants import Admin, Reader
 
 __all__ = ["router"]
 
@@ -93,7 +93,7 @@ async def read(request: Request, tenant: Reader, _: Consistent, version: int) ->
 )
 async def save(
     request: Request,
-    tenant: Writer,
+    tenant: Admin,
     document: Document,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -111,7 +111,7 @@ async def save(
 @router.post("/ranking-configs/preview", response_model=replies.Preview, summary="Preview")
 async def preview(
     request: Request,
-    tenant: Writer,
+    tenant: Admin,
     document: Document,
     requests: Annotated[
         int | None, Query(ge=1, description="Requests that are ranked again; all unless told.")
@@ -139,7 +139,7 @@ async def preview(
     summary="Roll back",
 )
 async def roll_back(
-    request: Request, tenant: Writer, body: Annotated[RollBackBody | None, Body()] = None
+    request: Request, tenant: Admin, body: Annotated[RollBackBody | None, Body()] = None
 ) -> Response:
     """Activate the version that was active before."""
     engine = services_of(request).engine
@@ -156,7 +156,7 @@ async def roll_back(
     responses=_UNKNOWN | _FASTER,
     summary="Activate a version",
 )
-async def activate(request: Request, tenant: Writer, version: int, body: ActivateBody) -> Response:
+async def activate(request: Request, tenant: Admin, version: int, body: ActivateBody) -> Response:
     """Let a version rank the tenant's feeds, at every worker, if the expected one does until now.
 
     One that leaves nothing of all the last requests is refused, unless `allow_empty` says so.

@@ -23,7 +23,7 @@ from serving.cli import build
 from serving.digest import DigestMaker, digest_config
 from serving.digest_export import DigestExport, DigestManifest, Format, RunOptions, count_users
 from serving.table_loading import load_table
-from serving.testing import add_tenant, served
+from serving.testing import ALL_SCOPES, add_tenant, served
 
 DEMO = TenantId("demo")
 HOUR_US = 3_600_000_000
@@ -227,7 +227,7 @@ def test_the_command_writes_beside_a_running_service(tmp_path: Path) -> None:
 def test_the_command_follows_the_tenants_active_config(tmp_path: Path) -> None:
     with (
         served(tmp_path / "data") as service,
-        service.tenant("demo", ("read", "write", "admin")) as api,
+        service.tenant("demo", ALL_SCOPES) as api,
     ):
         api.post("/v2/feeds/timeline/bob/follows", json={"target": "user:ann"})
         for name, length in (("long", 900), ("short", 1), ("middle", 90)):

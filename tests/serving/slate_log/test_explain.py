@@ -21,7 +21,7 @@ from ranking.testing_models import boosted_scorer, model_bundle, value_scorer
 from serving.loader import Loader
 from serving.slate_log.explain import ModelVersions, explain, recompute
 from serving.slate_log.testing import ACME, made_slate
-from serving.testing import HeldModel, HeldModels, Served, served
+from serving.testing import ALL_SCOPES, HeldModel, HeldModels, Served, served
 
 PERSONALIZED = "/v2/users/bob/feeds/personalized"
 EXPLORE = "/v2/users/bob/feeds/explore"
@@ -67,7 +67,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     models.held[ACME] = HeldModel("7", BOOSTED)
     with (
         served(tmp_path / "data", models=models, deadline_ms=10_000) as service,
-        service.tenant(ACME) as api,
+        service.tenant(ACME, ALL_SCOPES) as api,
     ):
         filled(service)
         yield Site(service, api, models)
