@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ranking.errors import InvalidMetricInput
 
 __all__ = [
+    "RELATION",
     "Agreement",
     "Interval",
     "Reliability",
@@ -39,6 +40,13 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Numbers = Sequence[float] | npt.NDArray[np.generic]
+
+RELATION: Final = {
+    "better": "better than",
+    "level": "not distinguishable from",
+    "worse": "worse than",
+}
+"""How a sentence puts the verdict of an interval."""
 
 _BLOCK: Final = 1_000_000
 """Draws held at once while bootstrapping: 8 MB."""

@@ -1,4 +1,4 @@
-"""The commands of training: `headwater prepare`, `train`, `evaluate`, `models`.
+"""The commands of training: `headwater prepare`, `train`, `models`; `evaluate` has its own module.
 
 Answers go to standard output, progress to standard error. Heavy libraries are imported by the
 command that runs.
@@ -18,7 +18,6 @@ from training.cli_models import (
     set_policy,
     set_shadow,
     show_version,
-    version_of,
 )
 from training.cli_options import (
     CACHE,
@@ -29,7 +28,6 @@ from training.cli_options import (
     Events,
     Json,
     Registry,
-    Tenant,
     config_of,
     registry_uri,
 )
@@ -46,7 +44,7 @@ from training.cli_output import (
 if TYPE_CHECKING:
     from training.flow import TrainingResult
 
-__all__ = ["evaluate", "models", "prepare", "train"]
+__all__ = ["models", "prepare", "train"]
 
 models = typer.Typer(
     name="models",
@@ -148,34 +146,6 @@ def train(
         say(f"{_outcome(result)}; the report is {result.report_path}")
         if not result.promoted and result.gates.passed:
             say(f"Make it live: headwater models promote {result.tenant} {result.version}")
-
-
-def evaluate(
-    tenant: Tenant,
-    events: Events,
-    version: Annotated[
-        str, typer.Option("--version", help="A version's number, or live, previous, shadow.")
-    ] = "live",
-    dataset: Described = None,
-    registry: Registry = None,
-    data_dir: DataDir = DATA_DIR,
-    json: Json = False,
-) -> None:
-    """Judge a published model on the last part of an export, beside the baselines."""
-    from training.flow import evaluate as evaluate_version  # noqa: PLC0415 - heavy imports inside
-
-    with told(json):
-        report = evaluate_version(
-            events,
-            tenant,
-            registry=registry_uri(registry, data_dir),
-            version=version_of(version),
-            config=config_of(dataset, None),
-        )
-    if json:
-        write_json(report.as_dict())
-    else:
-        print_report(report)
 
 
 def _outcome(result: "TrainingResult") -> str:

@@ -17,7 +17,6 @@ __all__ = [
     "Events",
     "Json",
     "Registry",
-    "Tenant",
     "config_of",
     "registry_uri",
 ]
@@ -25,7 +24,6 @@ __all__ = [
 Dataset = Literal["movielens", "stackexchange"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="The tenant's name.")]
 Events = Annotated[
     Path, typer.Option("--events", help="The directory that `headwater export` wrote to.")
 ]

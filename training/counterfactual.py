@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ranking.metrics import Interval
+from ranking.metrics import RELATION, Interval
 from training.errors import TrainingError
 
 __all__ = [
@@ -384,7 +384,6 @@ def _refusal(
     return None
 
 
-_RELATION = {"better": "better than", "level": "level with", "worse": "worse than"}
 _ASSUMED = {
     "independent": "what comes of a place depends on its activity and position alone",
     "cascade": "what comes of a place depends on it and on those above it",
@@ -398,7 +397,7 @@ def _verdict(estimates: Sequence[OffPolicyEstimate], served: float, assumed: Ass
     others = [f"{each.name} {each.difference:+.4f}" for each in estimates[:-1]]
     agreed = all(each.verdict == one.verdict for each in estimates)
     return (
-        f"The candidate is {_RELATION[one.verdict]} what was served: {one.name} {one.value:.4f} "
+        f"The candidate is {RELATION[one.verdict]} what was served: {one.name} {one.value:.4f} "
         f"a slate to {served:.4f}, {one.difference:+.4f} [{low:+.4f}, {high:+.4f}]; "
         f"{', '.join(others)}{'' if agreed else ', whose verdicts differ'}; assuming that "
         f"{_ASSUMED[assumed]}."

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.metrics import (
+    RELATION,
     Interval,
     coverage,
     mean_by_user,
@@ -135,9 +136,6 @@ class RankerResult(msgspec.Struct, frozen=True):
     comparisons: tuple[Comparison, ...] = ()
 
 
-_RELATION = {"better": "better than", "level": "level with", "worse": "worse than"}
-
-
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """float64[q] each, NaN for requests without a relevant candidate; activities in the top k."""
@@ -238,7 +236,7 @@ def _compare(
 def not_better(result: RankerResult, k: int) -> tuple[str, ...]:
     """A sentence for each baseline and mean by which the ranking is level or worse."""
     return tuple(
-        f"{result.name} is {_RELATION[verdict]} {one.baseline} when every {unit} counts alike: "
+        f"{result.name} is {RELATION[verdict]} {one.baseline} when every {unit} counts alike: "
         f"NDCG@{k} {difference:+.3f} [{low:+.3f}, {high:+.3f}]."
         for one in result.comparisons
         for unit, verdict, difference, (low, high) in (
@@ -251,9 +249,9 @@ def not_better(result: RankerResult, k: int) -> tuple[str, ...]:
 
 def _sentence(name: str, baseline: str, interval: Interval, by_user: Interval, k: int) -> str:
     return (
-        f"{name} is {_RELATION[interval.verdict()]} {baseline}: NDCG@{k} {_figures(interval)}, "
+        f"{name} is {RELATION[interval.verdict()]} {baseline}: NDCG@{k} {_figures(interval)}, "
         f"95 % interval over {interval.users} users; counting every user alike it is "
-        f"{_RELATION[by_user.verdict()]} it: {_figures(by_user)}."
+        f"{RELATION[by_user.verdict()]} it: {_figures(by_user)}."
     )
 
 

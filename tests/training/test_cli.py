@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from training import cli
+from training import cli, cli_evaluate
 from training.testing import community, events_of, log_of, write_export
 
 
@@ -16,7 +16,7 @@ def app() -> typer.Typer:
     made = typer.Typer()
     made.command("prepare")(cli.prepare)
     made.command("train")(cli.train)
-    made.command("evaluate")(cli.evaluate)
+    made.command("evaluate")(cli_evaluate.evaluate)
     made.add_typer(cli.models, name="models")
     return made
 
@@ -98,3 +98,15 @@ def test_importing_training_and_its_commands_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_evaluate_asks_what_to_judge_and_tells_what_is_missing(
+    app: typer.Typer, tmp_path: Path
+) -> None:
+    nothing = CliRunner().invoke(app, ["evaluate", "--json"])
+    assert nothing.exit_code == 1
+    assert "--protocol p1 to p5" in json.loads(nothing.stdout)["error"]
+    arguments = ["evaluate", "--protocol", "p3", "--data", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["exception"] == "SourceError"

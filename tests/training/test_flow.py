@@ -106,7 +106,7 @@ def test_where_the_model_is_not_better_stands_in_json_and_below_the_table(
     result: TrainingResult,
 ) -> None:
     level = (
-        "boosted-4 is level with popular when every request counts alike: "
+        "boosted-4 is not distinguishable from popular when every request counts alike: "
         "NDCG@10 +0.004 [-0.009, +0.017]."
     )
     report = msgspec.structs.replace(result.report, not_better=(level,))
