@@ -4,6 +4,8 @@ Answers go to standard output, progress to standard error. Heavy libraries are i
 command that runs.
 """
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,28 +120,52 @@ def train(
         int, typer.Option("--workers", min=1, max=64, help="Processes of the local cluster.")
     ] = 2,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    tune_minutes: Annotated[
+        float,
+        typer.Option(
+            "--tune-minutes",
+            min=0,
+            max=10_080,
+            help="Minutes to search for hyperparameters, for each tenant, on validation alone.",
+        ),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Train, judge and publish a model for each tenant from its exported events."""
-    from training.config import ClusterConfig  # noqa: PLC0415 - heavy imports inside
+    from training.config import ClusterConfig, searching  # noqa: PLC0415 - heavy imports inside
+    from training.errors import TenantsFailed  # noqa: PLC0415
     from training.flow import train_all  # noqa: PLC0415
 
+    failed: dict[str, Exception] = {}
     with told(json), progress_bar(json) as progress:
-        results = train_all(
-            events,
-            tenant,
-            out=out,
-            registry=registry_uri(registry, data_dir),
-            promote=promote,
-            config=config_of(dataset, seed),
-            scheduler=scheduler,
-            cluster=ClusterConfig(workers=workers),
-            progress=progress,
-        )
+        try:
+            results = train_all(
+                events,
+                tenant,
+                out=out,
+                registry=registry_uri(registry, data_dir),
+                promote=promote,
+                config=searching(config_of(dataset, seed), 60 * tune_minutes),
+                scheduler=scheduler,
+                cluster=ClusterConfig(workers=workers),
+                progress=progress,
+            )
+        except TenantsFailed as error:
+            results, failed = list(error.results), error.failed
     if json:
         answers = [result.as_dict() for result in results]
-        write_json(answers[0] if len(answers) == 1 else {"results": answers})
-        return
+        told_apart = {"failed": {name: str(reason) for name, reason in failed.items()}}
+        whole = {"results": answers} | (told_apart if failed else {})
+        write_json(answers[0] if len(tenant) == 1 else whole)
+    else:
+        _print_results(results)
+        for name, reason in failed.items():
+            say(f"Tenant {name} was not trained: {reason}", sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_results(results: "Sequence[TrainingResult]") -> None:
     for result in results:
         print_report(result.report)
         print_gates(result.gates)

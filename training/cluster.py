@@ -35,30 +35,22 @@ class Task(Protocol[T_co]):
         """What the work returned, waiting for it; raises what it raised."""
         ...
 
+    def wait(self, seconds: float) -> bool:
+        """Whether the work ends within so many seconds."""
+        ...
+
 
 class Workers(Protocol):
     """Runs functions, each once its arguments that are tasks are done."""
 
+    @property
+    def places(self) -> int:
+        """How many tasks can run at once."""
+        ...
+
     def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
         """Hand in `function(*arguments)`; tasks among the arguments become their results."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[T]):
-    value: T
-
-    def result(self) -> T:
-        return self.value
-
-
-class InlineWorkers:
-    """Runs everything at once in this process: for tests, notebooks and debuggers."""
-
-    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
-        """Run it now; an error is raised here."""
-        ready = [a.result() if isinstance(a, _Done) else a for a in arguments]
-        return _Done(function(*ready))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +61,38 @@ class _Failed:
     """
 
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    value: T | _Failed
+
+    def result(self) -> T:
+        return _told(self.value)
+
+    def wait(self, seconds: float) -> bool:
+        del seconds
+        return True
+
+
+class InlineWorkers:
+    """Runs everything at once in this process: for tests, notebooks and debuggers."""
+
+    @property
+    def places(self) -> int:
+        """One: this thread."""
+        return 1
+
+    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        """Run it now; an error that is told to the user is raised by `result`, others here."""
+        ready = [a.value if isinstance(a, _Done) else a for a in arguments]
+        return _Done(_run(function, *ready))
+
+
+def _told(value: T | _Failed) -> T:
+    if isinstance(value, _Failed):
+        raise value.error
+    return value
 
 
 def _run(function: Callable[..., T], *arguments: object) -> T | _Failed:
@@ -102,14 +126,24 @@ class _Submitted(Generic[T]):
                 "ended, most likely for want of memory, or the scheduler did; train again with "
                 "fewer --workers, or give the workers more memory"
             ) from error
-        if isinstance(value, _Failed):
-            raise value.error
-        return cast("T", value)
+        return cast("T", _told(value))
+
+    def wait(self, seconds: float) -> bool:
+        from distributed import wait  # noqa: PLC0415
+
+        with contextlib.suppress(TimeoutError):
+            wait(self.future, timeout=seconds)
+        return bool(self.future.done())
 
 
 class _DaskWorkers:
     def __init__(self, client: "Client") -> None:
         self._client = client
+
+    @property
+    def places(self) -> int:
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
 
     def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
         ready = [a.future if isinstance(a, _Submitted) else a for a in arguments]

@@ -10,14 +10,17 @@ __all__ = [
     "PRESETS",
     "BoostedConfig",
     "BoostedVariant",
+    "BudgetConfig",
     "ClusterConfig",
     "EvaluationConfig",
     "FactorizationConfig",
     "GateConfig",
     "RequestConfig",
+    "SearchConfig",
     "SplitConfig",
     "TrainingConfig",
     "preset",
+    "searching",
 ]
 
 _LABELS = ("click", "like", "comment", "share", "bookmark")
@@ -175,6 +178,30 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """How long, and how much, is searched for hyperparameters."""
+
+    seconds: float = 600.0
+    """Seconds after which no trial begins, and one that goes on ends at its next step."""
+    trials_max: int = 100
+    """Trials of each space."""
+    startup_trials: int = 6
+    """Trials of each space before any is pruned or proposed by what was seen."""
+    seed: int = 20_180_312
+    """Seeds what is proposed: with `trials_max` as the only limit, a search repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetConfig:
+    """What one tenant's training may take; beyond it the training ends and nothing is published."""
+
+    seconds_max: float = 14_400.0
+    """Seconds from the reading of its events to its last step."""
+    memory_bytes_max: int = 8_589_934_592
+    """Resident memory of a worker while it does a step of this tenant."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The Dask cluster that is made when no scheduler is named."""
 
@@ -202,6 +229,9 @@ class TrainingConfig:
     boosted: BoostedConfig = field(default_factory=BoostedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gates: GateConfig = field(default_factory=GateConfig)
+    search: SearchConfig | None = None
+    """Search for hyperparameters of the rankers on validation first; None: those above are used."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     derived: tuple[str, ...] = ()
     """Sentences on what the data's source derived; they are repeated in every report."""
 
@@ -234,3 +264,14 @@ def preset(name: str) -> TrainingConfig:
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
     return replace(TrainingConfig(), split=PRESETS[name])
+
+
+def searching(config: TrainingConfig, seconds: float) -> TrainingConfig:
+    """The config with a search of so many seconds, and as much more time to train; 0: as it is."""
+    if not seconds:
+        return config
+    return replace(
+        config,
+        search=SearchConfig(seconds=seconds, seed=config.seed),
+        budget=replace(config.budget, seconds_max=config.budget.seconds_max + seconds),
+    )

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import msgspec
 import optuna
 
+from training.config import SearchConfig
 from training.errors import TrainingError
 from training.sources.base import Progress, no_progress
 
@@ -20,7 +21,6 @@ __all__ = [
     "Draws",
     "Found",
     "Judge",
-    "SearchConfig",
     "Space",
     "Study",
     "Told",
@@ -59,20 +59,6 @@ Told = Callable[[int, float], None]
 
 Judge = Callable[[T, Told], float]
 """Trains, and says how good it is on validation: higher is better."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchConfig:
-    """How long, and how much, is searched."""
-
-    seconds: float = 600.0
-    """Seconds after which no trial begins, and one that goes on ends at its next step."""
-    trials_max: int = 100
-    """Trials of each space."""
-    startup_trials: int = 6
-    """Trials of each space before any is pruned or proposed by what was seen."""
-    seed: int = 20_180_312
-    """Seeds what is proposed: with `trials_max` as the only limit, a search repeats."""
 
 
 class TrialRecord(msgspec.Struct, frozen=True):

@@ -1,6 +1,8 @@
 import operator
 import os
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,34 @@ def test_a_scheduler_that_does_not_answer_is_refused_with_what_to_do() -> None:
             open_workers(address, ClusterConfig(connect_s_max=1)),
         ):
             pass
+
+
+def dies_once(marker: Path) -> str:
+    if marker.exists():
+        return "done"
+    marker.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+def dies(result: object) -> None:
+    del result
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_told(
+    tmp_path: Path,
+) -> None:
+    with open_workers(config=ClusterConfig(workers=1)) as workers:
+        assert workers.places == 1
+        once = workers.submit(dies_once, tmp_path / "marker")
+        assert once.result() == "done"
+        with pytest.raises(ClusterError, match="lost a step of the training"):
+            workers.submit(dies, once).result()
+
+
+def test_a_task_tells_whether_it_is_done() -> None:
+    with open_workers(config=ClusterConfig(workers=1)) as workers:
+        task = workers.submit(operator.add, 1, 2)
+        assert task.result() == 3
+        assert task.wait(0.0)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ranking.metrics import ndcg_at_k
-from training.config import BoostedConfig
+from training.config import BoostedConfig, SearchConfig
 from training.errors import TooFewEvents, TrainingError
-from training.search import Draws, SearchConfig, Space, Told, search
+from training.search import Draws, Space, Told, search
 from training.spaces import MATRIX_SPACES, judge_of_matrices, matrix_ndcg, row_spaces
 from training.testing_trainers import shown_slates, two_tastes
 from training.trainers.base import MatrixTrainer
