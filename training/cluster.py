@@ -6,6 +6,7 @@ remote scheduler need the same files (a shared directory) and the same version o
 
 import contextlib
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class _Submitted(Generic[T]):
     """A task of the cluster; `future` gives what `_run` returned."""
 
     future: Any  # Any: distributed has no types
+    workers: "_DaskWorkers"
 
     def result(self) -> T:
         from distributed import KilledWorker  # noqa: PLC0415
@@ -119,13 +121,11 @@ class _Submitted(Generic[T]):
         from distributed.comm import CommClosedError  # noqa: PLC0415
 
         try:
+            while not self.wait(_LOOK_S):
+                self.workers.check()
             value = self.future.result()
         except (KilledWorker, FutureCancelledError, CommClosedError) as error:
-            raise ClusterError(
-                f"the cluster lost a step of the training ({type(error).__name__}): a worker "
-                "ended, most likely for want of memory, or the scheduler did; train again with "
-                "fewer --workers, or give the workers more memory"
-            ) from error
+            raise _lost(type(error).__name__) from error
         return cast("T", _told(value))
 
     def wait(self, seconds: float) -> bool:
@@ -136,19 +136,46 @@ class _Submitted(Generic[T]):
         return bool(self.future.done())
 
 
+_LOOK_S = 1.0
+"""Seconds between two looks at whether there are workers at all."""
+
+
+def _lost(why: str) -> ClusterError:
+    return ClusterError(
+        f"the cluster lost a step of the training ({why}): a worker ended, most likely for want of "
+        "memory, or the scheduler did; nothing was published; train again with fewer --workers, or "
+        "give the workers more memory"
+    )
+
+
 class _DaskWorkers:
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: "Client", config: ClusterConfig) -> None:
         self._client = client
+        self._without_s_max = config.without_workers_s_max
+        self._seen_s = time.monotonic()
 
     @property
     def places(self) -> int:
         threads: dict[str, int] = self._client.nthreads()
         return max(1, sum(threads.values()))
 
+    def check(self) -> None:
+        """Raise `ClusterError` where there was no worker for too long.
+
+        Dask's own keeper of a worker gives up where it dies while it starts, and a task would wait
+        for ever.
+        """
+        now = time.monotonic()
+        if self._client.nthreads():
+            self._seen_s = now
+        elif now - self._seen_s > self._without_s_max:
+            raise _lost(f"no worker for {now - self._seen_s:.0f} s")
+
     def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
         ready = [a.future if isinstance(a, _Submitted) else a for a in arguments]
         # pure=False: every call runs, even one that equals an earlier one in all but the clock.
-        return _Submitted(self._client.submit(_run, function, *ready, pure=False))
+        future = self._client.submit(_run, function, *ready, pure=False)
+        return _Submitted(future, self)
 
 
 @contextlib.contextmanager
@@ -165,7 +192,7 @@ def open_workers(
         yield InlineWorkers()
         return
     with contextlib.ExitStack() as stack:
-        yield _DaskWorkers(_connect(scheduler, config, stack))
+        yield _DaskWorkers(_connect(scheduler, config, stack), config)
 
 
 def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.ExitStack) -> "Client":
@@ -179,6 +206,7 @@ def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.Exi
                 "temporary-directory": directory,
                 "distributed.admin.system-monitor.gil.enabled": False,
                 "distributed.worker.profile.enabled": False,
+                "distributed.scheduler.allowed-failures": config.deaths_max - 1,
             }
         )
     )

@@ -213,6 +213,10 @@ class ClusterConfig:
     """Seconds that a scheduler may take to answer."""
     start_s_max: int = 60
     """Seconds to wait for the first worker."""
+    without_workers_s_max: int = 60
+    """Seconds without any worker after which the training ends."""
+    deaths_max: int = 2
+    """Workers of the local cluster that a step may take with it before the training ends."""
     dashboard_address: str = "127.0.0.1:0"
     """Where Dask's dashboard listens: loopback, any free port."""
 
