@@ -39,17 +39,17 @@ from ranking.config_options import (
 from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, ThompsonExplorer
 from ranking.features import Factors
 from ranking.filters import (
+    ENGAGED,
+    EXCLUDED,
+    HIDDEN,
+    SERVED,
     AgeFilter,
     DuplicateFilter,
-    EngagedFilter,
-    ExcludedFilter,
     Filter,
-    HiddenFilter,
     MutedAuthorFilter,
     MutedTagFilter,
     OwnFilter,
     RemovedFilter,
-    ServedFilter,
     ShowLessFilter,
 )
 from ranking.personal_sources import (
@@ -183,12 +183,12 @@ def _given(options: SourceOptions) -> dict[str, Any]:  # Any: each field has a t
 def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
     made: Mapping[str, Filter] = {
         "own": OwnFilter(),
-        "hidden": HiddenFilter(),
-        "engaged": EngagedFilter(),
+        "hidden": HIDDEN,
+        "engaged": ENGAGED,
         "muted_author": MutedAuthorFilter(),
         "muted_tag": MutedTagFilter(),
-        "excluded": ExcludedFilter(),
-        "served": ServedFilter(),
+        "excluded": EXCLUDED,
+        "served": SERVED,
         "age": AgeFilter(options.age.days_max),
         "duplicate": DuplicateFilter(),
     }

@@ -66,18 +66,21 @@ class ActivityTable:
     `apply` ignores events of activities that are not in the table; who knows their author and tags
     counts those with `count_outside`, and then the counts of every name are those of the store.
     `whole` says that no activity was ever left out: while the table never was full.
+    `counts` makes the counts: who only wants to know what the table holds need not count.
     A row number is valid until the next `apply` or `load`: where one thread applies and another
     ranks, both hold one lock.
     """
 
-    def __init__(self, capacity: int = CAPACITY_DEFAULT) -> None:
+    def __init__(
+        self, capacity: int = CAPACITY_DEFAULT, counts: type[BucketCounts] = BucketCounts
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}: an activity table needs room for at least 1")
         self.capacity = capacity
         self.whole = True
-        self.counts = BucketCounts()
-        self.author_counts = BucketCounts()
-        self.tag_counts = BucketCounts()
+        self.counts = counts()
+        self.author_counts = counts()
+        self.tag_counts = counts()
         self.names = Names(capacity, self.author_counts, self.tag_counts)
         self.time_us = np.zeros(0, dtype=np.int64)
         self.tail = np.zeros(0, dtype=np.uint64)

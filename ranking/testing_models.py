@@ -12,9 +12,12 @@ import pytest
 from feeds.events import Event
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
+from ranking.candidates import FeedKind, Slate
+from ranking.config import RankingConfig
 from ranking.documents import DOCUMENT_BYTES_MAX, DOCUMENTS_MAX
 from ranking.errors import AliasConflict, BundleDamaged, ModelNotFound, RankingError
 from ranking.features import FeatureMatrix, FeatureSpec, build
+from ranking.pipeline import build_ranker, build_sources
 from ranking.registry import ModelRegistry, ModelVersion
 from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
@@ -23,6 +26,7 @@ from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.scorers.linear import LinearScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.scorers.value import Head, ValueScorer
+from ranking.sources import propose
 from ranking.testing import (
     T0_US,
     Recorded,
@@ -39,6 +43,7 @@ __all__ = [
     "RegistryContract",
     "boosted_scorer",
     "community_features",
+    "community_slate",
     "factor_table",
     "linear_scorer",
     "model_bundle",
@@ -141,6 +146,26 @@ def community_features(
         follows=follows("user:ann", "user:carl"),
     )
     return build(spec, asked, all_candidates(table), table, factors)
+
+
+def community_slate(events: Sequence[Event], bundle: ModelBundle, kind: FeedKind) -> Slate:
+    """What `me` of the community is shown of one feed, by the default config.
+
+    The golden slates of past releases were made so: it stays as it is.
+    """
+    table = table_of(events)
+    asked = query(
+        COMMUNITY_NOW_US,
+        kind=kind,
+        limit=25,
+        seed=20_200,
+        record=Recorded.of(events).users["me"],
+        follows=follows("user:ann", "user:carl"),
+    )
+    config, factors = RankingConfig.default(), bundle.factors()
+    candidates = propose(build_sources(config, kind, factors), asked, table)
+    ranker = build_ranker(config, kind, bundle.scorer(), factors=factors)
+    return ranker.rank(asked, candidates, table)
 
 
 class RegistryContract:

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from feeds.errors import InvalidTime
 from feeds.model import parse_time
 from serving.settings_models import ModelSettings
-from serving.settings_slates import SlateLogSettings
+from serving.settings_slates import SlateLogSettings, shadow_log
 from serving.settings_watching import WatchingSettings
 
 __all__ = ["Settings", "SettingsInvalid", "load_settings"]
@@ -292,6 +292,11 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
     def slate_log_path(self) -> Path:
         """Where served slates are logged."""
         return self.slate_log_dir or self.data_dir / "slates"
+
+    @property
+    def shadow_log_path(self) -> Path:
+        """Where slates of models on trial are logged."""
+        return shadow_log(self.slate_log_path)
 
 
 def load_settings(**given: Any) -> Settings:  # Any: checked by pydantic, field by field

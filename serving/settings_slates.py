@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["SlateLogSettings", "TenantSlateLogSettings"]
+__all__ = ["SlateLogSettings", "TenantSlateLogSettings", "shadow_log"]
 
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400
@@ -26,6 +26,11 @@ class TenantSlateLogSettings(BaseModel):
     age_s: float | None = Field(
         None, ge=60, le=3_650 * DAY_S, description="As `slate_log_age_s`, for this tenant."
     )
+
+
+def shadow_log(directory: Path) -> Path:
+    """Where a slate log's twin for models on trial lies: in it, under what is no tenant's name."""
+    return directory / ".shadow"
 
 
 class SlateLogSettings(BaseModel):

@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.building import build_training_set as build_training_set
     from training.comparison import ComparisonReport as ComparisonReport
+    from training.config import LabelConfig as LabelConfig
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
     from training.dataset import TrainingSet as TrainingSet
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from training.flow import train_tenant as train_tenant
     from training.gates import GateReport as GateReport
     from training.report import EvaluationReport as EvaluationReport
+    from training.set_files import StoredSet as StoredSet
+    from training.set_files import read_training_set as read_training_set
     from training.simulation.config import SimulationConfig as SimulationConfig
     from training.simulation.policy import Arm as Arm
     from training.simulation.run import Simulation as Simulation
@@ -36,11 +40,14 @@ _HOMES = {
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
     "GateReport": "training.gates",
+    "LabelConfig": "training.config",
     "Simulation": "training.simulation.run",
     "SimulationConfig": "training.simulation.config",
+    "StoredSet": "training.set_files",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
+    "build_training_set": "training.building",
     "compare_published": "training.flow",
     "evaluate": "training.flow",
     "gate": "training.flow",
@@ -48,6 +55,7 @@ _HOMES = {
     "preset": "training.config",
     "promote": "training.flow",
     "read_event_log": "training.event_log",
+    "read_training_set": "training.set_files",
     "simulate": "training.simulation.run",
     "train_all": "training.flow",
     "train_tenant": "training.flow",
@@ -59,11 +67,14 @@ __all__ = [
     "EvaluationReport",
     "EventLog",
     "GateReport",
+    "LabelConfig",
     "Simulation",
     "SimulationConfig",
+    "StoredSet",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
+    "build_training_set",
     "compare_published",
     "evaluate",
     "gate",
@@ -71,6 +82,7 @@ __all__ = [
     "preset",
     "promote",
     "read_event_log",
+    "read_training_set",
     "simulate",
     "train_all",
     "train_tenant",

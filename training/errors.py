@@ -1,14 +1,15 @@
 """Every error of training.
 
 TrainingError
-├── SourceError       a public data set cannot be read: file, line and what to do
-├── ExportDamaged     an exported event log does not match its manifest
-├── TooFewEvents      not enough engagements to split, train or judge by
-├── GatesFailed       a version may not replace the live one; the reasons are told
-├── BudgetSpent       a tenant's training took its time or its memory
-├── TenantsFailed     some of several tenants were not trained; the others were
-├── ClusterError      the Dask cluster cannot be started or reached
-└── SimulationError   a community cannot be simulated as asked, or its service failed
+├── SourceError         a public data set cannot be read: file, line and what to do
+├── ExportDamaged       an exported event log does not match its manifest
+├── TrainingSetDamaged  a training set on disk does not match its manifest
+├── TooFewEvents        not enough engagements to split, train or judge by
+├── GatesFailed         a version may not replace the live one; the reasons are told
+├── BudgetSpent         a tenant's training took its time or its memory
+├── TenantsFailed       some of several tenants were not trained; the others were
+├── ClusterError        the Dask cluster cannot be started or reached
+└── SimulationError     a community cannot be simulated as asked, or its service failed
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ __all__ = [
     "TenantsFailed",
     "TooFewEvents",
     "TrainingError",
+    "TrainingSetDamaged",
 ]
 
 
@@ -37,6 +39,10 @@ class SourceError(TrainingError):
 
 class ExportDamaged(TrainingError):
     """An exported event log is missing, or does not match its manifest."""
+
+
+class TrainingSetDamaged(TrainingError):
+    """A training set on disk is missing, or does not match its manifest."""
 
 
 class TooFewEvents(TrainingError):

@@ -23,7 +23,7 @@ from ranking.scorers.base import (
 )
 from ranking.scorers.calibration import Calibration, Platt
 
-__all__ = ["HEAD_KINDS", "Head", "ValueScorer"]
+__all__ = ["HEAD_KINDS", "ExplainedHead", "Head", "ValueScorer"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -71,6 +71,22 @@ class Head:
 
     def _likely(self, scores: Floats) -> Floats:
         return scores if self.calibration is None else self.calibration.probability(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedHead:
+    """What a head says of n activities, and what that is worth.
+
+    `probability` is float32[n]; `contributions`, float32[n, F + 1] over `columns` with the bias
+    last, add up to it within 1e-5, and are None where the head cannot say. The score is the sum
+    over the heads of `weight * probability`.
+    """
+
+    kind: str
+    weight: float
+    columns: tuple[str, ...]
+    probability: npt.NDArray[np.float32]
+    contributions: npt.NDArray[np.float32] | None
 
 
 class ValueScorer:
@@ -122,6 +138,21 @@ class ValueScorer:
                 return None
             added[:, [*map(self.spec.names.index, spec.names), -1]] += weight * told
         return rounded_contributions(added, self.score(features))
+
+    def explained(self, features: FeatureMatrix) -> tuple[ExplainedHead, ...]:
+        """What each head says, those without a weight too; slow."""
+        return tuple(self._explained(head, features) for head in self.heads)
+
+    def _explained(self, head: Head, features: FeatureMatrix) -> ExplainedHead:
+        own = _columns(features, head.scorer.spec)
+        likely, told = head.probabilities(own).astype(np.float32), head.contributions(own)
+        return ExplainedHead(
+            kind=head.kind,
+            weight=self.weights.get(head.kind, 0.0),
+            columns=own.names,
+            probability=likely,
+            contributions=None if told is None else rounded_contributions(told, likely),
+        )
 
     def probabilities(self, features: FeatureMatrix) -> dict[str, npt.NDArray[np.float32]]:
         """The probability of each kind of engagement, float32[n], whatever it is worth."""

@@ -23,7 +23,7 @@ from serving.consistency import Consistent
 from serving.errors import ConfigRefused
 from serving.previews import Preview, PreviewedSlate
 from serving.requests import ActivateBody, JsonRoute, RollBackBody
-from serving.routes import replies
+from serving.routes import config_replies, replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
 from serving.tenants import Admin, Reader
@@ -42,7 +42,9 @@ _FASTER: Responses = {
 }
 
 
-@router.get("/ranking-config", response_model=replies.ActiveVersion, summary="The active config")
+@router.get(
+    "/ranking-config", response_model=config_replies.ActiveVersion, summary="The active config"
+)
 async def active(request: Request, tenant: Reader, _: Consistent) -> Response:
     """What the tenant's feeds follow, since when, and which version did before."""
     services = services_of(request)
@@ -59,14 +61,16 @@ async def active(request: Request, tenant: Reader, _: Consistent) -> Response:
     )
 
 
-@router.get("/ranking-config/schema", response_model=replies.Document, summary="The form")
+@router.get("/ranking-config/schema", response_model=config_replies.Document, summary="The form")
 async def schema(request: Request, tenant: Reader) -> Response:
     """The JSON Schema of a whole ranking config; a document may leave out any field."""
     del request, tenant
     return _reply(json_schema())
 
 
-@router.get("/ranking-configs", response_model=replies.ConfigVersions, summary="List the versions")
+@router.get(
+    "/ranking-configs", response_model=config_replies.ConfigVersions, summary="List the versions"
+)
 async def versions(request: Request, tenant: Reader, _: Consistent) -> Response:
     """The versions that are kept, the newest first, and which one is active."""
     return _reply(describe_versions(services_of(request).engine.ranking_configs(tenant)))
@@ -74,7 +78,7 @@ async def versions(request: Request, tenant: Reader, _: Consistent) -> Response:
 
 @router.get(
     "/ranking-configs/{version}",
-    response_model=replies.ConfigVersion,
+    response_model=config_replies.ConfigVersion,
     responses=_UNKNOWN,
     summary="Read a version",
 )
@@ -87,7 +91,7 @@ async def read(request: Request, tenant: Reader, _: Consistent, version: int) ->
 @router.post(
     "/ranking-configs",
     status_code=201,
-    response_model=replies.SavedVersion,
+    response_model=config_replies.SavedVersion,
     responses=CONFLICT,
     summary="Save a version",
 )
@@ -108,7 +112,7 @@ async def save(
     return _reply({"index": saved.index, "version": saved.version}, 201)
 
 
-@router.post("/ranking-configs/preview", response_model=replies.Preview, summary="Preview")
+@router.post("/ranking-configs/preview", response_model=config_replies.Preview, summary="Preview")
 async def preview(
     request: Request,
     tenant: Admin,
@@ -134,7 +138,7 @@ async def preview(
 
 @router.post(
     "/ranking-configs/rollback",
-    response_model=replies.ActivatedVersion,
+    response_model=config_replies.ActivatedVersion,
     responses=_FASTER,
     summary="Roll back",
 )
@@ -152,7 +156,7 @@ async def roll_back(
 
 @router.post(
     "/ranking-configs/{version}/activate",
-    response_model=replies.ActivatedVersion,
+    response_model=config_replies.ActivatedVersion,
     responses=_UNKNOWN | _FASTER,
     summary="Activate a version",
 )
@@ -169,7 +173,7 @@ async def activate(request: Request, tenant: Admin, version: int, body: Activate
     return _activated(await asyncio.wrap_future(future))
 
 
-@router.get("/pipeline", response_model=replies.Pipeline, summary="How a feed comes about")
+@router.get("/pipeline", response_model=config_replies.Pipeline, summary="How a feed comes about")
 async def pipeline(
     request: Request,
     tenant: Reader,

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from pathlib import Path
+from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from feeds.errors import NotFound, StorageError
 from feeds.model import TenantId
@@ -33,11 +35,19 @@ UNKNOWN: Responses = {
     responses=UNKNOWN,
     summary="Explain a served slate",
 )
-async def explain_slate(request: Request, tenant: Reader, slate: str) -> Response:
+async def explain_slate(
+    request: Request,
+    tenant: Reader,
+    slate: str,
+    shadow: Annotated[
+        bool, Query(description="What the model on trial would have shown instead.")
+    ] = False,
+) -> Response:
     """Why a slate was as it was, from the log: scored again by the model version that served it."""
     services = services_of(request)
+    log = services.shadow_log if shadow else services.slate_log
     async with services.slate_lookups:  # each may read the tenant's whole log
-        logged = await _found(services, tenant, slate)
+        logged = await _found(services, log.directory, tenant, slate)
     versions = ModelVersions(
         services.models.get, services.settings.models_path, services.configs.version
     )
@@ -46,9 +56,11 @@ async def explain_slate(request: Request, tenant: Reader, slate: str) -> Respons
     return json_reply(orjson.dumps(explained))
 
 
-async def _found(services: Services, tenant: TenantId, slate_id: str) -> LoggedSlate:
+async def _found(
+    services: Services, directory: Path, tenant: TenantId, slate_id: str
+) -> LoggedSlate:
     """The slate; one that was served a moment ago is waited for. Raises `NotFound`."""
-    directory, began_ns = services.slate_log.directory, time.time_ns()
+    began_ns = time.time_ns()
     try:
         found = await asyncio.to_thread(find_slate, directory, tenant, slate_id)
         if found is None:

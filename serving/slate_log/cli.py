@@ -31,6 +31,9 @@ LogDir = Annotated[
         help="The slate log, where it is not in the data directory.",
     ),
 ]
+Shadow = Annotated[
+    bool, typer.Option("--shadow", help="What models on trial would have shown instead.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 DATA_DIR = Path(".headwater/data")
@@ -43,6 +46,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The directory to export to.")],
     data_dir: DataDir = DATA_DIR,
     slate_log_dir: LogDir = None,
+    shadow: Shadow = False,
     json: AsJson = False,
 ) -> None:
     """Export a tenant's logged slates as Parquet by day; what was exported before is not repeated.
@@ -61,7 +65,7 @@ def export(
         with Progress(console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("exporting", total=None)
             report = export_slates(
-                slate_log_dir or data_dir / "slates",
+                _log_path(data_dir, slate_log_dir, shadow=shadow),
                 check_tenant_id(tenant),
                 out,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -84,17 +88,27 @@ def show(
     ] = None,
     data_dir: DataDir = DATA_DIR,
     slate_log_dir: LogDir = None,
+    shadow: Shadow = False,
     json: AsJson = False,
 ) -> None:
     """Show one slate as it was served, scored again by the model version that served it."""
     try:
-        found = _explained(slate, tenant, data_dir, slate_log_dir or data_dir / "slates")
+        log = _log_path(data_dir, slate_log_dir, shadow=shadow)
+        found = _explained(slate, tenant, data_dir, log)
     except FeedsError as error:
         _tell(error, json=json)
     if json:
         _write_json(found)
     else:
         _print(found)
+
+
+def _log_path(data_dir: Path, slate_log_dir: Path | None, *, shadow: bool) -> Path:
+    """Where the log lies, or its twin for models on trial."""
+    from serving.settings_slates import shadow_log  # noqa: PLC0415 - as above
+
+    directory = slate_log_dir or data_dir / "slates"
+    return shadow_log(directory) if shadow else directory
 
 
 def _explained(

@@ -117,11 +117,12 @@ class SlateLog:
         self._failing: set[str] = set()
         self._thread: threading.Thread | None = None
 
-    def note(self, query: Query, slate: Slate, table: ActivityTable) -> None:
+    def note(self, query: Query, slate: Slate, table: ActivityTable | None = None) -> None:
         """Keep a slate, if the rate takes it; about 3 us, more with all candidates.
 
         The rate is the tenant's, by the service's rules, or its ranking config's if that is lower.
         Rows of the table are looked up now: they may hold something else once the reply is sent.
+        Without a table, what was shown is kept, and not all candidates.
         """
         scoring, rules = slate.scoring, self._rules(query.tenant)
         key = key_of(slate.request_id)
@@ -131,7 +132,7 @@ class SlateLog:
         if len(self._queue) >= self.config.queue_max:
             self._metrics.slates_dropped.labels("queue").inc()
             return
-        ids = table.ids(scoring.kept.rows) if rules.candidates else None
+        ids = table.ids(scoring.kept.rows) if rules.candidates and table is not None else None
         self._queue.append(_Noted(query, slate, key, ids))
         if len(self._queue) >= self.config.flush_records:
             self._wake.set()

@@ -15,7 +15,7 @@ from ranking.config import RankingConfig
 from ranking.config_options import SourcesOptions
 from ranking.exploration import EpsilonExplorer, NoExplorer
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.filters import EngagedFilter, HiddenFilter, OwnFilter, RemovedFilter
+from ranking.filters import ENGAGED, HIDDEN, OwnFilter, RemovedFilter
 from ranking.pipeline import build_filters, build_ranker, build_sources, describe
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import AuthorSpread, TopKSelector
@@ -52,8 +52,8 @@ def test_the_default_is_the_mix_of_the_first_release() -> None:
         assert ranker.filters[:4] == (
             RemovedFilter(),
             OwnFilter(),
-            HiddenFilter(),
-            EngagedFilter(),
+            HIDDEN,
+            ENGAGED,
         )
         assert ranker.selector == TopKSelector(AuthorSpread(0.5, 0.25))
         assert ranker.explorer == explorer

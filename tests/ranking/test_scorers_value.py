@@ -135,6 +135,24 @@ def test_contributions_add_up_to_the_score(
     np.testing.assert_allclose(totals, scorer.score(features), atol=1e-5)
 
 
+@given(st.integers(0, 2**20))
+@settings(max_examples=30)
+def test_each_head_adds_up_and_all_of_them_are_the_score(seed: int) -> None:
+    scorer = value_scorer()
+    features = feature_matrix(scorer.spec, 20, seed)
+    heads = scorer.explained(features)
+    assert [head.kind for head in heads] == [head.kind for head in scorer.heads]
+    total = np.zeros(20)
+    for head in heads:
+        assert head.contributions is not None
+        assert head.contributions.shape == (20, len(head.columns) + 1)
+        added = head.contributions.astype(np.float64).sum(axis=1)
+        np.testing.assert_allclose(added, head.probability, atol=1e-5)
+        total += head.weight * head.probability.astype(np.float64)
+    np.testing.assert_allclose(total, scorer.score(features), atol=1e-5)
+    assert {head.kind: head.weight for head in heads}["click"] == 0
+
+
 def test_a_feature_that_says_nothing_adds_nothing() -> None:
     scorer = ValueScorer([Head("like", Linear(1.0, age_h=0.0, tag_count=2.0))], {"like": 1.0})
     added = scorer.contributions(matrix(("age_h", "tag_count"), [[5, 1], [5, 0]]))
