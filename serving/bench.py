@@ -3,6 +3,7 @@
 The figures come from the modules `serving.bench_*`; benchmarks/README.md says what they mean.
 """
 
+import contextlib
 import os
 import platform
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -34,6 +35,7 @@ Bench = Literal[
     "rank",
     "ranker",
     "tenants",
+    "train",
     "all",
 ]
 
@@ -84,13 +86,15 @@ def command(
     fanout: rows a second before the followers of a post, to the last follower. page: 100 rows of a
     feed. restart: from a node's start to its first write, with a long log. replay: an action log
     into one engine. rank, ranker: 500 candidates. tenants: a read beside a tenant that asks for ten
-    times its quota.
+    times its quota. train: trainers beside the libraries that they call (needs the extra `train`).
 
     For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     wanted = _sizes(rows, followers, entries, kills, short=short)
     benches = _benches()
+    if bench != "all" and bench not in benches:
+        raise typer.BadParameter(f"{bench} is not installed: pip install 'headwater[train]'")
     names = list(benches) if bench == "all" else [bench]
     parent = directory or Path(".headwater")
     parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +200,19 @@ def _benches() -> "Mapping[str, Run]":
         "rank": alone(bench_rank.rank),
         "ranker": alone(bench_rank.ranker),
         "tenants": bench_tenants.tenants,
+        **_benches_of_others(),
     }
+
+
+def _benches_of_others() -> "Mapping[str, Run]":
+    """Those of packages that serving does not import: entry points that are installed whole."""
+    from serving.measure import compared  # noqa: PLC0415 - as in `_benches`
+
+    found = {}
+    for entry in entry_points(group="headwater.benches"):
+        with contextlib.suppress(ModuleNotFoundError):
+            found[entry.name] = compared(entry.name, entry.load())
+    return found
 
 
 def _file_system(path: Path) -> str:

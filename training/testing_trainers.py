@@ -214,7 +214,10 @@ def shown_slates(
         relevance=clicked.astype(np.int8),
         sizes=np.full(requests, size, np.int64),
         users=np.array([f"u{n}" for n in random.integers(users, size=requests)]),
-        engaged={"click": clicked, "hide": random.random(len(rows)) < dislikely},
+        engaged={
+            "click": clicked.astype(np.int8),
+            "hide": (random.random(len(rows)) < dislikely).astype(np.int8),
+        },
         shown_at=places,
     )
 
@@ -334,7 +337,7 @@ def bundled(fitted: Fitted) -> ModelBundle:
 
 
 def _relabelled(data: Examples, labels: npt.NDArray[np.bool_]) -> Examples:
-    engaged = dict.fromkeys(data.engaged, labels)
+    engaged = dict.fromkeys(data.engaged, labels.astype(np.int8))
     return replace(data, relevance=labels.astype(np.int8), engaged=engaged)
 
 
