@@ -109,6 +109,7 @@ class Consensus(Elections):
         else:
             self._ask_before_standing()
         self.flush()  # so that peers are at work while this node applies
+        self._commit_what_a_majority_has()
         try:
             self._onTick(0.0)
         except OSError as error:
@@ -167,6 +168,20 @@ class Consensus(Elections):
         if ready:
             self._post(min(ready), TimeoutNow(self.term))
             self.flush()
+
+    def _commit_what_a_majority_has(self) -> None:
+        """By Raft's rule (section 5.4.2): the newest entry of this term that a majority has.
+
+        The library goes by the same rule one entry at a time, 0.5 us each, from the first that is
+        not committed on: a million of them after a restart.
+        """
+        noop = self._SyncObj__noopIDx
+        if noop is None or self._SyncObj__raftState != LEADER:
+            return
+        has = sorted([self._SyncObj__getCurrentLogIndex(), *self._SyncObj__raftMatchIndex.values()])
+        index = has[(len(has) - 1) // 2]
+        if index >= noop and index > self.commit_index:
+            self._SyncObj__raftCommitIndex = index
 
     def _offer_lead(self) -> None:
         """A leader whose disk is full asks one peer after the other to lead in its place.
