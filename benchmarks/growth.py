@@ -10,6 +10,7 @@ measuring (`--draw`). Run it with nothing else running, on a disk that fdatasync
 """
 
 import json
+import math
 import random
 import tempfile
 from collections.abc import Callable
@@ -104,6 +105,7 @@ def _draw(name: str, points: list[Point], out: Path) -> None:
         (drawn,) = axes.plot(*zip(*found, strict=True), "o-", label=label)
         colors.append(drawn.get_color())
     axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label, title=title)
+    axes.set_ylim(*_decades(axes.get_ylim()))
     axes.grid(alpha=0.3, which="both")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -121,6 +123,12 @@ def _draw(name: str, points: list[Point], out: Path) -> None:
     figure.tight_layout()
     figure.savefig(out / f"{name}.png", bbox_inches="tight")
     plt.close(figure)
+
+
+def _decades(limits: tuple[float, float]) -> tuple[float, float]:
+    """The powers of ten around limits: what grows little looks so, and has labels."""
+    low, high = limits
+    return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
 
 
 def _number(value: float | None) -> str:

@@ -31,7 +31,7 @@ from feeds.commands import (
 from feeds.config import FeedsConfig
 from feeds.credentials import APP_SCOPES, NO_TENANT, OPERATOR, SCOPES, check_key_id
 from feeds.errors import InvalidInput
-from feeds.events import Engagement, Event, FeedbackGiven, Impression
+from feeds.events import Engagement, Event, FeedbackGiven, Followed, Impression
 from feeds.idempotency import LastingKey, operation
 from feeds.model import (
     Activity,
@@ -446,7 +446,7 @@ class FeedEngine(StoreReader):
 
     def _tenant_changed(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         del index
-        if not events:
+        if not events or any(type(event) is Followed for event in events):  # see `note_merging`
             with self._known_lock:
                 self._tenant_changes += 1
                 self._known.pop(tenant, None)

@@ -44,6 +44,7 @@ from feeds.model import (
     check_user_id,
     encode_body,
     identify,
+    is_feed_id,
 )
 
 __all__ = ["Intake"]
@@ -72,13 +73,15 @@ class Intake:
 
     def check_feed(self, feed: FeedId) -> str:
         """The text of a feed whose group exists."""
-        FeedId.parse(str(feed))
+        text = str(feed)
+        if not is_feed_id(text):
+            FeedId.parse(text)  # which raises, and says what is expected
         if feed.group not in self._groups:
             known = ", ".join(sorted(self._groups))
             raise UnknownFeedGroup(
                 f"feed group {feed.group!r} is not configured: use one of {known}"
             )
-        return str(feed)
+        return text
 
     def post(
         self,

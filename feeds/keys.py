@@ -278,6 +278,12 @@ class FeedRowKey(msgspec.Struct, frozen=True):
         return _join(tenant, feed)
 
     @staticmethod
+    def bounds(tenant: str, feed: str) -> tuple[bytes, bytes]:
+        """What the keys of a feed's rows begin with, and the first key behind them all."""
+        ends = f"{tenant}\0{feed}".encode()
+        return ends + b"\0", ends + b"\1"
+
+    @staticmethod
     def around(tenant: str, position: bytes, origin: str) -> tuple[bytes, bytes]:
         """What stands before and behind the feed in the keys of one activity's rows."""
         return _join(tenant), b"\0" + position + origin.encode()

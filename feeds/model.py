@@ -43,6 +43,7 @@ __all__ = [
     "id_at",
     "id_time_us",
     "identify",
+    "is_feed_id",
     "parse_time",
     "position_of",
     "user_of_actor",
@@ -73,7 +74,7 @@ ACTIVITY_KEYS = frozenset(
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _USER = re.compile(r"[A-Za-z0-9_-]{1,255}")
-_GROUP = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_FEED = re.compile(r"[a-z][a-z0-9_]{0,62}:" + _USER.pattern)
 _GREGORIAN_100NS = 0x01B2_1DD2_1381_4000  # from 1582-10-15 to 1970-01-01
 _INVERT = 0xFFFF_FFFF_FFFF_FFFF
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -88,6 +89,11 @@ def check_tenant_id(text: str) -> TenantId:
             "at most 63, starting with a letter or digit"
         )
     return TenantId(text)
+
+
+def is_feed_id(text: str) -> bool:
+    """Whether the text is a feed's, `group:id`."""
+    return _FEED.fullmatch(text) is not None
 
 
 def check_user_id(text: str) -> UserId:
@@ -117,12 +123,11 @@ class FeedId:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `group:id`; raises `InvalidInput` with the expected form."""
-        group, colon, feed = text.partition(":")
-        if not colon or not _GROUP.fullmatch(group) or not _USER.fullmatch(feed):
+        if not is_feed_id(text):
             raise InvalidInput(
                 f"feed {text[:80]!r} is not a feed id: write group:id, such as timeline:alice"
             )
-        return cls(group, feed)
+        return cls(*text.split(":"))
 
     def __str__(self) -> str:
         """`group:id`."""

@@ -4,9 +4,8 @@ A `StoreReader` needs a view alone, so a worker that follows another process's s
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from operator import eq, itemgetter
 from typing import Literal
 
 from feeds.config import FeedsConfig
@@ -47,9 +46,10 @@ from feeds.model import (
     position_of,
 )
 from feeds.quotas import Usage
-from feeds.rows import pulled_edges, scan, visible_rows
+from feeds.rows import distinct, positions_in, pulled_edges, scan, visible_rows
 from feeds.store.base import View
 from feeds.values import (
+    PulledEdge,
     RankingConfigs,
     TenantRecord,
     body_of,
@@ -161,10 +161,10 @@ class StoreReader:
         """
         size = self._config.page_size_default if limit is None else limit
         self._check_limit(size, self._config.page_size_max, "page_size_max")
-        self._check_tenant(tenant)
-        text = self._intake.check_feed(feed)
+        record, text = self._check_tenant(tenant), self._intake.check_feed(feed)
+        edges = pulled_edges(self._view, tenant, text) if record.merging else {}
         behind = position_of(cursor) + _BEHIND_POSITION if cursor is not None else b""
-        found, more = self._visible(tenant, text, size + 1, behind)
+        found, more = self._visible(tenant, text, edges, size + 1, behind)
         if len(found) > size:
             more = found[size - 1][0].position
         rows, bodies = [row for row, _ in found[:size]], [body for _, body in found[:size]]
@@ -173,26 +173,16 @@ class StoreReader:
     def rows(self, tenant: TenantId, feed: FeedId, limit: int) -> list[Position]:
         """The newest positions of a feed, each once; a removed activity may still be among them."""
         self._check_limit(limit, self._config.rows_max, "rows_max")
-        self._check_tenant(tenant)
-        text = self._intake.check_feed(feed)
-        if pulled_edges(self._view, tenant, text):
-            return self._merged_rows(tenant, text, limit)
-        prefix = FeedRowKey.prefix(tenant, text)
-        start, stop = prefix, after(prefix)
-        position: Callable[[bytes], Position] = itemgetter(
-            slice(len(prefix), len(prefix) + POSITION_BYTES)
-        )
-        found: list[Position] = []
-        while True:
-            keys = self._view.keys("feeds", start, stop, limit)
-            found += map(position, keys)
-            if any(
-                map(eq, found, islice(found, 1, None))
-            ):  # in order, so the same are side by side
-                found = list(dict.fromkeys(found))
-            if len(found) >= limit or len(keys) < limit:
-                return found[:limit]
-            start = keys[-1] + b"\0"
+        record, text = self._check_tenant(tenant), self._intake.check_feed(feed)
+        if record.merging and (edges := pulled_edges(self._view, tenant, text)):
+            return self._merged_rows(tenant, text, edges, limit)
+        start, stop = FeedRowKey.bounds(tenant, text)
+        keys = self._view.keys("feeds", start, stop, limit)
+        found = positions_in(keys, len(start))
+        while len(found) < limit == len(keys):  # some have several origins
+            keys = self._view.keys("feeds", keys[-1] + b"\0", stop, limit)
+            found = distinct(found + positions_in(keys, len(start)))[:limit]
+        return found
 
     def bodies(self, tenant: TenantId, positions: Sequence[Position]) -> list[bytes | None]:
         """The activities as encoded JSON without `origin`, None where there is none."""
@@ -397,9 +387,11 @@ class StoreReader:
         found = self._view.get_many("counters", [prefix + position for position in positions])
         return [decode_counter(data) if data else CounterRecord.empty() for data in found]
 
-    def _merged_rows(self, tenant: TenantId, feed: str, limit: int) -> list[Position]:
+    def _merged_rows(
+        self, tenant: TenantId, feed: str, edges: Mapping[str, PulledEdge], limit: int
+    ) -> list[Position]:
         rows = visible_rows(
-            self._view, tenant, feed, scan_max=self._config.pull_scan_max, chunk=limit
+            self._view, tenant, feed, edges, scan_max=self._config.pull_scan_max, chunk=limit
         )
         found: dict[bytes, None] = {}
         for suffix, _ in rows:
@@ -409,7 +401,12 @@ class StoreReader:
         return [Position(position) for position in found]
 
     def _visible(
-        self, tenant: TenantId, feed: str, wanted: int, behind: bytes
+        self,
+        tenant: TenantId,
+        feed: str,
+        edges: Mapping[str, PulledEdge],
+        wanted: int,
+        behind: bytes,
     ) -> tuple[list[tuple[FeedRow, bytes]], bytes | None]:
         """The first `wanted` rows with a living activity, each position once, and their bodies.
 
@@ -419,6 +416,7 @@ class StoreReader:
             self._view,
             tenant,
             feed,
+            edges,
             scan_max=self._config.pull_scan_max,
             behind=behind,
             chunk=wanted,

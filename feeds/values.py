@@ -57,6 +57,10 @@ class TenantRecord(msgspec.Struct, frozen=True, array_like=True):
     deleted: int = 0
     """The log index at which it was deleted; 0 if it was not."""
 
+    merging: bool = True
+    """False while no feed of the tenant is merged at read time; true also where that is not known,
+    as of a tenant that release 0.1 created."""
+
 
 class Edge(msgspec.Struct, frozen=True, array_like=True):
     """A follow without its ends; see `feeds.model.Follow`."""

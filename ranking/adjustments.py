@@ -118,14 +118,8 @@ class ShowLessMultiplier:
         self, query: Query, candidates: Candidates, table: ActivityTable
     ) -> Multipliers | None:
         """The multiplier of each candidate; nothing where the user did not say so."""
-        said = query.feedback
-        if not (said.less_authors or said.less_tags):
-            return None
-        authors = _said(table.names.authors, said.less_authors, query.now_us, self.recovered)
-        tags = _said(table.names.tags, said.less_tags, query.now_us, self.recovered)
-        of_tags = tags[table.tags[candidates.rows]].min(axis=1)
-        lowest: Multipliers = np.minimum(authors[table.author[candidates.rows]], of_tags)
-        return lowest
+        said = query.feedback.less_authors, query.feedback.less_tags
+        return _said(said, self.recovered, np.minimum, query, candidates, table)
 
     def recovered(self, days: float) -> float:
         """The multiplier so many days after the user said so.
@@ -153,14 +147,8 @@ class ShowMoreMultiplier:
         self, query: Query, candidates: Candidates, table: ActivityTable
     ) -> Multipliers | None:
         """The multiplier of each candidate; nothing where the user did not say so."""
-        said = query.feedback
-        if not (said.more_authors or said.more_tags):
-            return None
-        authors = _said(table.names.authors, said.more_authors, query.now_us, self.faded)
-        tags = _said(table.names.tags, said.more_tags, query.now_us, self.faded)
-        of_tags = tags[table.tags[candidates.rows]].max(axis=1)
-        highest: Multipliers = np.maximum(authors[table.author[candidates.rows]], of_tags)
-        return highest
+        said = query.feedback.more_authors, query.feedback.more_tags
+        return _said(said, self.faded, np.maximum, query, candidates, table)
 
     def faded(self, days: float) -> float:
         """The multiplier so many days after the user said so.
@@ -173,6 +161,28 @@ class ShowMoreMultiplier:
 
 
 def _said(
+    said: tuple[Mapping[str, int], Mapping[str, int]],
+    value: Callable[[float], float],
+    extreme: np.ufunc,
+    query: Query,
+    candidates: Candidates,
+    table: ActivityTable,
+) -> Multipliers | None:
+    """The extreme of author and tags, by what was said when of authors and of tags.
+
+    `value` is by the days since then; None where nothing was said.
+    """
+    authors, tags = said
+    if not (authors or tags):
+        return None
+    by_author = _by_number(table.names.authors, authors, query.now_us, value)
+    by_tag = _by_number(table.names.tags, tags, query.now_us, value)
+    of_tags = extreme.reduce(by_tag[table.tags[candidates.rows]], axis=1)
+    found: Multipliers = extreme(by_author[table.author[candidates.rows]], of_tags)
+    return found
+
+
+def _by_number(
     names: Interner, said: Mapping[str, int], now_us: int, value: Callable[[float], float]
 ) -> Multipliers:
     """The value of each name by the days since it was said, float64[names + 1]; 1 of the others."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from feeds.counters import COUNTER_KINDS, RESOLUTIONS, CounterRecord
 
-__all__ = ["CHANNELS", "ENGAGEMENT", "IMPRESSION", "BucketCounts", "Ring", "grown"]
+__all__ = ["CHANNELS", "ENGAGEMENT", "IMPRESSION", "BucketCounts", "Ring", "decayed", "grown"]
 
 CHANNELS: Final[tuple[str, ...]] = (*COUNTER_KINDS, "engagement")
 """What a row counts: each kind, and their sum without impressions and hides."""
@@ -52,6 +52,15 @@ def grown(array: npt.NDArray[T], rows: int, fill: int) -> npt.NDArray[T]:
     larger = np.full((rows, *array.shape[1:]), fill, dtype=array.dtype, order=order)
     larger[: len(array)] = array
     return larger
+
+
+def decayed(
+    ages_us: npt.NDArray[np.int64], half_lives_us: Sequence[int]
+) -> npt.NDArray[np.float64]:
+    """What an event of each age still weighs, float64[*ages, half-lives]: multiples of 2**-24."""
+    shares = np.exp2(ages_us[..., None] * -np.reciprocal(half_lives_us, dtype=np.float64))
+    weights: npt.NDArray[np.float64] = np.rint(shares * _WEIGHT_UNIT) / _WEIGHT_UNIT
+    return weights
 
 
 class Ring:
@@ -120,8 +129,7 @@ class Ring:
         """
         buckets = self._buckets()
         ages_us = np.maximum(now_us - self._width_us // 2 - buckets * self._width_us, 0)
-        shares = np.exp2(ages_us[:, None] * -np.reciprocal(half_lives_us, dtype=np.float64))
-        weights: npt.NDArray[np.float64] = np.rint(shares * _WEIGHT_UNIT) / _WEIGHT_UNIT
+        weights = decayed(ages_us, half_lives_us)
         weights[buckets <= now_us // self._width_us - self._kept] = 0.0
         return weights
 

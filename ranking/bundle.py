@@ -3,6 +3,9 @@
 manifest.json   what the model is, and size and SHA-256 of every other file
 golden.npz      features of some candidates and the scores they must get, bit for bit
 ranker.ubj      the trees of a boosted scorer (XGBoost's binary JSON)
+ranker.npz      the coefficients of a linear scorer
+head-like.ubj   trees, or head-like.npz coefficients, of one head of a value model; its calibration
+                stands in the manifest
 factors.npz     the vectors of a factorization
 """
 
@@ -31,30 +34,29 @@ from ranking.manifest import (
     GOLDEN,
     LIMITS,
     MANIFEST,
-    RANKER,
     BundleLimits,
     FileEntry,
     Manifest,
     ModelKind,
-    ScorerParameters,
     read_files,
     read_manifest,
 )
+from ranking.scorer_files import (
+    head_entries,
+    kind_of,
+    pack_scorer,
+    parameters_of,
+    restore_scorer,
+)
 from ranking.scorers.base import Scorer
-from ranking.scorers.boosted import BoostedScorer
-from ranking.scorers.factorization import FactorizationScorer, FactorTable
-from ranking.scorers.popularity import PopularityScorer
-from ranking.scorers.recency import RecencyScorer
+from ranking.scorers.factorization import FactorTable
+from ranking.scorers.value import ValueScorer
 
 __all__ = ["BundleLimits", "ModelBundle", "ModelKind"]
 
-_KINDS: Final[Mapping[type, ModelKind]] = {
-    RecencyScorer: "recency",
-    PopularityScorer: "popularity",
-    FactorizationScorer: "factorization",
-    BoostedScorer: "boosted",
-}
 _GOLDEN_SHAPES: Final = {"features": ArrayShape("<f4", 2), "scores": ArrayShape("<f4", 1)}
+_PROBABILITIES: Final = {"probabilities": ArrayShape("<f4", 2)}
+"""What the golden slate of a value model holds besides: float32[n, heads]."""
 
 
 class ModelBundle:
@@ -88,12 +90,12 @@ class ModelBundle:
         self._limits = limits
         if problems := list(self._problems()):
             raise RankingError(f"this model cannot be bundled: {'; '.join(problems)}")
-        self._scores = _canonical(scorer.score(golden))
+        self._scored = _scored(scorer, golden)
 
     @property
     def kind(self) -> ModelKind:
         """Which scorer the bundle holds."""
-        return _kind_of(self._scorer)
+        return kind_of(self._scorer)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -163,11 +165,12 @@ class ModelBundle:
     def _restore(
         cls, manifest: Manifest, contents: Mapping[str, bytes], limits: BundleLimits
     ) -> Self:
-        golden = unpack_arrays(contents[GOLDEN], GOLDEN, _GOLDEN_SHAPES)
+        shapes = _GOLDEN_SHAPES | (_PROBABILITIES if manifest.kind == "value" else {})
+        golden = unpack_arrays(contents[GOLDEN], GOLDEN, shapes)
         packed = contents.get(FACTORS)
         bundle = cls(
             check_tenant_id(manifest.tenant),
-            _restore_scorer(manifest, contents.get(RANKER)),
+            restore_scorer(manifest, contents),
             FeatureMatrix(manifest.spec.names, golden["features"]),
             factors=None if packed is None else FactorTable.parse(packed),
             trained_us=parse_time(manifest.trained_at),
@@ -175,7 +178,8 @@ class ModelBundle:
             metrics=manifest.metrics,
             limits=limits,
         )
-        if bundle._scores.tobytes() != golden["scores"].tobytes():
+        scored = bundle._scored
+        if any(scored[name].tobytes() != golden[name].tobytes() for name in scored):
             raise BundleDamaged(
                 f"{GOLDEN}: the scorer gives the golden slate other scores than it had in "
                 "training: train the model with the numpy and xgboost that serve it"
@@ -193,6 +197,10 @@ class ModelBundle:
             yield f"the golden slate has {len(golden)} rows; golden_rows_max is {rows_max}"
         if self.kind == "factorization" and self._factors is None:
             yield "a factorization needs its factors"
+        try:
+            head_entries(self._scorer)
+        except RankingError as error:
+            yield str(error)
         dimensions_max = self._limits.dimensions_max
         if self._factors is not None and self._factors.dimensions > dimensions_max:
             yield f"factors of {self._factors.dimensions}; dimensions_max is {dimensions_max}"
@@ -201,10 +209,8 @@ class ModelBundle:
 
     def _pack(self) -> dict[str, bytes]:
         """The files' content by name, manifest last."""
-        arrays = {"features": self.golden.values, "scores": self._scores}
-        files = {GOLDEN: pack_arrays(arrays)}
-        if isinstance(self._scorer, BoostedScorer):
-            files[RANKER] = self._scorer.content
+        arrays = {"features": self.golden.values, **self._scored}
+        files = {GOLDEN: pack_arrays(arrays), **pack_scorer(self._scorer)}
         if self._factors is not None:
             files[FACTORS] = self._factors.pack()
         manifest = Manifest(
@@ -212,7 +218,7 @@ class ModelBundle:
             kind=self.kind,
             tenant=self.tenant,
             spec=self.spec,
-            parameters=_parameters_of(self._scorer),
+            parameters=parameters_of(self._scorer),
             trained_at=format_time(self.trained_us),
             training_fingerprint=self.training_fingerprint,
             metrics=dict(self.metrics),
@@ -220,39 +226,19 @@ class ModelBundle:
                 name: FileEntry(len(content), hashlib.sha256(content).hexdigest())
                 for name, content in files.items()
             },
+            heads=head_entries(self._scorer),
         )
         encoded = msgspec.json.encode(manifest, order="deterministic")
         return {**files, MANIFEST: msgspec.json.format(encoded, indent=2)}
 
 
-def _kind_of(scorer: Scorer) -> ModelKind:
-    kind = _KINDS.get(type(scorer))  # not a subclass: what it adds would be lost
-    if kind is None:
-        raise RankingError(
-            f"a scorer of type {type(scorer).__name__} cannot be bundled: use one of "
-            f"{', '.join(known.__name__ for known in _KINDS)}"
-        )
-    return kind
-
-
-def _parameters_of(scorer: Scorer) -> ScorerParameters:
-    if isinstance(scorer, BoostedScorer):
-        return ScorerParameters(iterations=scorer.iterations)
-    if isinstance(scorer, PopularityScorer):
-        return ScorerParameters(column=scorer.column)
-    return ScorerParameters()
-
-
-def _restore_scorer(manifest: Manifest, ranker: bytes | None) -> Scorer:
-    match manifest.kind:
-        case "boosted":
-            return BoostedScorer(manifest.spec, ranker or b"", manifest.parameters.iterations)
-        case "factorization":
-            return FactorizationScorer(manifest.spec)
-        case "popularity":
-            return PopularityScorer(manifest.spec, manifest.parameters.column)
-        case "recency":
-            return RecencyScorer(manifest.spec)
+def _scored(scorer: Scorer, golden: FeatureMatrix) -> dict[str, npt.NDArray[np.float32]]:
+    """What the golden slate must give: the scores, and the probabilities of each head."""
+    scored = {"scores": _canonical(scorer.score(golden))}
+    if isinstance(scorer, ValueScorer):
+        likely = scorer.probabilities(golden)
+        scored["probabilities"] = _canonical(np.column_stack(list(likely.values())))
+    return scored
 
 
 def _canonical(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

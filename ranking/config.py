@@ -105,7 +105,11 @@ class FeedOptions(Options):
         description="Activities of one slate, over all of its pages, at most.",
     )
     log_sample_rate: float = Field(
-        default=1.0, ge=0, le=1, description="Share of slates that are logged with their features."
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of slates that are logged with their features; the service's own "
+        "`slate_log_rate` is the most.",
     )
 
     @field_validator("pins")

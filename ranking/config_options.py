@@ -220,6 +220,12 @@ class AgeOptions(FilterOptions):
     )
 
 
+class DuplicateOptions(FilterOptions):
+    """Of activities with the same object leaves one."""
+
+    on: bool = Field(default=False, description="Whether the filter is applied.")
+
+
 class FiltersOptions(Options):
     """What must not be shown; removed activities never are."""
 
@@ -243,6 +249,11 @@ class FiltersOptions(Options):
         default=FilterOptions(), description="Removes what the user was served lately."
     )
     age: AgeOptions = Field(default=AgeOptions(), description="Removes what was posted long ago.")
+    duplicate: DuplicateOptions = Field(
+        default=DuplicateOptions(),
+        description="Of activities with the same object leaves one: the first that a source "
+        "proposed, or among `post_filters` the best ranked.",
+    )
 
     def named(self) -> dict[str, FilterOptions]:
         """The filters by name, in the order in which they are applied."""

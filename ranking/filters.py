@@ -1,8 +1,8 @@
 """What must not be shown: each filter names what it removes, and why. Nothing vanishes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,20 @@ from ranking.interning import UNKNOWN, Interner
 from ranking.table import ActivityTable
 
 __all__ = [
+    "ENGAGED",
+    "EXCLUDED",
+    "HIDDEN",
+    "SERVED",
     "AgeFilter",
-    "EngagedFilter",
-    "ExcludedFilter",
+    "DuplicateFilter",
     "Filter",
     "FilterResult",
-    "HiddenFilter",
     "MutedAuthorFilter",
     "MutedTagFilter",
+    "NamedFilter",
     "OwnFilter",
     "Removed",
     "RemovedFilter",
-    "ServedFilter",
     "ShowLessFilter",
     "apply_filters",
     "by_author",
@@ -119,31 +121,33 @@ class OwnFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class HiddenFilter:
-    """What the user hid."""
+class NamedFilter:
+    """Activities that the query names by position, such as those that the user hid."""
 
-    name: str = "hidden"
-    reason: str = "the user hid it"
-
-    def matches(
-        self, query: Query, candidates: Candidates, table: ActivityTable
-    ) -> npt.NDArray[np.bool_]:
-        """Which activities are among the 500 the user hid last."""
-        return _among(query.record.hidden, candidates, table)
-
-
-@dataclass(frozen=True, slots=True)
-class EngagedFilter:
-    """What the user already engaged with."""
-
-    name: str = "engaged"
-    reason: str = "the user already engaged with it"
+    name: str
+    reason: str
+    positions: Callable[[Query], Collection[bytes]]
 
     def matches(
         self, query: Query, candidates: Candidates, table: ActivityTable
     ) -> npt.NDArray[np.bool_]:
-        """Which activities are among the 500 the user engaged with last."""
-        return _among(query.record.engaged, candidates, table)
+        """Which activities are among those that it names."""
+        return _among(self.positions(query), candidates, table)
+
+
+HIDDEN: Final = NamedFilter("hidden", "the user hid it", lambda query: query.record.hidden)
+"""Removes the 500 activities that the user hid last."""
+
+ENGAGED: Final = NamedFilter(
+    "engaged", "the user already engaged with it", lambda query: query.record.engaged
+)
+"""Removes the 500 activities that the user engaged with last."""
+
+EXCLUDED: Final = NamedFilter("excluded", "the request leaves it out", lambda query: query.excluded)
+"""Removes what the request does not want."""
+
+SERVED: Final = NamedFilter("served", "the user was served it lately", lambda query: query.served)
+"""Removes what the query says that the user was served lately."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,34 +199,6 @@ class ShowLessFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class ExcludedFilter:
-    """What the request does not want."""
-
-    name: str = "excluded"
-    reason: str = "the request leaves it out"
-
-    def matches(
-        self, query: Query, candidates: Candidates, table: ActivityTable
-    ) -> npt.NDArray[np.bool_]:
-        """Which activities are among those that the request names."""
-        return _among(query.excluded, candidates, table)
-
-
-@dataclass(frozen=True, slots=True)
-class ServedFilter:
-    """What the user was served lately."""
-
-    name: str = "served"
-    reason: str = "the user was served it lately"
-
-    def matches(
-        self, query: Query, candidates: Candidates, table: ActivityTable
-    ) -> npt.NDArray[np.bool_]:
-        """Which activities are among those that the query says were served."""
-        return _among(query.served, candidates, table)
-
-
-@dataclass(frozen=True, slots=True)
 class AgeFilter:
     """What was posted more than `days_max` days ago."""
 
@@ -236,6 +212,29 @@ class AgeFilter:
         """Which activities are too old."""
         oldest_us = query.now_us - int(self.days_max * DAY_US)
         return np.asarray(table.time_us[candidates.rows] < oldest_us)
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateFilter:
+    """What has the same object as a candidate before it: of each object the first one stays.
+
+    Before scoring that is the one proposed first, after selection the one ranked best.
+    """
+
+    name: str = "duplicate"
+    reason: str = "another activity with the same object stands before it"
+
+    def matches(
+        self,
+        query: Query,  # noqa: ARG002 - a filter's signature
+        candidates: Candidates,
+        table: ActivityTable,
+    ) -> npt.NDArray[np.bool_]:
+        """Which activities repeat an object; 30 us for 500."""
+        _, first = np.unique(table.object[candidates.rows], return_index=True)
+        repeated = np.ones(len(candidates), dtype=np.bool_)
+        repeated[first] = False
+        return repeated
 
 
 def by_author(

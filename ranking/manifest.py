@@ -7,6 +7,7 @@ followed, and a file that the manifest does not name is a reason to refuse the d
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,8 @@ import msgspec
 
 from ranking.errors import BundleDamaged, RankingError
 from ranking.features import FeatureSpec
+from ranking.scorers.calibration import Calibration
+from ranking.scorers.value import HEAD_KINDS
 
 __all__ = [
     "CURE",
@@ -24,28 +27,34 @@ __all__ = [
     "GOLDEN",
     "LIMITS",
     "MANIFEST",
-    "RANKER",
     "BundleLimits",
     "FileEntry",
+    "HeadEntry",
     "Manifest",
     "ModelKind",
     "ScorerParameters",
+    "SingleKind",
     "check_files",
     "manifest_digest",
     "read_files",
     "read_manifest",
+    "scorer_file",
 ]
 
 FORMAT_VERSION: Final = 1
 """The version of the directory's format; another one is refused."""
 
-ModelKind = Literal["recency", "popularity", "factorization", "boosted"]
+SingleKind = Literal["recency", "popularity", "factorization", "linear", "boosted"]
+"""What may be a head."""
+
+ModelKind = Literal[SingleKind, "value"]
 
 MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.npz"
-RANKER: Final = "ranker.ubj"
 FACTORS: Final = "factors.npz"
 CURE: Final = "fetch the bundle again, or train anew"
+
+_SUFFIXES: Final[Mapping[ModelKind, str]] = {"boosted": ".ubj", "linear": ".npz"}
 
 _ENTRIES_MAX: Final = 100  # of a directory: enough to name one that is too many
 
@@ -76,11 +85,36 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
 
 
-class ScorerParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a scorer needs besides its file: rounds of a boosted one, column of a popular one."""
+class ScorerParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a scorer needs besides its file; what it does not need is left out."""
 
     iterations: tuple[int, int] = (0, 0)
+    """Of a boosted one: its first round and the one after the last, (0, 0) for all."""
     column: str = ""
+    """Of a popular one: what it counts."""
+    weights: dict[str, float] = {}
+    """Of a value model: what each kind of engagement was worth in training."""
+
+
+class HeadEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One head of a value model: what it is for, what scores it, and its calibration.
+
+    `columns` are those of the spec that it reads, in its own order. Its file, if it has one, is
+    `head-<kind>.ubj` or `.npz`.
+    """
+
+    kind: str
+    scorer: SingleKind
+    columns: tuple[str, ...]
+    parameters: ScorerParameters
+    calibration: Calibration | None
+
+    def __post_init__(self) -> None:
+        """Refuse what no ranking config has a weight for: it names a file, too."""
+        if self.kind not in HEAD_KINDS:
+            raise ValueError(
+                f"there is no head for {self.kind!r}: use one of {', '.join(HEAD_KINDS)}"
+            )
 
 
 class _Versioned(msgspec.Struct):
@@ -89,7 +123,9 @@ class _Versioned(msgspec.Struct):
     format_version: int
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Manifest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
     """What manifest.json holds."""
 
     format_version: int
@@ -101,11 +137,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     training_fingerprint: str
     metrics: dict[str, float]
     files: dict[str, FileEntry]
+    heads: tuple[HeadEntry, ...] = ()
 
     @property
     def file_bytes(self) -> int:
         """Bytes of all files that it names, as it promises them."""
         return sum(entry.bytes for entry in self.files.values())
+
+
+def scorer_file(kind: ModelKind, head: str | None = None) -> str | None:
+    """The file of a bundle's scorer, or of one head of it; None for kinds that have none."""
+    suffix = _SUFFIXES.get(kind)
+    return suffix and ("ranker" if head is None else f"head-{head}") + suffix
 
 
 def manifest_digest(directory: Path, limits: BundleLimits = LIMITS) -> str:
@@ -134,7 +177,11 @@ def _parse_manifest(encoded: bytes) -> Manifest:
 
 def read_files(directory: Path, manifest: Manifest, limits: BundleLimits) -> dict[str, bytes]:
     """Every file of the bundle by name, as the manifest promises it; raises `BundleDamaged`."""
-    wanted = {GOLDEN} | ({RANKER} if manifest.kind == "boosted" else set())
+    scorers = [
+        scorer_file(manifest.kind),
+        *(scorer_file(head.scorer, head.kind) for head in manifest.heads),
+    ]
+    wanted = {GOLDEN, *(name for name in scorers if name)}
     if absent := sorted(wanted - manifest.files.keys()):
         raise BundleDamaged(f"{MANIFEST} does not name {', '.join(absent)}; {CURE}")
     if foreign := sorted(manifest.files.keys() - wanted - {FACTORS}):

@@ -19,8 +19,10 @@ import numpy.typing as npt
 from ranking.errors import InvalidMetricInput
 
 __all__ = [
+    "RELATION",
     "Agreement",
     "Interval",
+    "Reliability",
     "agreement",
     "average_precision",
     "bootstrap_interval",
@@ -33,10 +35,18 @@ __all__ = [
     "paired_difference",
     "recall_at_k",
     "reciprocal_rank",
+    "reliability",
 ]
 
 Floats = npt.NDArray[np.float64]
 Numbers = Sequence[float] | npt.NDArray[np.generic]
+
+RELATION: Final = {
+    "better": "better than",
+    "level": "not distinguishable from",
+    "worse": "worse than",
+}
+"""How a sentence puts the verdict of an interval."""
 
 _BLOCK: Final = 1_000_000
 """Draws held at once while bootstrapping: 8 MB."""
@@ -146,6 +156,54 @@ def gini(shown_counts: Numbers) -> float:
         return float("nan")
     weights = 2 * np.arange(1, size + 1) - size - 1
     return float((weights @ counts) / (size * total))
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far predicted probabilities are those that came true, in bins of equally many rows.
+
+    Of each bin, float64[bins]: the mean `predicted` probability, the `observed` share, and the
+    `share` of all rows that lie in it.
+    """
+
+    predicted: Floats
+    observed: Floats
+    share: Floats
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error (ECE; Naeini et al., 2015), 0 to 1; NaN without rows."""
+        if not len(self.share):
+            return float("nan")
+        return float(self.share @ np.abs(self.predicted - self.observed))
+
+
+def reliability(probabilities: Numbers, outcomes: Numbers, bins: int = 10) -> Reliability:
+    """Predicted probabilities beside what came true (0 or 1), in order of probability.
+
+    Bins hold equally many rows rather than equal parts of 0 to 1: engagement is rare, and nearly
+    all rows would lie in the first.
+
+    >>> two = reliability([0.1, 0.1, 0.6, 0.6], [0, 0, 1, 0], bins=2)
+    >>> two.observed.tolist(), round(two.error, 4)
+    ([0.0, 0.5], 0.1)
+    """
+    predicted = np.asarray(probabilities, dtype=np.float64)
+    observed = np.asarray(outcomes, dtype=np.float64)
+    if predicted.shape != observed.shape or bins < 1:
+        raise InvalidMetricInput(
+            f"{len(predicted)} probabilities, {len(observed)} outcomes, {bins} bins: give one "
+            "outcome each, and 1 bin at least"
+        )
+    if not (np.isin(observed, (0, 1)).all() and ((predicted >= 0) & (predicted <= 1)).all()):
+        raise InvalidMetricInput("a probability lies from 0 to 1, and an outcome is 0 or 1")
+    order = np.argsort(predicted, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return Reliability(
+        np.array([predicted[part].mean() for part in parts]),
+        np.array([observed[part].mean() for part in parts]),
+        np.array([len(part) / len(predicted) for part in parts]),
+    )
 
 
 def mean_defined(values: Numbers) -> float:

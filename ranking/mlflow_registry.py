@@ -1,9 +1,10 @@
-"""The model registry on MLflow with SQLite, without a server. The only importer of mlflow (3 s).
+"""The model registry on MLflow, without a server. The only importer of mlflow (3 s).
 
 Each tenant has an experiment and a registered model named `<tenant>.ranker`. A published version is
-a run with the bundle as plain files, its metrics and notes, and a model version that points at
-them; the version's tag `headwater.version` holds the same record as a directory registry does.
-Nothing is pickled, and no "flavor" of MLflow is involved: a bundle loads without MLflow.
+a run with the bundle and its documents as plain files, its metrics and notes, and a model version
+that points at them; the version's tag `headwater.version` holds the same record as a directory
+registry does. Nothing is pickled, and no "flavor" of MLflow is involved: a bundle loads without
+MLflow.
 """
 
 import logging
@@ -11,19 +12,24 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from feeds.model import TenantId, check_tenant_id
+from ranking.artifacts import fetch_files, put_files, read_files_of
+from ranking.documents import DOCUMENT_BYTES_MAX, check_documents
 from ranking.errors import ModelNotFound, RegistryUnavailable
-from ranking.files import copy_files, locked, whole_directory
+from ranking.files import whole_directory
 from ranking.registry import (
+    POLICIES,
     Alias,
     ModelVersion,
+    Policy,
     check_fetched,
     check_published,
     known_aliases,
@@ -32,6 +38,7 @@ from ranking.registry import (
     shadowed,
     wall_clock_us,
 )
+from ranking.registry_database import Database, open_database
 
 # MLflow looks at this when it is imported: without it, a thread sends usage data to its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -41,44 +48,49 @@ from mlflow.tracking import MlflowClient
 
 __all__ = ["MlflowRegistry"]
 
-_SCHEME: Final = "sqlite:///"
 _SUFFIX: Final = ".ranker"
 _TAG: Final = "headwater.version"
+_POLICY: Final = "headwater.policy"
 _BUNDLE: Final = "bundle"
+_DOCUMENTS: Final = "documents"
+_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
 _PAGE: Final = 100
 _ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _METRIC_NAME: Final = re.compile(r"[^\w./: -]")
 
 
 class MlflowRegistry:
-    """A registry in an SQLite file, `sqlite:///FILE`, with the bundles in `artifacts` beside it.
+    """A registry in a database, with the files at an address of fsspec; `open_database` has both.
 
-    MLflow cannot compare and set an alias: a lock file, `FILE.lock`, lets writers take turns. Who
+    MLflow cannot compare and set an alias: writers take turns by a lock of the database. Who
     moves aliases in MLflow's own interface at the same moment may be overwritten.
     """
 
-    def __init__(self, tracking_uri: str, clock: Callable[[], int] = wall_clock_us) -> None:
-        if not tracking_uri.startswith(_SCHEME):
-            raise RegistryUnavailable(
-                f"{tracking_uri!r} is not an MLflow store of ours: write sqlite:///FILE"
-            )
-        self._file = Path(tracking_uri.removeprefix(_SCHEME)).absolute()
+    def __init__(self, address: str, clock: Callable[[], int] = wall_clock_us) -> None:
+        self._database = open_database(address)
         self._clock = clock
-        uri = f"{_SCHEME}{self._file}"
-        with _reached(self._file), self._locked(), _quiet():  # one process alone makes the tables
-            self._client = MlflowClient(uri, uri)
-            self._client.search_registered_models(max_results=1)
+        with self._reached():
+            self._database.reach()  # MLflow itself would try again for minutes
+            with self._database.locked(), _quiet():  # one process alone makes the tables
+                self._client = MlflowClient(self._database.uri, self._database.uri)
+                self._client.search_registered_models(max_results=1)
 
     def tenants(self) -> list[TenantId]:
         """The tenants with a published version, in order of their names."""
-        with _reached(self._file):
+        with self._reached():
             models = list(_pages(self._client.search_registered_models))
         names = [model.name for model in models if model.latest_versions]
         return sorted(TenantId(name.removesuffix(_SUFFIX)) for name in names if _is_ours(name))
 
-    def publish(self, tenant: TenantId, bundle: Path, notes: str = "") -> ModelVersion:
-        """See `ModelRegistry.publish`; the run holds metrics and notes besides the bundle."""
-        published = check_published(tenant, bundle, notes)
+    def publish(
+        self,
+        tenant: TenantId,
+        bundle: Path,
+        notes: str = "",
+        documents: Mapping[str, bytes] = _NONE,
+    ) -> ModelVersion:
+        """See `ModelRegistry.publish`; the run holds metrics and notes besides the files."""
+        published = check_published(tenant, bundle, notes, documents)
         record = ModelVersion(
             tenant=tenant,
             version=0,  # MLflow gives it
@@ -88,8 +100,8 @@ class MlflowRegistry:
             notes=notes,
             metrics=dict(published.metrics),
         )
-        with _reached(self._file), self._locked():
-            run = self._log_run(record, bundle)
+        with self._reached(), self._database.locked():
+            run = self._log_run(record, bundle, documents)
             self._create_model(tenant)
             created = self._client.create_model_version(
                 _model(tenant),
@@ -100,17 +112,49 @@ class MlflowRegistry:
             )
         return msgspec.structs.replace(record, version=int(created.version))
 
+    def documents(self, version: ModelVersion) -> dict[str, bytes]:
+        """See `ModelRegistry.documents`."""
+        address = self._address(self._run_of(version), _DOCUMENTS)
+        with self._reached():
+            return read_files_of(address, DOCUMENT_BYTES_MAX)
+
+    def attach(self, version: ModelVersion, documents: Mapping[str, bytes]) -> None:
+        """See `ModelRegistry.attach`."""
+        run = self._run_of(version)
+        with self._reached(), self._database.locked():
+            address = self._address(run, _DOCUMENTS)
+            check_documents({**read_files_of(address, DOCUMENT_BYTES_MAX), **documents})
+            put_files(address, documents)
+
+    def policy(self, tenant: TenantId) -> Policy:
+        """See `ModelRegistry.policy`."""
+        with self._reached():
+            try:
+                tags = self._client.get_registered_model(_model(tenant)).tags
+            except MlflowException as error:
+                if error.error_code in _ABSENT:
+                    return "by_hand"
+                raise
+        found = tags.get(_POLICY)
+        return next((policy for policy in POLICIES if policy == found), "by_hand")
+
+    def set_policy(self, tenant: TenantId, policy: Policy) -> None:
+        """See `ModelRegistry.set_policy`."""
+        with self._reached(), self._database.locked():
+            self._create_model(tenant)
+            self._client.set_registered_model_tag(_model(tenant), _POLICY, policy)
+
     def versions(self, tenant: TenantId) -> list[ModelVersion]:
         """See `ModelRegistry.versions`; those that other tools registered are left out."""
         wanted = f"name='{_model(tenant)}'"
-        with _reached(self._file):
+        with self._reached():
             found = list(_pages(self._client.search_model_versions, filter_string=wanted))
         ours = [_version_of(each) for each in found if _TAG in each.tags]
         return sorted(ours, key=lambda version: -version.version)
 
     def alias(self, tenant: TenantId, name: Alias) -> ModelVersion | None:
         """See `ModelRegistry.alias`; about 2 ms."""
-        with _reached(self._file):
+        with self._reached():
             try:
                 return _version_of(self._client.get_model_version_by_alias(_model(tenant), name))
             except MlflowException as error:
@@ -120,7 +164,7 @@ class MlflowRegistry:
 
     def aliases(self) -> dict[TenantId, Mapping[Alias, int] | None]:
         """See `ModelRegistry.aliases`; 0.3 ms a tenant."""
-        with _reached(self._file):
+        with self._reached():
             models = list(_pages(self._client.search_registered_models))
         return {
             TenantId(model.name.removesuffix(_SUFFIX)): known_aliases(_numbers(model.aliases))
@@ -131,14 +175,14 @@ class MlflowRegistry:
     def promote(self, tenant: TenantId, version: int, expected: int | None = None) -> ModelVersion:
         """See `ModelRegistry.promote`."""
         wanted = self._version(tenant, version)
-        with _reached(self._file), self._locked():
+        with self._reached(), self._database.locked():
             aliases = self._aliases(tenant)
             self._set_aliases(tenant, aliases, promoted(aliases, version, expected))
         return wanted
 
     def roll_back(self, tenant: TenantId) -> ModelVersion:
         """See `ModelRegistry.roll_back`."""
-        with _reached(self._file), self._locked():
+        with self._reached(), self._database.locked():
             before = self._aliases(tenant)
             after = rolled_back(before, tenant)
             self._set_aliases(tenant, before, after)
@@ -147,7 +191,7 @@ class MlflowRegistry:
     def set_shadow(self, tenant: TenantId, version: int | None) -> ModelVersion | None:
         """See `ModelRegistry.set_shadow`."""
         wanted = None if version is None else self._version(tenant, version)
-        with _reached(self._file), self._locked():
+        with self._reached(), self._database.locked():
             before = self._aliases(tenant)
             self._set_aliases(tenant, before, shadowed(before, version))
         return wanted
@@ -155,29 +199,31 @@ class MlflowRegistry:
     def fetch(self, version: ModelVersion, directory: Path) -> Path:
         """See `ModelRegistry.fetch`."""
         run = self._run_of(version)
-        with whole_directory(directory) as draft, _reached(self._file):
-            source = Path(self._client.download_artifacts(run, _BUNDLE))  # where it lies, no copy
-            copy_files(source, draft)
+        with whole_directory(directory) as draft, self._reached():
+            fetch_files(self._address(run, _BUNDLE), draft)
             check_fetched(version, draft)
         return directory
 
     def close(self) -> None:
-        """Close the connections to SQLite."""
+        """Close the connections to the database."""
         # MLflow has no public way; a store that is used again afterwards opens new connections.
         self._client._tracking_client.store.engine.dispose()  # noqa: SLF001
         self._client._get_registry_client().store.engine.dispose()  # noqa: SLF001
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return locked(self._file.with_name(f"{self._file.name}.lock"))
+    def _address(self, run: str, files: str) -> str:
+        """Where files of a run lie."""
+        return f"{self._client.get_run(run).info.artifact_uri.rstrip('/')}/{files}"
 
-    def _log_run(self, record: ModelVersion, bundle: Path) -> str:
-        """A finished run with the bundle's files, metrics and notes; returns its id."""
+    def _log_run(self, record: ModelVersion, bundle: Path, documents: Mapping[str, bytes]) -> str:
+        """A finished run with the bundle's files, documents, metrics and notes; returns its id."""
         at_ms = record.published_us // 1_000
         tags = {"mlflow.note.content": record.notes, "headwater.digest": record.digest}
         run: str = self._client.create_run(
             self._experiment(record.tenant), start_time=at_ms, tags=tags
         ).info.run_id
-        self._client.log_artifacts(run, str(bundle), _BUNDLE)
+        bundled = {path.name: path.read_bytes() for path in sorted(bundle.iterdir())}
+        put_files(self._address(run, _BUNDLE), bundled)
+        put_files(self._address(run, _DOCUMENTS), documents)
         for name, value in record.metrics.items():
             logged = _METRIC_NAME.sub("_", name.replace("@", "_at_"))
             self._client.log_metric(run, logged, value, timestamp=at_ms)
@@ -189,8 +235,8 @@ class MlflowRegistry:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        artifacts = self._file.parent / "artifacts" / tenant
-        return str(self._client.create_experiment(name, artifact_location=artifacts.as_uri()))
+        artifacts = f"{self._database.artifacts}/{tenant}"
+        return str(self._client.create_experiment(name, artifact_location=artifacts))
 
     def _create_model(self, tenant: TenantId) -> None:
         try:
@@ -200,7 +246,7 @@ class MlflowRegistry:
                 raise
 
     def _get(self, tenant: TenantId, number: int) -> Any:  # Any: mlflow is untyped here
-        with _reached(self._file):
+        with self._reached():
             try:
                 return self._client.get_model_version(_model(tenant), str(number))
             except MlflowException as error:
@@ -223,6 +269,11 @@ class MlflowRegistry:
                 return {}
             raise
         return _numbers(aliases)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        with _translated(self._database):
+            yield
 
     def _set_aliases(
         self, tenant: TenantId, before: Mapping[str, int], after: Mapping[str, int]
@@ -271,8 +322,8 @@ def _pages(search: Callable[..., Any], **arguments: str) -> Iterator[Any]:  # An
 
 
 @contextmanager
-def _reached(file: Path) -> Iterator[None]:
-    """Translate what MLflow and SQLite raise."""
+def _translated(database: Database) -> Iterator[None]:
+    """Translate what MLflow, the database and the file system raise."""
     try:
         yield
     except FileExistsError:
@@ -280,8 +331,8 @@ def _reached(file: Path) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, msgspec.MsgspecError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RegistryUnavailable(
-            f"the MLflow registry {file} cannot be read or written ({reason}): check the file, the "
-            "disk and its rights, then try again"
+            f"the MLflow registry {database} cannot be read or written ({reason}): check the "
+            "database, the place of its files and your rights to them, then try again"
         ) from error
 
 

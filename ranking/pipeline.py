@@ -39,16 +39,17 @@ from ranking.config_options import (
 from ranking.exploration import EpsilonExplorer, Explorer, NoExplorer, ThompsonExplorer
 from ranking.features import Factors
 from ranking.filters import (
+    ENGAGED,
+    EXCLUDED,
+    HIDDEN,
+    SERVED,
     AgeFilter,
-    EngagedFilter,
-    ExcludedFilter,
+    DuplicateFilter,
     Filter,
-    HiddenFilter,
     MutedAuthorFilter,
     MutedTagFilter,
     OwnFilter,
     RemovedFilter,
-    ServedFilter,
     ShowLessFilter,
 )
 from ranking.personal_sources import (
@@ -182,13 +183,14 @@ def _given(options: SourceOptions) -> dict[str, Any]:  # Any: each field has a t
 def _filters(options: FiltersOptions) -> tuple[Filter, ...]:
     made: Mapping[str, Filter] = {
         "own": OwnFilter(),
-        "hidden": HiddenFilter(),
-        "engaged": EngagedFilter(),
+        "hidden": HIDDEN,
+        "engaged": ENGAGED,
         "muted_author": MutedAuthorFilter(),
         "muted_tag": MutedTagFilter(),
-        "excluded": ExcludedFilter(),
-        "served": ServedFilter(),
+        "excluded": EXCLUDED,
+        "served": SERVED,
         "age": AgeFilter(options.age.days_max),
+        "duplicate": DuplicateFilter(),
     }
     return tuple(made[name] for name, each in options.named().items() if each.on)
 

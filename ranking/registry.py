@@ -7,12 +7,14 @@ A tenant's versions are numbered from 1. Aliases name versions: `live` is what s
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal, Protocol
 
 import msgspec
 
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle, ModelKind
+from ranking.documents import check_documents
 from ranking.errors import (
     AliasConflict,
     BundleDamaged,
@@ -25,10 +27,12 @@ from ranking.manifest import manifest_digest
 
 __all__ = [
     "ALIASES",
+    "POLICIES",
     "Alias",
     "DirectoryRegistry",
     "ModelRegistry",
     "ModelVersion",
+    "Policy",
     "check_fetched",
     "check_published",
     "known_aliases",
@@ -44,15 +48,23 @@ Alias = Literal["live", "previous", "shadow"]
 ALIASES: Final[tuple[Alias, ...]] = ("live", "previous", "shadow")
 """All of them, the most urgent first."""
 
+Policy = Literal["by_hand", "gated"]
+
+POLICIES: Final[tuple[Policy, ...]] = ("by_hand", "gated")
+"""Who promotes a tenant's versions: a person, or whoever trained one that passed every gate."""
+
 VERSIONS_MAX: Final = 1_000_000
 """Versions of one tenant; the directory names of more would no longer sort."""
 
 NOTES_CHARS_MAX: Final = 5_000
 """Characters of a version's notes."""
 
+_MLFLOW: Final = ("mlflow+sqlite", "mlflow+postgresql")
 _ALIASES: Final = "aliases.json"
+_POLICY: Final = "policy.json"
 _VERSION: Final = "version.json"
 _BUNDLE: Final = "bundle"
+_DOCUMENTS: Final = "documents"
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +79,9 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metrics: Mapping[str, float] = {}
 
 
+_NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+
 class ModelRegistry(Protocol):
     """Versions of models by tenant. Safe for several threads and processes.
 
@@ -77,11 +92,37 @@ class ModelRegistry(Protocol):
         """The tenants with a published version, in order of their names."""
         ...
 
-    def publish(self, tenant: TenantId, bundle: Path, notes: str = "") -> ModelVersion:
+    def publish(
+        self,
+        tenant: TenantId,
+        bundle: Path,
+        notes: str = "",
+        documents: Mapping[str, bytes] = _NONE,
+    ) -> ModelVersion:
         """Load the bundle in a directory, to be sure of it, and copy it in as the next version.
 
+        `documents` by file name go with it: a version is there with all of them, or not at all.
         Raises `BundleDamaged`, or `RankingError` for a bundle of another tenant.
         """
+        ...
+
+    def documents(self, version: ModelVersion) -> dict[str, bytes]:
+        """The documents of a version by name; raises `ModelNotFound`."""
+        ...
+
+    def attach(self, version: ModelVersion, documents: Mapping[str, bytes]) -> None:
+        """Add documents to a version, or replace those of the same name.
+
+        Raises `ModelNotFound`, or `RankingError` for what is no document.
+        """
+        ...
+
+    def policy(self, tenant: TenantId) -> Policy:
+        """Who promotes the tenant's versions; `by_hand` unless it was set."""
+        ...
+
+    def set_policy(self, tenant: TenantId, policy: Policy) -> None:
+        """Decide on it, also before the tenant has a version."""
         ...
 
     def versions(self, tenant: TenantId) -> list[ModelVersion]:
@@ -132,24 +173,27 @@ class ModelRegistry(Protocol):
 
 
 def open_registry(uri: str, clock: Callable[[], int] | None = None) -> ModelRegistry:
-    """The registry at a URI: `dir:DIRECTORY`, or `mlflow+sqlite:///FILE` for MLflow on SQLite.
+    """The registry at a URI: `dir:DIRECTORY`, or MLflow on SQLite or PostgreSQL.
 
-    `clock` gives microseconds since 1970, for `published_us`; the real time unless it is given.
+    MLflow's are `mlflow+sqlite:///FILE` and `mlflow+postgresql://USER@HOST/NAME#ARTIFACTS`, as in
+    `ranking.registry_database`. `clock` gives microseconds since 1970, for `published_us`; the
+    real time unless it is given.
     """
     clock = wall_clock_us if clock is None else clock
     scheme, _, rest = uri.partition(":")
     if scheme == "dir" and rest:
         return DirectoryRegistry(Path(rest), clock)
-    if scheme == "mlflow+sqlite" and rest.startswith("///") and len(rest) > len("///"):
+    if scheme in _MLFLOW and rest.startswith("//") and len(rest) > len("///"):
         try:
             from ranking.mlflow_registry import MlflowRegistry  # noqa: PLC0415  (3 s to import)
         except ModuleNotFoundError as error:
             raise RegistryUnavailable(
-                f"the registry {uri!r} needs {error.name}: install headwater[train]"
+                f"the registry {scheme}: needs {error.name}: install headwater[train]"
             ) from error
         return MlflowRegistry(uri.removeprefix("mlflow+"), clock)
     raise RegistryUnavailable(
-        f"{uri!r} is not a model registry: write dir:DIRECTORY or mlflow+sqlite:///FILE"
+        f"{scheme!r} is not a model registry: write dir:DIRECTORY, mlflow+sqlite:///FILE, or "
+        "mlflow+postgresql://USER@HOST/NAME#ARTIFACTS"
     )
 
 
@@ -192,8 +236,11 @@ def shadowed(aliases: Mapping[str, int], version: int | None) -> dict[str, int]:
     return others if version is None else {**others, "shadow": version}
 
 
-def check_published(tenant: TenantId, directory: Path, notes: str) -> ModelBundle:
+def check_published(
+    tenant: TenantId, directory: Path, notes: str, documents: Mapping[str, bytes]
+) -> ModelBundle:
     """The bundle that is to be published; raises `BundleDamaged`, `RankingError` if foreign."""
+    check_documents(documents)
     if len(notes) > NOTES_CHARS_MAX:
         raise RankingError(
             f"the notes have {len(notes)} characters, at most {NOTES_CHARS_MAX} are kept"
@@ -234,9 +281,15 @@ class DirectoryRegistry:
         }
         return [TenantId(name) for name in sorted(homes)]
 
-    def publish(self, tenant: TenantId, bundle: Path, notes: str = "") -> ModelVersion:
+    def publish(
+        self,
+        tenant: TenantId,
+        bundle: Path,
+        notes: str = "",
+        documents: Mapping[str, bytes] = _NONE,
+    ) -> ModelVersion:
         """See `ModelRegistry.publish`."""
-        published = check_published(tenant, bundle, notes)
+        published = check_published(tenant, bundle, notes, documents)
         home = self._home(tenant)
         try:
             with locked(home / "LOCK"):
@@ -250,10 +303,52 @@ class DirectoryRegistry:
                     notes=notes,
                     metrics=dict(published.metrics),
                 )
-                self._write(version, bundle)
+                self._write(version, bundle, documents)
         except OSError as error:
             raise _unavailable(home, error) from error
         return version
+
+    def documents(self, version: ModelVersion) -> dict[str, bytes]:
+        """See `ModelRegistry.documents`."""
+        self._version(version.tenant, version.version)
+        home = self._path(version.tenant, version.version) / _DOCUMENTS
+        try:
+            return {path.name: path.read_bytes() for path in sorted(home.glob("[!.]*"))}
+        except OSError as error:
+            raise _unavailable(home, error) from error
+
+    def attach(self, version: ModelVersion, documents: Mapping[str, bytes]) -> None:
+        """See `ModelRegistry.attach`."""
+        home = self._path(version.tenant, version.version) / _DOCUMENTS
+        self._version(version.tenant, version.version)
+        try:
+            with locked(self._home(version.tenant) / "LOCK"):
+                check_documents({**self.documents(version), **documents})
+                home.mkdir(exist_ok=True)  # a release before documents published it
+                for name, content in documents.items():
+                    replace_file(home / name, content)
+        except OSError as error:
+            raise _unavailable(home, error) from error
+
+    def policy(self, tenant: TenantId) -> Policy:
+        """See `ModelRegistry.policy`."""
+        path = self._home(tenant) / _POLICY
+        try:
+            policy: Policy = msgspec.json.decode(path.read_bytes(), type=Policy)
+        except FileNotFoundError:
+            return "by_hand"
+        except (OSError, msgspec.MsgspecError) as error:
+            raise _unavailable(path, error) from error
+        return policy
+
+    def set_policy(self, tenant: TenantId, policy: Policy) -> None:
+        """See `ModelRegistry.set_policy`."""
+        home = self._home(tenant)
+        try:
+            with locked(home / "LOCK"):
+                replace_file(home / _POLICY, msgspec.json.encode(policy))
+        except OSError as error:
+            raise _unavailable(home, error) from error
 
     def versions(self, tenant: TenantId) -> list[ModelVersion]:
         """See `ModelRegistry.versions`."""
@@ -351,13 +446,16 @@ class DirectoryRegistry:
             raise _unavailable(home, error) from error
         return aliases
 
-    def _write(self, version: ModelVersion, bundle: Path) -> None:
+    def _write(self, version: ModelVersion, bundle: Path, documents: Mapping[str, bytes]) -> None:
         if version.version >= VERSIONS_MAX:
             raise RegistryUnavailable(f"tenant {version.tenant} has {VERSIONS_MAX} versions")
         with whole_directory(self._path(version.tenant, version.version)) as draft:
             (draft / _BUNDLE).mkdir()
             copy_files(bundle, draft / _BUNDLE)
             check_fetched(version, draft / _BUNDLE)
+            (draft / _DOCUMENTS).mkdir()
+            for name, content in documents.items():
+                (draft / _DOCUMENTS / name).write_bytes(content)
             (draft / _VERSION).write_bytes(msgspec.json.encode(version))
 
 

@@ -4,6 +4,7 @@ A candidate is a row number, and features are gathers and arithmetic over column
 one reducer of events, online and in training: whoever feeds it the same log has the same columns.
 """
 
+import hashlib
 import heapq
 from collections.abc import Collection, Sequence
 from itertools import repeat
@@ -51,9 +52,10 @@ class ActivityTable:
     Columns, by row (read only): `time_us` int64; `tail` uint64, the second half of the position, so
     that (time descending, tail ascending) is the order of positions; `index` int64, of the log;
     `author` int32; `author_user` int32, the author as a user; `tags` int32[n, 8]; `feeds`
-    int32[n, 8]; `length` int32, bytes; `alive` bool; `engagers` int32[n, 16], users, the latest
-    last. Numbers are those of `names`, -1 pads. `counts`, `author_counts` and `tag_counts` are by
-    row, author number and tag number. Columns have room for more rows than there are activities.
+    int32[n, 8]; `length` int32, bytes; `object` int64, a digest of what it is about; `alive` bool;
+    `engagers` int32[n, 16], users, the latest last. Numbers are those of `names`, -1 pads.
+    `counts`, `author_counts` and `tag_counts` are by row, author number and tag number. Columns
+    have room for more rows than there are activities.
 
     Bounds. When the table is full, the activity with the lowest log index leaves, and one older
     than all of a full table does not enter: what it holds does not depend on the order of loading.
@@ -64,18 +66,21 @@ class ActivityTable:
     `apply` ignores events of activities that are not in the table; who knows their author and tags
     counts those with `count_outside`, and then the counts of every name are those of the store.
     `whole` says that no activity was ever left out: while the table never was full.
+    `counts` makes the counts: who only wants to know what the table holds need not count.
     A row number is valid until the next `apply` or `load`: where one thread applies and another
     ranks, both hold one lock.
     """
 
-    def __init__(self, capacity: int = CAPACITY_DEFAULT) -> None:
+    def __init__(
+        self, capacity: int = CAPACITY_DEFAULT, counts: type[BucketCounts] = BucketCounts
+    ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}: an activity table needs room for at least 1")
         self.capacity = capacity
         self.whole = True
-        self.counts = BucketCounts()
-        self.author_counts = BucketCounts()
-        self.tag_counts = BucketCounts()
+        self.counts = counts()
+        self.author_counts = counts()
+        self.tag_counts = counts()
         self.names = Names(capacity, self.author_counts, self.tag_counts)
         self.time_us = np.zeros(0, dtype=np.int64)
         self.tail = np.zeros(0, dtype=np.uint64)
@@ -85,6 +90,7 @@ class ActivityTable:
         self.tags = np.zeros((0, TAGS_COUNTED_MAX), dtype=np.int32)
         self.feeds = np.zeros((0, FEEDS_MAX), dtype=np.int32)
         self.length = np.zeros(0, dtype=np.int32)
+        self.object = np.zeros(0, dtype=np.int64)
         self.alive = np.zeros(0, dtype=np.bool_)
         self.engagers = np.zeros((0, ENGAGERS_MAX), dtype=np.int32)
         self._row_of: dict[str, int] = {}
@@ -213,6 +219,7 @@ class ActivityTable:
         self.tail[row] = int.from_bytes(position[8:])
         self.index[row] = index
         self.length[row] = posted.length
+        self.object[row] = _digest(posted.object)
         self.author[row] = self._acquire(self.names.authors, self.author_counts, posted.actor)
         self.author_user[row] = self.names.users.acquire(user_of_actor(posted.actor))
         tags = [
@@ -337,5 +344,12 @@ class ActivityTable:
         self.tags = grown(self.tags, rows, UNKNOWN)
         self.feeds = grown(self.feeds, rows, UNKNOWN)
         self.length = grown(self.length, rows, 0)
+        self.object = grown(self.object, rows, 0)
         self.alive = grown(self.alive, rows, 0)
         self.engagers = grown(self.engagers, rows, UNKNOWN)
+
+
+def _digest(text: str) -> int:
+    """64 bits that tell texts apart, the same in every process."""
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)

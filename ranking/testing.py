@@ -53,14 +53,15 @@ def posted(
     to: Sequence[str] = (),
     tags: Sequence[str] = (),
     length: int = 100,
+    about: str | None = None,
 ) -> Posted:
-    """An activity whose id follows from its name and time."""
+    """An activity whose id follows from its name and time; its object is its name, or `about`."""
     return Posted(
         time_us=time_us,
         activity_id=activity_id(time_us, name.encode()),
         actor=actor,
         verb="post",
-        object=name,
+        object=name if about is None else about,
         feed=feed or actor,
         to=tuple(to),
         tags=tuple(tags),

@@ -5,19 +5,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import pytest
 
 from feeds.events import Event
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
+from ranking.candidates import FeedKind, Slate
+from ranking.config import RankingConfig
+from ranking.documents import DOCUMENT_BYTES_MAX, DOCUMENTS_MAX
 from ranking.errors import AliasConflict, BundleDamaged, ModelNotFound, RankingError
 from ranking.features import FeatureMatrix, FeatureSpec, build
+from ranking.pipeline import build_ranker, build_sources
 from ranking.registry import ModelRegistry, ModelVersion
 from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
+from ranking.scorers.calibration import Isotonic, Platt
 from ranking.scorers.factorization import Embeddings, FactorTable
+from ranking.scorers.linear import LinearScorer
 from ranking.scorers.recency import RecencyScorer
+from ranking.scorers.value import Head, ValueScorer
+from ranking.sources import propose
 from ranking.testing import (
     T0_US,
     Recorded,
@@ -34,8 +43,11 @@ __all__ = [
     "RegistryContract",
     "boosted_scorer",
     "community_features",
+    "community_slate",
     "factor_table",
+    "linear_scorer",
     "model_bundle",
+    "value_scorer",
 ]
 
 ACME = TenantId("acme")
@@ -59,6 +71,28 @@ def boosted_scorer(
     parameters = {"max_depth": depth, "nthread": 1, "seed": seed}
     booster = xgboost.train(parameters, matrix, num_boost_round=rounds)
     return BoostedScorer(spec, bytes(booster.save_raw("ubj")))
+
+
+def linear_scorer(spec: FeatureSpec | None = None, seed: int = 1) -> LinearScorer:
+    """A scorer with coefficients that are noise."""
+    spec = FeatureSpec() if spec is None else spec
+    coefficients, missing = np.random.default_rng(seed).normal(size=(2, len(spec.names)))
+    return LinearScorer(spec, coefficients, missing, bias=0.25)
+
+
+def value_scorer() -> ValueScorer:
+    """Heads of each kind: trees and coefficients, each calibration, columns of their own."""
+    names = ("age_h", "tag_count", "engagements_total", "user_author_rate")
+    first, last = FeatureSpec(names[:3]), FeatureSpec(names[1:])
+    heads = [
+        Head("like", boosted_scorer(first), Platt(2.0, -1.0)),
+        Head("hide", boosted_scorer(last, seed=2)),
+        Head("share", boosted_scorer(last, seed=3), Isotonic((0.45, 0.5, 0.55), (0.0, 0.2, 1.0))),
+        Head("comment", linear_scorer(last), Isotonic((-3.0, 0.0, 3.0), (0.0, 0.3, 0.4))),
+        Head("click", linear_scorer(first, seed=2)),
+    ]
+    weights = {"like": 1.0, "hide": -20.0, "share": 2.5, "comment": 2.0, "report": 3.0}
+    return ValueScorer(heads, weights)
 
 
 def factor_table(
@@ -112,6 +146,26 @@ def community_features(
         follows=follows("user:ann", "user:carl"),
     )
     return build(spec, asked, all_candidates(table), table, factors)
+
+
+def community_slate(events: Sequence[Event], bundle: ModelBundle, kind: FeedKind) -> Slate:
+    """What `me` of the community is shown of one feed, by the default config.
+
+    The golden slates of past releases were made so: it stays as it is.
+    """
+    table = table_of(events)
+    asked = query(
+        COMMUNITY_NOW_US,
+        kind=kind,
+        limit=25,
+        seed=20_200,
+        record=Recorded.of(events).users["me"],
+        follows=follows("user:ann", "user:carl"),
+    )
+    config, factors = RankingConfig.default(), bundle.factors()
+    candidates = propose(build_sources(config, kind, factors), asked, table)
+    ranker = build_ranker(config, kind, bundle.scorer(), factors=factors)
+    return ranker.rank(asked, candidates, table)
 
 
 class RegistryContract:
@@ -282,6 +336,61 @@ class RegistryContract:
         with pytest.raises(ModelNotFound):
             registry.fetch(gone, tmp_path / "fetched")
         assert not (tmp_path / "fetched").exists()
+
+    def test_documents_travel_with_their_version(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """Also those that are attached later; of one name the last counts."""
+        documents = {"report.json": b"{}", "MODEL_CARD.md": b"# \xc3\xa4"}
+        bundle = model_bundle().save(tmp_path / "bundle")
+        version = registry.publish(ACME, bundle, documents=documents)
+        assert registry.documents(version) == documents
+        bare = registry.publish(ACME, bundle)
+        assert registry.documents(bare) == {}
+        registry.attach(bare, {"gates.json": b"1"})
+        registry.attach(bare, {"gates.json": b"2", "drift.json": b"3"})
+        assert registry.documents(bare) == {"gates.json": b"2", "drift.json": b"3"}
+        assert registry.documents(version) == documents
+        assert {path.name for path in registry.fetch(bare, tmp_path / "fetched").iterdir()} == {
+            "manifest.json",
+            "golden.npz",
+        }
+
+    def test_what_is_no_document_is_neither_published_nor_attached(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """A name is a file's name, and nothing grows without a limit."""
+        bundle = model_bundle().save(tmp_path / "bundle")
+        with pytest.raises(RankingError, match=r"'\.\./x' is no name"):
+            registry.publish(ACME, bundle, documents={"../x": b""})
+        assert registry.versions(ACME) == []
+        version = registry.publish(ACME, bundle)
+        with pytest.raises(RankingError, match="is no name"):
+            registry.attach(version, {".hidden": b""})
+        with pytest.raises(RankingError, match=r"large has \d+ bytes"):
+            registry.attach(version, {"large": bytes(DOCUMENT_BYTES_MAX + 1)})
+        registry.attach(version, {f"d{number}": b"" for number in range(DOCUMENTS_MAX)})
+        with pytest.raises(RankingError, match=f"at most {DOCUMENTS_MAX} documents"):
+            registry.attach(version, {"one-more": b""})
+        gone = msgspec.structs.replace(version, version=9)
+        for look in (registry.documents, lambda of: registry.attach(of, {"a": b""})):
+            with pytest.raises(ModelNotFound, match="no version 9"):
+                look(gone)
+
+    def test_policy_is_by_hand_until_it_is_set(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """Of one tenant alone, with or without a version, and for whoever opens it next."""
+        assert registry.policy(ACME) == "by_hand"
+        registry.set_policy(ACME, "gated")
+        self._publish(registry, tmp_path)
+        again = self.open_registry(tmp_path / "registry", lambda: T0_US)
+        assert again.policy(ACME) == "gated"
+        assert again.policy(TenantId("other")) == "by_hand"
+        assert again.tenants() == [ACME]
+        again.set_policy(ACME, "by_hand")
+        again.close()
+        assert registry.policy(ACME) == "by_hand"
 
     def test_damaged_or_foreign_bundle_is_not_published(
         self, registry: ModelRegistry, tmp_path: Path

@@ -1,12 +1,13 @@
 """Keep a small model of this release for those to come: `scripts/keep_bundle.py DIRECTORY`.
 
-Made once a release, for `tests/upgrade`: `events.json`, what a small community did, and `bundle/`,
-a model whose golden slate is the features of its activities. Every later release must compute the
-same features and scores, bit for bit, or raise FEATURES_VERSION.
+Made once a release, for `tests/upgrade`: `events.json`, what a small community did, `bundle/`, a
+model whose golden slate is the features of its activities, `heads/`, one with a head for each kind
+of engagement, and `slates.json`, what both show by the default config. Every later release must
+compute the same features, scores and slates, bit for bit, or raise FEATURES_VERSION.
 """
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, get_args
 
 import msgspec
 import numpy as np
@@ -16,11 +17,18 @@ import xgboost
 from feeds.events import ENGAGEMENT_KINDS, Event, Posted
 from feeds.model import TenantId, position_of
 from ranking.bundle import ModelBundle
+from ranking.candidates import FeedKind
 from ranking.features import FeatureMatrix, FeatureSpec
+from ranking.scorers.base import Scorer
 from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.testing import T0_US, engaged, posted, shown
-from ranking.testing_models import COMMUNITY_NOW_US, community_features
+from ranking.testing_models import (
+    COMMUNITY_NOW_US,
+    community_features,
+    community_slate,
+    value_scorer,
+)
 
 Name = TypeVar("Name", str, bytes)
 
@@ -43,16 +51,39 @@ def main(directory: Annotated[Path, typer.Argument(help="A new directory.")]) ->
     (directory / "events.json").write_bytes(msgspec.json.encode(events) + b"\n")
     table = factors(events)
     features = community_features(events, FeatureSpec(), table)
-    scorer = trained(features)
-    ModelBundle(
+    heads = value_scorer()
+    bundles = {
+        "bundle": bundled(trained(features), features, table),
+        "heads": bundled(heads, community_features(events, heads.spec, table), None),
+    }
+    for name, bundle in bundles.items():
+        bundle.save(directory / name)
+    shown = {name: slates(events, bundle) for name, bundle in bundles.items()}
+    (directory / "slates.json").write_bytes(msgspec.json.encode(shown) + b"\n")
+
+
+def bundled(scorer: Scorer, golden: FeatureMatrix, factors: FactorTable | None) -> ModelBundle:
+    """A model of the community."""
+    return ModelBundle(
         TenantId("acme"),
         scorer,
-        features,
-        factors=table,
+        golden,
+        factors=factors,
         trained_us=COMMUNITY_NOW_US,
         training_fingerprint="a small community",
         metrics={"ndcg_at_10": 0.5},
-    ).save(directory / "bundle")
+    )
+
+
+def slates(events: list[Event], bundle: ModelBundle) -> dict[str, list[tuple[str, float, float]]]:
+    """Activity, score and propensity of each place, by feed."""
+    return {
+        kind: [
+            (place.activity_id, place.score, place.propensity)
+            for place in community_slate(events, bundle, kind).ranked
+        ]
+        for kind in get_args(FeedKind)
+    }
 
 
 def community() -> list[Event]:

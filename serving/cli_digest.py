@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from feeds.model import TenantId
     from feeds.reader import StoreReader
     from ranking.config import RankingConfig
     from serving.digest_export import Format
@@ -30,7 +31,9 @@ def command(
     limit: Annotated[int, typer.Option("--limit", help="Activities of a user, 1 to 100.")] = 10,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="A ranking config as JSON, instead of the service's."),
+        typer.Option(
+            "--config", help="A ranking config as JSON, instead of the tenant's active one."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -75,7 +78,7 @@ def command(
         with run.begun(clock_us()) as begun:
             as_of_us = begun.as_of_us
             ranking = digest_config(
-                _config(config, settings), check_since(since_us, as_of_us), as_of_us
+                _config(config, settings, store, name), check_since(since_us, as_of_us), as_of_us
             )
             table = load_table(store, name, settings.table_capacity)
             maker = DigestMaker(
@@ -105,14 +108,17 @@ def command(
         )
 
 
-def _config(path: Path | None, settings: "Settings") -> "RankingConfig":
-    """The ranking config of a file, or of the service."""
+def _config(
+    path: Path | None, settings: "Settings", store: "StoreReader", tenant: "TenantId"
+) -> "RankingConfig":
+    """The ranking config of a file, or the tenant's active one."""
     from feeds.errors import InvalidInput  # noqa: PLC0415 - as above
     from ranking.config import RankingConfig  # noqa: PLC0415
-    from serving.configs import service_config  # noqa: PLC0415
+    from serving.configs import ActiveVersion, active_version, service_config  # noqa: PLC0415
 
     if path is None:
-        return service_config(settings)
+        default = ActiveVersion(0, service_config(settings))
+        return active_version(store, tenant, default).config
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -27,8 +27,9 @@ from serving.reader import FeedReader, LiveModels
 from serving.served import Served, ServedMemory
 from serving.served_requests import RecentRequests
 from serving.settings import Settings
-from serving.shadows import ShadowConfig, ShadowSlates, ShadowTrials
-from serving.slate_log.config import config_of, rules_of
+from serving.shadows import ShadowConfig, ShadowTrials
+from serving.slate_log.config import config_of, rules_of, shares_of
+from serving.slate_log.requests import LoggedRequests
 from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
 from serving.tenant_metrics import TenantMetrics
@@ -89,6 +90,7 @@ class Services:
     clock_us: Callable[[], int]
     shadows: ShadowTrials
     slate_log: SlateLog
+    shadow_log: SlateLog
     tenant_metrics: TenantMetrics
     tracing: Tracing
     slate_lookups: asyncio.Semaphore = field(
@@ -98,6 +100,7 @@ class Services:
     async def start(self) -> None:
         """Load tables and models, follow what changes, and begin to log slates."""
         self.slate_log.start()
+        self.shadow_log.start()
         self.departures.start()
         await self.models.start()
         await self.shadows.start()
@@ -110,7 +113,8 @@ class Services:
         self.departures.stop()
         await self.shadows.stop()
         await self.models.stop()
-        await asyncio.to_thread(self.slate_log.stop)
+        for log in (self.slate_log, self.shadow_log):
+            await asyncio.to_thread(log.stop)
         self.engine.close()
         self.reader.slates.close()
         self.reader.served.close()
@@ -173,7 +177,6 @@ def compose(
     models: FollowedModels | None = None,
     slates: Slates | None = None,
     clock_us: Callable[[], int] | None = None,
-    shadow_slates: ShadowSlates | None = None,
     served: Served | None = None,
     worker: int | None = None,
     tracing: Tracing | None = None,
@@ -181,8 +184,7 @@ def compose(
     """The services on the settings' data directory, or beside the engine node that they name.
 
     `models` in place of the loader's; `slates` and `served` where processes share them, and
-    `clock_us` one clock; `shadow_slates` is told what models on trial would have shown; `worker` is
-    the number of this one; `tracing` in place of the settings'.
+    `clock_us` one clock; `worker` is the number of this one; `tracing` in place of the settings'.
 
     Raises a `StorageError` where the directory is in use, damaged or of another format, or the node
     does not answer; `NoLeader` or `StaleRead` where its cluster does not; `SettingsInvalid` where
@@ -223,15 +225,21 @@ def compose(
         served = ServedMemory(
             time.monotonic, settings.served_max, settings.served_users_max, settings.served_ttl_s
         )
-    shadows = ShadowTrials(metrics, shadow_slates, _shadow_limits(settings))
-    slate_log = SlateLog(
-        settings.slate_log_path,
-        config_of(settings),
-        rules_of(settings),
-        metrics,
-        clock_us,
-        slot=worker or 0,
+    slate_log, shadow_log = (
+        SlateLog(
+            path,
+            config_of(settings),
+            rules_of(settings),
+            metrics,
+            clock_us,
+            slot=worker or 0,
+            shares=shares_of(configs),
+        )
+        for path in (settings.slate_log_path, settings.shadow_log_path)
     )
+    shadows = ShadowTrials(metrics, shadow_log, _shadow_limits(settings))
+    tenant_metrics = _tenant_metrics(settings, worker)
+    last = LoggedRequests(settings.slate_log_path, recent, settings.preview_log_bytes)
     reader = FeedReader(
         engine,
         tables,
@@ -257,19 +265,21 @@ def compose(
         models=models,
         reader=reader,
         configs=configs,
-        previews=Previews(reader, recent, configs, settings.preview_places_max),
+        previews=Previews(reader, last, configs, settings.preview_places_max),
         reads=reads,
         metrics=metrics,
         departures=Departures(
             engine,
             settings.models_path,
             settings.slate_log_path,
-            (models, slates, recent, served, shadows, slate_log),
+            (models, slates, recent, served, shadows, slate_log, shadow_log, tenant_metrics),
+            tenant_metrics.tenants,
         ),
         clock_us=clock_us,
         shadows=shadows,
         slate_log=slate_log,
-        tenant_metrics=_tenant_metrics(settings, worker),
+        shadow_log=shadow_log,
+        tenant_metrics=tenant_metrics,
         tracing=tracing,
     )
 

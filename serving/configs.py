@@ -18,6 +18,7 @@ import structlog
 from feeds.engine import FeedEngine
 from feeds.events import Event
 from feeds.model import TenantId
+from feeds.reader import StoreReader
 from ranking.config import RankingConfig
 from ranking.config_options import ExplorationOptions
 from ranking.errors import InvalidRankingConfig
@@ -27,6 +28,7 @@ __all__ = [
     "ActiveVersion",
     "HeldConfigs",
     "RankingConfigs",
+    "active_version",
     "read_config",
     "service_config",
     "write_config",
@@ -89,19 +91,18 @@ class HeldConfigs:
                     self._held.popitem(last=False)
         return found
 
+    def version(self, tenant: TenantId, version: int) -> RankingConfig:
+        """One that is kept, 0 for the default; read from the store, from any thread.
+
+        Raises `NotFound` where it is not kept, `InvalidRankingConfig` where this release cannot
+        read it.
+        """
+        if version == self.default.version:
+            return self.default.config
+        return read_config(self._engine.ranking_config(tenant, version))
+
     def _read(self, tenant: TenantId) -> ActiveVersion:
-        version, document = self._engine.active_ranking_config(tenant)
-        if document is None:
-            return self.default
-        try:
-            return ActiveVersion(version, read_config(document))
-        except InvalidRankingConfig as error:
-            _log.error("ranking_config_unread", tenant=tenant, version=version, why=str(error))
-            problem = (
-                f"version {version} is active and cannot be read by this release, so the default "
-                f"ranks: {error}"
-            )
-            return ActiveVersion(0, self.default.config, problem)
+        return active_version(self._engine, tenant, self.default)
 
     def _listen(self, tenant: TenantId, index: int, events: Sequence[Event]) -> None:
         """Called by the thread that applies commands, after each."""
@@ -116,6 +117,22 @@ class HeldConfigs:
         with self._lock:
             self._changes += 1
             self._held.clear()
+
+
+def active_version(store: StoreReader, tenant: TenantId, default: ActiveVersion) -> ActiveVersion:
+    """What ranks a tenant's feeds; the default where nothing was activated, or is not read."""
+    version, document = store.active_ranking_config(tenant)
+    if document is None:
+        return default
+    try:
+        return ActiveVersion(version, read_config(document))
+    except InvalidRankingConfig as error:
+        _log.error("ranking_config_unread", tenant=tenant, version=version, why=str(error))
+        problem = (
+            f"version {version} is active and cannot be read by this release, so the default "
+            f"ranks: {error}"
+        )
+        return ActiveVersion(default.version, default.config, problem)
 
 
 def read_config(document: bytes) -> RankingConfig:

@@ -1,4 +1,4 @@
-"""What a service lets go of where a tenant is deleted: slates, what was served, logs, models.
+"""What a service lets go of where a tenant is deleted: slates, logs, metrics, models, and so on.
 
 Tables, follows, configs, keys and quotas listen for themselves. Here is the rest, which is touched
 on the event loop alone. A model that the loader handed over for the old tenant must not rank the
@@ -8,7 +8,7 @@ one's.
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -44,12 +44,19 @@ class Departures:
     """
 
     def __init__(
-        self, engine: FeedEngine, models: Path, slate_log: Path, holders: Sequence[Forgetful]
+        self,
+        engine: FeedEngine,
+        models: Path,
+        slate_log: Path,
+        holders: Sequence[Forgetful],
+        remembered: Callable[[], Iterable[TenantId]] = tuple,
     ) -> None:
+        """`remembered` are those of whom a holder knows from before this process began."""
         self._engine = engine
         self._models = models
         self._slate_log = slate_log
         self._holders = tuple(holders)
+        self._remembered = remembered
         self._known: dict[TenantId, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         engine.subscribe(self._listen, self._missed)
@@ -91,10 +98,14 @@ class Departures:
             self._forget(tenant)
 
     def _sweep(self) -> None:
-        """Forget all that were known, or left files here, and are no more."""
+        """Forget all that were known, are remembered or left files here, and are no more."""
         there = {tenant: self._created(tenant) for tenant in self._engine.tenants()}
         gone = [tenant for tenant, created in self._known.items() if there.get(tenant) != created]
-        left = {*_tenants_in(self._models), *_tenants_in(self._slate_log)}
+        left = {
+            *self._remembered(),
+            *_tenants_in(self._models),
+            *_tenants_in(self._slate_log),
+        }
         self._known = there
         for tenant in sorted({*gone, *(left - there.keys())}):
             self._forget(tenant)

@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m serving.loader", description=main.__doc__)
-    parser.add_argument("--registry", required=True, help="mlflow+sqlite:///FILE or dir:DIRECTORY")
+    parser.add_argument("--registry", required=True, help="as `headwater serve`'s")
     parser.add_argument("--out", required=True, type=Path, help="directory to hand models over in")
     parser.add_argument(
         "--tenants",

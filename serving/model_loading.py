@@ -21,7 +21,7 @@ from ranking.registry import Alias
 from ranking.scorers.base import Scorer
 from ranking.scorers.factorization import FactorTable
 from serving.handover import Handed, handed_file, problem_file, read_handed, read_problem
-from serving.settings import model_memory_bytes
+from serving.settings_models import model_memory_bytes
 
 __all__ = [
     "NO_FILE",

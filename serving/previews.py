@@ -127,7 +127,7 @@ class Previews:
         try:
             active = self._configs.of(tenant)
             slates, news = [], []
-            for request in self._requests.last(tenant, count):
+            for request in await self._requests.last(tenant, count):
                 old = await self._ranked(tenant, request, active.config)
                 new = await self._ranked(tenant, request, config)
                 slates.append(self._beside(request, old, new))
@@ -145,7 +145,7 @@ class Previews:
         Ends at the first request of which something is left, which is the first one, mostly.
         """
         news, had = [], False
-        for request in self._requests.last(tenant, count):
+        for request in await self._requests.last(tenant, count):
             new = await self._ranked(tenant, request, config)
             if new.ranked:
                 return

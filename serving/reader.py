@@ -469,7 +469,7 @@ class FeedReader:
                 still = replace(still, rows=rows[rows >= 0])
                 return _ranker(config, query, model).rank(query, still, table)
 
-            self.shadows.offer(live, model, again)
+            self.shadows.offer(query, live, model, again)
 
 
 def _ranker(config: RankingConfig, query: Query, model: LiveModel | None) -> Ranker:

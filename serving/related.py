@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter_ns
 from typing import Final
 
 import orjson
@@ -11,6 +12,7 @@ from feeds.model import ActivityId, Follow, TenantId, UserId, position_of
 from ranking.candidates import RankedActivity, Slate
 from ranking.related import RELATIONS, RelatedSource, Seed, related
 from ranking.vectors import Vectors
+from serving.current_request import note_step
 from serving.cursors import PinnedSlate
 from serving.pages import RankedPages
 from serving.reader import FeedReader
@@ -64,7 +66,9 @@ class RelatedReader:
         self, tenant: TenantId, seed: Seed, vectors: Vectors | None, limit: int
     ) -> Slate:
         table = await self.reader.table(tenant)
+        began_ns = perf_counter_ns()
         found = related(seed, table, vectors)
+        note_step("related", began_ns, {"related": (perf_counter_ns() - began_ns) // 1_000})
         ids: Sequence[ActivityId] = table.ids(found.rows[:limit])
         places = zip(ids, found.strengths.tolist(), found.relations, strict=False)
         return Slate(

@@ -18,7 +18,7 @@ from ranking.candidates import Candidates, Explanation, Query, Scoring, Slate
 from ranking.config import RankingConfig
 from ranking.exploration import Shown
 from ranking.features import FeatureMatrix
-from ranking.filters import ServedFilter
+from ranking.filters import SERVED
 from ranking.table import ActivityTable
 
 __all__ = ["Served", "ServedMemory", "followed_by", "repeats", "ring_after", "ring_positions"]
@@ -106,7 +106,7 @@ def repeats(
     """The candidates that were left out because they were served; None where there are none."""
     if not query.served or not config.feed(query.kind).filters.served.on:
         return None
-    matches = ServedFilter().matches(query, candidates, table)
+    matches = SERVED.matches(query, candidates, table)
     return candidates.take(np.flatnonzero(matches)) if matches.any() else None
 
 
@@ -152,7 +152,7 @@ def _joined(first: Scoring | None, again: Scoring | None) -> Scoring | None:
     return Scoring(
         kept=kept,
         removed=[
-            *(each for each in first.removed if each.filter != ServedFilter().name),
+            *(each for each in first.removed if each.filter != SERVED.name),
             *again.removed,
         ],
         spec=first.spec,

@@ -1,30 +1,39 @@
 """The ranked reads that a tenant's users made last: what a preview ranks again."""
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from feeds.model import TenantId, UserId
 from ranking.candidates import FeedKind
 
-__all__ = ["RecentRequests", "ServedRequest", "ServedRequests"]
+__all__ = ["RecentRequests", "ServedRequest", "ServedRequests", "newest"]
 
 
 class ServedRequest(NamedTuple):
-    """A ranked read: who asked for what and when, and the seed of its chances."""
+    """A ranked read: who asked for what and when, the seed of its chances, and its slate's id."""
 
     user: UserId
     kind: FeedKind
     time_us: int
     seed: int
+    slate_id: str | None = None
 
 
 class ServedRequests(Protocol):
     """Where the last ranked reads of a tenant are known."""
 
-    def last(self, tenant: TenantId, count: int) -> Sequence[ServedRequest]:
+    async def last(self, tenant: TenantId, count: int) -> Sequence[ServedRequest]:
         """The newest requests, the newest first, at most `count` and one for each user and kind."""
         ...
+
+
+def newest(requests: Iterable[ServedRequest]) -> list[ServedRequest]:
+    """The newest request of each user and kind, the newest first."""
+    found: dict[tuple[UserId, FeedKind], ServedRequest] = {}
+    for request in sorted(requests, key=lambda request: -request.time_us):
+        found.setdefault((request.user, request.kind), request)
+    return list(found.values())
 
 
 class RecentRequests:
@@ -53,8 +62,5 @@ class RecentRequests:
         self._served.pop(tenant, None)
 
     def last(self, tenant: TenantId, count: int) -> list[ServedRequest]:
-        """As `ServedRequests.last`."""
-        newest: dict[tuple[UserId, FeedKind], ServedRequest] = {}
-        for request in reversed(self._served.get(tenant, ())):
-            newest.setdefault((request.user, request.kind), request)
-        return list(newest.values())[:count]
+        """The newest, the newest first, at most `count` and one for each user and kind."""
+        return newest(self._served.get(tenant, ()))[:count]

@@ -47,7 +47,8 @@ def command(
     registry: Annotated[
         str | None,
         typer.Option(
-            help="Model registry: mlflow+sqlite:///FILE or dir:DIRECTORY.",
+            help="Model registry: mlflow+sqlite:///FILE, "
+            "mlflow+postgresql://USER@HOST/NAME#ARTIFACTS or dir:DIRECTORY.",
             show_default="MLflow on SQLite in the data directory",
         ),
     ] = None,

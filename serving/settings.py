@@ -1,46 +1,21 @@
-"""What the service can be told: every setting with its unit and its limits, read once at start.
+"""What the service can be told: every setting with its unit and its limits, read once at start."""
 
-It is long because every setting stands here, with its meaning, and nothing else.
-"""
-
-import re
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feeds.errors import InvalidTime
 from feeds.model import parse_time
+from serving.settings_models import ModelSettings
+from serving.settings_slates import SlateLogSettings, shadow_log
+from serving.settings_watching import WatchingSettings
 
-__all__ = [
-    "Settings",
-    "SettingsInvalid",
-    "TenantSlateLogSettings",
-    "load_settings",
-    "model_memory_bytes",
-]
+__all__ = ["Settings", "SettingsInvalid", "load_settings"]
 
 ENV_PREFIX: Final = "HEADWATER_"
 MIB: Final = 1024 * 1024
-DAY_S: Final = 86_400
-
-MODEL_MEMORY_FACTOR: Final = 3
-"""Bytes of memory for each byte of a model's files, at most: 1.5 to 2.9 were measured."""
-
-MODEL_MEMORY_BASE: Final = 65_536
-"""Bytes of memory that a model takes besides."""
-
-
-def model_memory_bytes(file_bytes: int) -> int:
-    """What a model counts for in `models_bytes_max`, by the bytes of its files."""
-    return MODEL_MEMORY_FACTOR * file_bytes + MODEL_MEMORY_BASE
-
-
-TOKEN_CHARACTERS_MIN: Final = 16
-"""Characters of a token that opens something, at least."""
-
-_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 
 SECRETS: Final = frozenset({"metrics_token"})
 """Settings whose value is never shown."""
@@ -54,25 +29,11 @@ class SettingsInvalid(ValueError):
         self.problems = problems
 
 
-class TenantSlateLogSettings(BaseModel):
-    """What `slate_log_tenants` may say of one tenant; what it leaves out is as for all others."""
+class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
+    """The settings of one service process, from `HEADWATER_<NAME>` or the command's options.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rate: float | None = Field(
-        None, ge=0, le=1, description="As `slate_log_rate`, for this tenant."
-    )
-    candidates: bool | None = Field(None, description="As `slate_log_candidates`, for this tenant.")
-    bytes_max: int | None = Field(
-        None, ge=MIB, le=MIB * MIB, description="As `slate_log_bytes_max`, for this tenant."
-    )
-    age_s: float | None = Field(
-        None, ge=60, le=3_650 * DAY_S, description="As `slate_log_age_s`, for this tenant."
-    )
-
-
-class Settings(BaseSettings):
-    """The settings of one service process, from `HEADWATER_<NAME>` or the command's options."""
+    Those of models, of the slate log and of what is watched stand in classes of their own.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, frozen=True, extra="ignore", validate_default=True
@@ -82,119 +43,9 @@ class Settings(BaseSettings):
         Path(".headwater/data"),
         description="Directory of the engine's log and store; one process may use it at a time.",
     )
-    registry: str = Field(
-        "",
-        description="Model registry as mlflow+sqlite:///FILE or dir:DIRECTORY; empty means "
-        "MLflow on SQLite beside the data directory.",
-    )
-    models_dir: Path | None = Field(
-        None,
-        description="Directory where the loader hands models over; unset means `models` in the "
-        "data directory.",
-    )
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(
         8000, ge=0, le=65_535, description="TCP port to listen on; 0 takes a free one."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least important log line that is written."
-    )
-    log_format: Literal["json", "text"] = Field(
-        "json", description="How a log line is written: a JSON object, or `key='value'` for people."
-    )
-    log_requests: Literal["debug", "info"] = Field(
-        "debug",
-        description="The level of the one line that each request leaves; below `log_level` it is "
-        "not written.",
-    )
-    slow_request_ms: float = Field(
-        500.0,
-        ge=1,
-        le=600_000,
-        description="Milliseconds beyond which a request is logged as a warning, with its stages.",
-    )
-    metrics_token: str = Field(
-        "",
-        repr=False,
-        max_length=200,
-        description="What an operator sends as `Authorization: Bearer` to read the tenants' "
-        "metrics at `/metrics/tenants`, 16 characters at least; empty means nobody may.",
-    )
-    metrics_tenants_max: int = Field(
-        100,
-        ge=1,
-        le=10_000,
-        description="Tenants that have metrics of their own in one process at most; the others "
-        "are counted together, as `_other`.",
-    )
-    metrics_tenant_idle_s: float = Field(
-        900.0,
-        ge=1,
-        le=604_800,
-        description="Seconds without a request after which a tenant has no metrics any more, and "
-        "another one may have its place.",
-    )
-    trace_exporter: Literal["off", "console", "otlp"] = Field(
-        "off",
-        description="Where traces of requests go: nowhere, to stderr as lines of JSON, or to a "
-        "collector by OTLP over HTTP (needs the extra `trace`).",
-    )
-    trace_endpoint: str = Field(
-        "http://127.0.0.1:4318/v1/traces",
-        pattern=r"^https?://[^\s/@]+(/\S*)?$",
-        description="URL that the `otlp` exporter posts traces to.",
-    )
-    trace_share: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="Share of the traces that begin here that is kept; the caller decides for a "
-        "request with a `traceparent`.",
-    )
-    loader: bool = Field(
-        True, description="Whether the loader process runs beside the service and follows models."
-    )
-    loader_poll_s: float = Field(
-        2.0, ge=0.05, le=3_600, description="Seconds between two looks at the model registry."
-    )
-    models_max: int = Field(
-        1_000,
-        ge=1,
-        le=100_000,
-        description="Tenants whose model is held in memory at most; who asked longest ago leaves.",
-    )
-    models_bytes_max: int = Field(
-        256 * MIB,
-        ge=1 * MIB,
-        le=64 * 1024 * MIB,
-        description="Bytes of memory of all models held by one process, each counted as three "
-        "times its files.",
-    )
-    model_bytes_max: int = Field(
-        64 * MIB,
-        ge=64 * 1024,
-        le=1024 * MIB,
-        description="Bytes of one model's files at most; a larger one is not taken up.",
-    )
-    model_load_s_max: float = Field(
-        10.0,
-        ge=0.1,
-        le=600,
-        description="Seconds that loading one model may take; a slower one is not taken up.",
-    )
-    shadow_sample: float = Field(
-        0.05,
-        ge=0,
-        le=1,
-        description="Share of a tenant's ranked reads that its model on trial ranks as well, after "
-        "the reply.",
-    )
-    shadow_time_share: float = Field(
-        0.1,
-        ge=0.001,
-        le=0.9,
-        description="Share of a process's time that models on trial may take; reads beyond it are "
-        "not tried.",
     )
     clock_start: str = Field(
         "",
@@ -295,6 +146,13 @@ class Settings(BaseSettings):
         le=1_000,
         description="Places of each slate that a preview shows side by side at most.",
     )
+    preview_log_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        le=1024 * MIB,
+        description="Bytes of a tenant's newest logged slates that a preview looks through at "
+        "most, about 1 ms a MiB; 0 looks at none.",
+    )
     candidates_max: int = Field(
         500, ge=1, le=500, description="Activities that one ranked read considers at most."
     )
@@ -385,69 +243,6 @@ class Settings(BaseSettings):
         description="Seconds for which a write beside an engine node is repeated while nobody "
         "leads or its outcome is not known.",
     )
-    slate_log_dir: Path | None = Field(
-        None,
-        description="Directory of the slate log, shared by all workers; unset means `slates` in "
-        "the data directory.",
-    )
-    slate_log_rate: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        description="Share of served slates that are logged, drawn from each slate's id; 0 logs "
-        "none.",
-    )
-    slate_log_candidates: bool = Field(
-        False,
-        description="Whether the features of all candidates are logged that the filters kept, not "
-        "only of the shown ones: five times the bytes.",
-    )
-    slate_log_bytes_max: int = Field(
-        1_024 * MIB,
-        ge=MIB,
-        le=MIB * MIB,
-        description="Bytes of one tenant's slate log at most, over all workers; the oldest leave.",
-    )
-    slate_log_age_s: float = Field(
-        30.0 * DAY_S,
-        ge=60,
-        le=3_650 * DAY_S,
-        description="Seconds after which a logged slate has left; up to an hour earlier, since "
-        "segments leave as a whole.",
-    )
-    slate_log_total_bytes_max: int = Field(
-        8 * 1_024 * MIB,
-        ge=MIB,
-        le=MIB * MIB,
-        description="Bytes of all tenants' slate logs, looked at every 30 s; the tenant that has "
-        "most loses its oldest.",
-    )
-    slate_log_tenants: dict[str, TenantSlateLogSettings] = Field(
-        {},
-        description="What differs for single tenants, as JSON by tenant: "
-        '`{"acme": {"rate": 0.1, "candidates": true}}`.',
-    )
-    slate_log_segment_bytes: int = Field(
-        8 * MIB,
-        ge=64 * 1_024,
-        le=256 * MIB,
-        description="Bytes of one segment of the slate log at most; a slate beyond it is dropped.",
-    )
-    slate_log_flush_ms: float = Field(
-        200.0,
-        ge=1,
-        le=60_000,
-        description="Milliseconds until a served slate is written; what a crash loses at most.",
-    )
-    slate_log_flush_records: int = Field(
-        64, ge=1, le=10_000, description="Waiting slates that are written without waiting longer."
-    )
-    slate_log_queue_max: int = Field(
-        256,
-        ge=1,
-        le=100_000,
-        description="Slates that wait to be written at most, about 0.1 MB each; more are dropped.",
-    )
     shutdown_s: int = Field(
         10, ge=1, le=600, description="Seconds that requests under way are given at the end."
     )
@@ -462,16 +257,6 @@ class Settings(BaseSettings):
                 raise ValueError(str(error)) from None
         return text
 
-    @field_validator("metrics_token")
-    @classmethod
-    def _check_token(cls, text: str) -> str:
-        if text and (len(text) < TOKEN_CHARACTERS_MIN or not _TOKEN.fullmatch(text)):
-            raise ValueError(
-                f"a token has {TOKEN_CHARACTERS_MIN} characters at least, letters, digits and "
-                "-._~+/= alone"
-            )
-        return text
-
     @model_validator(mode="after")
     def _check_workers(self) -> "Settings":
         if self.workers > 1 and self.engine is None:
@@ -483,31 +268,8 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_models(self) -> "Settings":
-        needed = model_memory_bytes(self.model_bytes_max)
-        if self.models_bytes_max < needed:
-            raise ValueError(
-                f"models_bytes_max is {self.models_bytes_max}, and one model of model_bytes_max "
-                f"({self.model_bytes_max}) counts for {needed} bytes: raise the one or lower the "
-                "other"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_slate_log(self) -> "Settings":
-        least = (self.workers + 1) * self.slate_log_segment_bytes
-        given = {"slate_log_bytes_max": self.slate_log_bytes_max} | {
-            f"slate_log_tenants: bytes_max of {tenant}": own.bytes_max
-            for tenant, own in self.slate_log_tenants.items()
-            if own.bytes_max is not None
-        }
-        for name, bytes_max in given.items():
-            if bytes_max < least:
-                raise ValueError(
-                    f"{name} is {bytes_max}, too few for a full segment and one that each of "
-                    f"{self.workers} workers appends to: give {least} or more, or set "
-                    "slate_log_segment_bytes lower"
-                )
+    def _check_slates(self) -> "Settings":
+        self.check_slate_log(self.workers)
         return self
 
     @property
@@ -530,6 +292,11 @@ class Settings(BaseSettings):
     def slate_log_path(self) -> Path:
         """Where served slates are logged."""
         return self.slate_log_dir or self.data_dir / "slates"
+
+    @property
+    def shadow_log_path(self) -> Path:
+        """Where slates of models on trial are logged."""
+        return shadow_log(self.slate_log_path)
 
 
 def load_settings(**given: Any) -> Settings:  # Any: checked by pydantic, field by field

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from feeds.model import TenantId
-from ranking.candidates import Slate
+from ranking.candidates import Query, Slate
 from ranking.metrics import Agreement, agreement
 from ranking.scorers.base import Scorer
 from serving.telemetry import Metrics
@@ -43,10 +43,10 @@ class ShadowModel(Protocol):
 
 
 class ShadowSlates(Protocol):
-    """Who is told what a model on trial would have shown: the slate log. Must be quick."""
+    """Who is told what models on trial would have shown: a slate log of its own. Must be quick."""
 
-    def note(self, tenant: TenantId, live: Slate, shadow: Slate) -> None:
-        """Keep the two slates of one request; both name their model's version."""
+    def note(self, query: Query, shadow: Slate) -> None:
+        """Keep the slate; it has the id of the one that was served."""
         ...
 
 
@@ -83,6 +83,7 @@ class ShadowFigures(NamedTuple):
 class _Trial:
     """A request that was answered, and how to rank its candidates again."""
 
+    query: Query
     live: Slate
     model: ShadowModel
     again: Callable[[], Slate]
@@ -154,7 +155,9 @@ class ShadowTrials:
         """Whether a request of this seed is to be ranked again; the same for the same seed."""
         return seed % SEEDS < self._config.sample * SEEDS
 
-    def offer(self, live: Slate, model: ShadowModel, again: Callable[[], Slate]) -> None:
+    def offer(
+        self, query: Query, live: Slate, model: ShadowModel, again: Callable[[], Slate]
+    ) -> None:
         """Have a request ranked again, soon or never; a microsecond.
 
         `again` ranks what the live slate was made of with the model.
@@ -162,7 +165,7 @@ class ShadowTrials:
         if len(self._queue) >= self._config.queue_max:
             self._metrics.shadow_trials.labels("dropped").inc()
             return
-        self._queue.append(_Trial(live, model, again))
+        self._queue.append(_Trial(query, live, model, again))
         self._news.set()
 
     def figures(self, tenant: TenantId) -> ShadowFigures:
@@ -204,7 +207,7 @@ class ShadowTrials:
         try:
             shadow = trial.again()
             if self._slates is not None:
-                self._slates.note(live.tenant, live, shadow)
+                self._slates.note(trial.query, shadow)
         except Exception as error:  # noqa: BLE001 - whatever a model on trial does, others go on
             tally.failures += 1
             self._metrics.shadow_trials.labels("failed").inc()

@@ -1,8 +1,9 @@
 """Whom a user could follow: friends of friends, authors of what the user likes, popular authors."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from time import perf_counter_ns
 from types import MappingProxyType
 from typing import Final
 
@@ -16,6 +17,7 @@ from ranking.extractors.base import USER_GROUP
 from ranking.interning import UNKNOWN
 from ranking.related import newest_rows
 from ranking.table import ActivityTable
+from serving.current_request import note_step
 from serving.reader import FeedReader
 
 __all__ = ["WEIGHTS", "Suggester", "Suggestion"]
@@ -86,11 +88,13 @@ class Suggester:
         follows = self.reader.follows.of(tenant, home)
         record = engine.user_record(tenant, user)
         now_us = self.reader.clock_us()
-        found = {
-            "friends_of_friends": self._friends_of_friends(tenant, follows),
-            "tag_authors": _tag_authors(record, table, now_us),
-            "popular_authors": _popular_authors(table, now_us),
-        }
+        found = _asked(
+            {
+                "friends_of_friends": lambda: self._friends_of_friends(tenant, follows),
+                "tag_authors": lambda: _tag_authors(record, table, now_us),
+                "popular_authors": lambda: _popular_authors(table, now_us),
+            }
+        )
         unwanted = {*follows, *record.dismissed, f"{USER_GROUP}:{user}"}
         unwanted |= {_feed_of(actor) for actor in record.of_authors.muted}
         return _best(found, unwanted, limit)
@@ -110,6 +114,20 @@ class Suggester:
         return {
             feed: _Found(_saturated(len(names)), _followed_by(names)) for feed, names in by.items()
         }
+
+
+def _asked(
+    algorithms: Mapping[str, Callable[[], dict[str, _Found]]],
+) -> dict[str, dict[str, _Found]]:
+    """What each algorithm finds; the request notes how long it took."""
+    began_ns = perf_counter_ns()
+    found, stages_us, last_ns = {}, {}, began_ns
+    for name, algorithm in algorithms.items():
+        found[name] = algorithm()
+        ended_ns = perf_counter_ns()
+        stages_us[name], last_ns = (ended_ns - last_ns) // 1_000, ended_ns
+    note_step("suggest", began_ns, stages_us)
+    return found
 
 
 def _tag_authors(record: UserRecord, table: ActivityTable, now_us: int) -> dict[str, _Found]:

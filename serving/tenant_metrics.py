@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from feeds.model import TenantId
 from serving.current_request import CurrentRequest
 from serving.exposition import Family, Sample, exposition
 
@@ -128,6 +129,15 @@ class TenantMetrics:
                 _add(counts, ("stage_sum", stage), time_us / 1e6)
         if request.events:
             _add(counts, ("events",), request.events)
+
+    def forget(self, tenant: TenantId) -> None:
+        """The tenant was deleted: tell of it no more, as soon as every worker has saved."""
+        if self._places.pop(tenant, None) is not None:
+            self._changed = True
+
+    def tenants(self) -> list[TenantId]:
+        """The tenants that have a place."""
+        return [TenantId(tenant) for tenant in self._places]
 
     def save(self) -> None:
         """Write this worker's file anew, if anything was counted since; half a millisecond."""

@@ -144,7 +144,7 @@ Writer = Annotated[TenantId, Depends(KeyScheme("write"))]
 """The tenant of a key that may write."""
 
 Admin = Annotated[TenantId, Depends(KeyScheme("admin"))]
-"""The tenant of a key that may manage the tenant's keys."""
+"""The tenant of a key that may manage the tenant: its keys, and how its feeds are ranked."""
 
 Operator = Annotated[TenantId, Depends(KeyScheme("operator"))]
 """Nobody: the key is an operator's, who may make, bound and delete tenants."""

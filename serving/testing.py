@@ -21,7 +21,7 @@ from feeds.config import FeedsConfig
 from feeds.credentials import format_api_key, hash_secret
 from feeds.engine import FeedEngine
 from feeds.model import TenantId
-from ranking.candidates import Slate
+from ranking.candidates import Query, Slate
 from ranking.features import Factors
 from ranking.scorers.base import Scorer
 from serving.app import create_app
@@ -30,10 +30,10 @@ from serving.http_protocol import uvicorn_config
 from serving.models import ModelCounts, ModelStatus
 from serving.reader import LiveModel
 from serving.settings import load_settings
-from serving.shadows import ShadowSlates
 from serving.tracing import Tracing
 
 __all__ = [
+    "ALL_SCOPES",
     "HeldModel",
     "HeldModels",
     "HeldShadowSlates",
@@ -45,6 +45,9 @@ __all__ = [
 ]
 
 Value = TypeVar("Value")
+
+ALL_SCOPES = ("read", "write", "admin")
+"""What a tenant's key can allow."""
 
 DEADLINE_S = 30.0
 
@@ -151,11 +154,11 @@ class HeldShadowSlates:
     """What models on trial would have shown: the memory twin of the slate log."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[TenantId, Slate, Slate]] = []
+        self.noted: list[tuple[Query, Slate]] = []
 
-    def note(self, tenant: TenantId, live: Slate, shadow: Slate) -> None:
-        """Keep the two slates."""
-        self.noted.append((tenant, live, shadow))
+    def note(self, query: Query, shadow: Slate) -> None:
+        """Keep the slate."""
+        self.noted.append((query, shadow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,6 @@ def served(
     data_dir: Path,
     feeds: FeedsConfig | None = None,
     models: FollowedModels | None = None,
-    shadow_slates: ShadowSlates | None = None,
     tracing: Tracing | None = None,
     **settings: object,
 ) -> Iterator[Served]:
@@ -181,7 +183,6 @@ def served(
         load_settings(data_dir=data_dir, port=0, **settings),
         feeds,
         models or HeldModels(),
-        shadow_slates=shadow_slates,
         tracing=tracing,
     )
     listener = socket.create_server(("127.0.0.1", 0))

@@ -9,6 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from training.building import build_training_set as build_training_set
+    from training.comparison import ComparisonReport as ComparisonReport
+    from training.config import LabelConfig as LabelConfig
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
     from training.dataset import TrainingSet as TrainingSet
@@ -16,35 +19,71 @@ if TYPE_CHECKING:
     from training.event_log import load_events as load_events
     from training.event_log import read_event_log as read_event_log
     from training.flow import TrainingResult as TrainingResult
+    from training.flow import compare_published as compare_published
     from training.flow import evaluate as evaluate
+    from training.flow import gate as gate
+    from training.flow import promote as promote
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
+    from training.gates import GateReport as GateReport
     from training.report import EvaluationReport as EvaluationReport
+    from training.set_files import StoredSet as StoredSet
+    from training.set_files import read_training_set as read_training_set
+    from training.simulation.config import SimulationConfig as SimulationConfig
+    from training.simulation.policy import Arm as Arm
+    from training.simulation.run import Simulation as Simulation
+    from training.simulation.run import simulate as simulate
 
 _HOMES = {
+    "Arm": "training.simulation.policy",
+    "ComparisonReport": "training.comparison",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
+    "GateReport": "training.gates",
+    "LabelConfig": "training.config",
+    "Simulation": "training.simulation.run",
+    "SimulationConfig": "training.simulation.config",
+    "StoredSet": "training.set_files",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
+    "build_training_set": "training.building",
+    "compare_published": "training.flow",
     "evaluate": "training.flow",
+    "gate": "training.flow",
     "load_events": "training.event_log",
     "preset": "training.config",
+    "promote": "training.flow",
     "read_event_log": "training.event_log",
+    "read_training_set": "training.set_files",
+    "simulate": "training.simulation.run",
     "train_all": "training.flow",
     "train_tenant": "training.flow",
 }
 
 __all__ = [
+    "Arm",
+    "ComparisonReport",
     "EvaluationReport",
     "EventLog",
+    "GateReport",
+    "LabelConfig",
+    "Simulation",
+    "SimulationConfig",
+    "StoredSet",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
+    "build_training_set",
+    "compare_published",
     "evaluate",
+    "gate",
     "load_events",
     "preset",
+    "promote",
     "read_event_log",
+    "read_training_set",
+    "simulate",
     "train_all",
     "train_tenant",
 ]

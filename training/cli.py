@@ -1,4 +1,4 @@
-"""The commands of training: `headwater prepare`, `train`, `evaluate`, `models`.
+"""The commands of training: `headwater prepare`, `train`, `models`; `evaluate` has its own module.
 
 Answers go to standard output, progress to standard error. Heavy libraries are imported by the
 command that runs.
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from training.cli_models import (
+    compare_versions,
+    gate_version,
     list_versions,
     promote_version,
     roll_back,
+    set_policy,
     set_shadow,
     show_version,
-    version_of,
 )
 from training.cli_options import (
     CACHE,
@@ -26,24 +28,37 @@ from training.cli_options import (
     Events,
     Json,
     Registry,
-    Tenant,
+    config_of,
     registry_uri,
 )
-from training.cli_output import print_answer, print_report, progress_bar, say, told, write_json
+from training.cli_output import (
+    print_answer,
+    print_gates,
+    print_report,
+    progress_bar,
+    say,
+    told,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from training.config import TrainingConfig
+    from training.flow import TrainingResult
 
-__all__ = ["evaluate", "models", "prepare", "train"]
+__all__ = ["models", "prepare", "train"]
 
 models = typer.Typer(
-    name="models", help="List, show, promote, try and roll back models.", no_args_is_help=True
+    name="models",
+    help="List, show, compare, gate, promote, try and roll back models.",
+    no_args_is_help=True,
 )
 models.command("list")(list_versions)
 models.command("show")(show_version)
+models.command("compare")(compare_versions)
+models.command("gate")(gate_version)
 models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
+models.command("policy")(set_policy)
 
 
 def prepare(
@@ -86,7 +101,10 @@ def train(
     registry: Registry = None,
     data_dir: DataDir = DATA_DIR,
     promote: Annotated[
-        bool, typer.Option("--promote/--no-promote", help="Make the new version live at once.")
+        bool,
+        typer.Option(
+            "--promote/--no-promote", help="Make the new version live if every gate passes."
+        ),
     ] = False,
     scheduler: Annotated[
         str | None,
@@ -113,7 +131,7 @@ def train(
             out=out,
             registry=registry_uri(registry, data_dir),
             promote=promote,
-            config=_config(dataset, seed),
+            config=config_of(dataset, seed),
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
             progress=progress,
@@ -124,46 +142,14 @@ def train(
         return
     for result in results:
         print_report(result.report)
-        state = "live" if promote else "published"
-        say(f"Version {result.version} is {state}; the report is {result.report_path}")
-        if not promote:
+        print_gates(result.gates)
+        say(f"{_outcome(result)}; the report is {result.report_path}")
+        if not result.promoted and result.gates.passed:
             say(f"Make it live: headwater models promote {result.tenant} {result.version}")
 
 
-def evaluate(
-    tenant: Tenant,
-    events: Events,
-    version: Annotated[
-        str, typer.Option("--version", help="A version's number, or live, previous, shadow.")
-    ] = "live",
-    dataset: Described = None,
-    registry: Registry = None,
-    data_dir: DataDir = DATA_DIR,
-    json: Json = False,
-) -> None:
-    """Judge a published model on the last part of an export, beside the baselines."""
-    from training.flow import evaluate as evaluate_version  # noqa: PLC0415 - heavy imports inside
-
-    with told(json):
-        report = evaluate_version(
-            events,
-            tenant,
-            registry=registry_uri(registry, data_dir),
-            version=version_of(version),
-            config=_config(dataset, None),
-        )
-    if json:
-        write_json(report.as_dict())
-    else:
-        print_report(report)
-
-
-def _config(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
-    from dataclasses import replace  # noqa: PLC0415 - heavy imports inside
-
-    from training.config import preset  # noqa: PLC0415
-    from training.sources import derived_facts  # noqa: PLC0415
-
-    config = preset(dataset or "default")
-    config = replace(config, derived=derived_facts(dataset) if dataset else ())
-    return config if seed is None else replace(config, seed=seed)
+def _outcome(result: "TrainingResult") -> str:
+    if result.promoted:
+        return f"Version {result.version} is live"
+    trial = " and on trial as shadow" if result.gates.passed else ""
+    return f"Version {result.version} is published{trial}"

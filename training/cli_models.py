@@ -7,17 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from training.cli_options import DATA_DIR, DataDir, Json, Registry, registry_uri
-from training.cli_output import print_answer, told
+from training.cli_options import (
+    DATA_DIR,
+    DataDir,
+    Described,
+    Events,
+    Json,
+    Registry,
+    config_of,
+    registry_uri,
+)
+from training.cli_output import print_answer, print_gates, say, told, write_json
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from ranking.registry import ModelRegistry, ModelVersion
 
 __all__ = [
+    "compare_versions",
+    "gate_version",
     "list_versions",
     "promote_version",
     "roll_back",
+    "set_policy",
     "set_shadow",
     "show_version",
     "version_of",
@@ -54,15 +66,93 @@ def show_version(
     data_dir: DataDir = DATA_DIR,
     json: Json = False,
 ) -> None:
-    """Show one version: its kind, digest, metrics and notes."""
-    from training.flow import find_version  # noqa: PLC0415 - heavy imports inside
+    """Show one version: its kind, digest, metrics, notes, and what the gates said."""
+    import msgspec  # noqa: PLC0415 - heavy imports inside
+
+    from training.flow import find_version  # noqa: PLC0415
+    from training.promotion import gates_of  # noqa: PLC0415
 
     with told(json), _opened(registry, data_dir) as opened:
         found = find_version(opened, _tenant(tenant), version_of(version))
         answer = next(d for d in _described(opened, found.tenant) if d["version"] == found.version)
-        shown = {name: value for name, value in answer.items() if name != "metrics"}
+        gates = gates_of(opened, found)
+        answer["documents"] = sorted(opened.documents(found))
+        answer["gates"] = None if gates is None else msgspec.to_builtins(gates)
+        shown = {n: value for n, value in answer.items() if n not in ("metrics", "gates")}
         metrics = {name: f"{value:.4f}" for name, value in sorted(answer["metrics"].items())}
         print_answer(f"{found.tenant} version {found.version}", shown | metrics, answer, json)
+        if gates is not None and not json:
+            print_gates(gates)
+
+
+def compare_versions(
+    tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
+    first: Annotated[str, typer.Argument(help="A version's number, or live, previous, shadow.")],
+    second: Annotated[str, typer.Argument(help="The one it is set against.")],
+    events: Events,
+    dataset: Described = None,
+    registry: Registry = None,
+    data_dir: DataDir = DATA_DIR,
+    json: Json = False,
+) -> None:
+    """Set two versions against each other on the last part of an export, request by request."""
+    from training.flow import compare_published  # noqa: PLC0415 - heavy imports inside
+
+    with told(json):
+        report = compare_published(
+            events,
+            tenant,
+            version_of(first),
+            version_of(second),
+            registry=registry_uri(registry, data_dir),
+            config=config_of(dataset, None),
+        )
+        if json:
+            import msgspec  # noqa: PLC0415
+
+            write_json(msgspec.to_builtins(report))
+            return
+        say(f"{report.sentence}.")
+        by_user = f"{report.by_user:+.3f} {report.by_user_verdict}"
+        bands = {
+            f"users with {band.name}": f"{band.difference:+.3f} [{band.interval[0]:+.3f}, "
+            f"{band.interval[1]:+.3f}] {band.verdict}, {band.users} users"
+            for band in report.bands
+        }
+        print_answer("", {"every user alike": by_user} | bands, {}, json)
+
+
+def gate_version(
+    tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
+    version: Annotated[str, typer.Argument(help="A version's number, or shadow, previous.")],
+    events: Events,
+    dataset: Described = None,
+    registry: Registry = None,
+    data_dir: DataDir = DATA_DIR,
+    json: Json = False,
+) -> None:
+    """Judge whether a version may replace the live one, and keep the answer with it.
+
+    Fails where a gate fails; every reason is told.
+    """
+    from training.flow import gate  # noqa: PLC0415 - heavy imports inside
+
+    with told(json):
+        report = gate(
+            events,
+            tenant,
+            version_of(version),
+            registry=registry_uri(registry, data_dir),
+            config=config_of(dataset, None),
+        )
+    if json:
+        import msgspec  # noqa: PLC0415
+
+        write_json(msgspec.to_builtins(report) | {"passed": report.passed})
+    else:
+        print_gates(report)
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 def promote_version(
@@ -72,14 +162,50 @@ def promote_version(
         int | None,
         typer.Option("--expected", help="Only if this version is live now; 0: if none is."),
     ] = None,
+    force: Annotated[
+        str,
+        typer.Option(
+            "--force", help="Why it should be live whatever the gates said; kept with the version."
+        ),
+    ] = "",
     registry: Registry = None,
     data_dir: DataDir = DATA_DIR,
     json: Json = False,
 ) -> None:
-    """Make a version live; a running service swaps to it, and the former one is kept."""
-    with told(json), _opened(registry, data_dir) as opened:
-        live = opened.promote(_tenant(tenant), version, expected)
+    """Make a version live that passed the gates; a running service swaps to it.
+
+    The former one is kept as `previous`: `headwater models rollback` brings it back.
+    """
+    from training.flow import promote  # noqa: PLC0415 - heavy imports inside
+
+    with told(json):
+        address = registry_uri(registry, data_dir)
+        live = promote(tenant, version, registry=address, expected=expected, force=force)
         _print_live(live, json)
+
+
+def set_policy(
+    tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
+    policy: Annotated[
+        str | None,
+        typer.Argument(help="by_hand or gated; without it, the policy is told."),
+    ] = None,
+    registry: Registry = None,
+    data_dir: DataDir = DATA_DIR,
+    json: Json = False,
+) -> None:
+    """Who promotes: a person (by_hand), or training itself where every gate passes (gated)."""
+    from ranking.registry import POLICIES  # noqa: PLC0415 - heavy imports inside
+
+    with told(json), _opened(registry, data_dir) as opened:
+        name = _tenant(tenant)
+        chosen = next((known for known in POLICIES if known == policy), None)
+        if policy is not None and chosen is None:
+            raise TrainingError(f"{policy!r} is no policy: give {' or '.join(POLICIES)}")
+        if chosen is not None:
+            opened.set_policy(name, chosen)
+        answer = {"tenant": tenant, "policy": opened.policy(name)}
+        print_answer(f"versions of {tenant} are promoted: {answer['policy']}", {}, answer, json)
 
 
 def roll_back(

@@ -1,9 +1,12 @@
 """The options that several commands of training take."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 __all__ = [
     "CACHE",
@@ -14,14 +17,13 @@ __all__ = [
     "Events",
     "Json",
     "Registry",
-    "Tenant",
+    "config_of",
     "registry_uri",
 ]
 
 Dataset = Literal["movielens", "stackexchange"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="The tenant's name.")]
 Events = Annotated[
     Path, typer.Option("--events", help="The directory that `headwater export` wrote to.")
 ]
@@ -30,8 +32,8 @@ Registry = Annotated[
     typer.Option(
         "--registry",
         envvar="HEADWATER_REGISTRY",
-        help="Model registry: mlflow+sqlite:///FILE or dir:DIRECTORY. Unset: MLflow on SQLite in "
-        "the data directory.",
+        help="Model registry: mlflow+sqlite:///FILE, mlflow+postgresql://USER@HOST/NAME#ARTIFACTS "
+        "or dir:DIRECTORY. Unset: MLflow on SQLite in the data directory.",
     ),
 ]
 DataDir = Annotated[
@@ -59,3 +61,15 @@ def registry_uri(registry: str | None, data_dir: Path) -> str:
     """The registry that was named, or the one in the data directory."""
     file = (data_dir / "registry" / "mlflow.db").absolute()
     return registry or f"mlflow+sqlite:///{file}"
+
+
+def config_of(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
+    """The config for a data set, with what its source derived."""
+    from dataclasses import replace  # noqa: PLC0415 - heavy imports inside
+
+    from training.config import preset  # noqa: PLC0415
+    from training.sources import derived_facts  # noqa: PLC0415
+
+    config = preset(dataset or "default")
+    config = replace(config, derived=derived_facts(dataset) if dataset else ())
+    return config if seed is None else replace(config, seed=seed)

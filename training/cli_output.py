@@ -12,10 +12,21 @@ from ranking.errors import RankingError
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from training.gates import GateReport
+    from training.protocols import ProtocolReport
     from training.report import EvaluationReport
     from training.sources import Progress
 
-__all__ = ["print_answer", "print_report", "progress_bar", "say", "told", "write_json"]
+__all__ = [
+    "print_answer",
+    "print_gates",
+    "print_protocol",
+    "print_report",
+    "progress_bar",
+    "say",
+    "told",
+    "write_json",
+]
 
 
 def print_report(report: "EvaluationReport") -> None:
@@ -28,6 +39,26 @@ def print_report(report: "EvaluationReport") -> None:
         console.print(explore)
     for sentence in report.statements:
         console.print(f"• {sentence}", highlight=False)
+
+
+def print_gates(report: "GateReport") -> None:
+    """The gates' table, and what they come to."""
+    from rich.console import Console  # noqa: PLC0415 - only where a table is shown
+
+    console = Console()
+    console.print(report.table())
+    if report.passed:
+        console.print(report.sentence)
+
+
+def print_protocol(report: "ProtocolReport") -> None:
+    """The protocol's table, and every sentence that belongs to it."""
+    from rich.console import Console  # noqa: PLC0415 - only where a table is shown
+
+    console = Console()
+    console.print(report.table())
+    for sentence in report.lines():
+        console.print(f"• {sentence}", highlight=False, markup=False)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
+from typing import Literal
 
+from feeds.events import ENGAGEMENT_KINDS
 from training.errors import TrainingError
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "ClusterConfig",
     "EvaluationConfig",
     "FactorizationConfig",
+    "GateConfig",
+    "LabelConfig",
     "RequestConfig",
     "SplitConfig",
     "TrainingConfig",
@@ -78,6 +82,59 @@ class RequestConfig:
     """Of those, requests that are asked for the explore feed too, chosen at random; 0: none."""
     labels: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(_LABELS, 1))
     """Relevance of each engagement kind, a whole number from 0 (not relevant) to 31."""
+
+
+_HOUR_S = 3_600
+_DAY_S = 24 * _HOUR_S
+_YEAR_S = 366 * _DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class LabelConfig:
+    """How what users did becomes labels of what they were shown."""
+
+    windows_s: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "click": _HOUR_S,
+            "like": _DAY_S,
+            "comment": 7 * _DAY_S,
+            "share": 7 * _DAY_S,
+            "bookmark": _DAY_S,
+            "hide": _DAY_S,
+        }
+    )
+    """Seconds after an impression in which an engagement of each kind counts as come from it."""
+    grace_s: int = _HOUR_S
+    """Seconds that news of an engagement may be late; a window is closed when they are over."""
+    pause_s: int = 1_800
+    """Seconds without an impression that end a request, where no slate says what was one."""
+    ahead_s_max: int = _DAY_S
+    """Seconds that an event may be ahead of most that come after it; beyond, its clock is wrong."""
+    unshown: Literal["leave_out", "as_shown"] = "leave_out"
+    """What becomes of an engagement without an impression: it teaches nothing, or it stands for
+    the impression too, which makes every such row a positive one."""
+
+    def problems(self) -> list[str]:
+        """Every mistake as a sentence."""
+        found = [
+            f"there is no engagement kind {kind!r}: windows are for {', '.join(ENGAGEMENT_KINDS)}"
+            for kind in self.windows_s
+            if kind not in ENGAGEMENT_KINDS
+        ]
+        found += [
+            f"{kind} has no window: give its seconds"
+            for kind in ENGAGEMENT_KINDS
+            if kind not in self.windows_s
+        ]
+        seconds = {**self.windows_s, "grace": self.grace_s, "pause": self.pause_s}
+        found += [
+            f"the seconds of {name} are {value}: give 0 to {_YEAR_S}"
+            for name, value in {**seconds, "ahead": self.ahead_s_max}.items()
+            if not 0 <= value <= _YEAR_S
+        ]
+        if self.unshown not in {"leave_out", "as_shown"}:
+            found.append(f"unshown is {self.unshown!r}: it is leave_out or as_shown")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +211,26 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GateConfig:
+    """What a version must show before it may replace the live one."""
+
+    gain_min: float = 0.0
+    """NDCG by which it must be better than what is live: the lower end of the interval lies above.
+
+    A negative number lets a version through that is worse by less than that."""
+    band_users_min: int = 20
+    """Users that a band of activity must have to be judged by."""
+    latency_candidates: int = 500
+    """Candidates that are scored when its speed is measured."""
+    latency_rounds: int = 50
+    """Times that they are scored; the median counts."""
+    latency_ms_max: float = 5.0
+    """Milliseconds that scoring them may take, on the machine that judges."""
+    bundle_bytes_max: int = 268_435_456
+    """Bytes of all its files: 256 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The Dask cluster that is made when no scheduler is named."""
 
@@ -177,15 +254,17 @@ class TrainingConfig:
     """Seeds every random choice."""
     split: SplitConfig = field(default_factory=SplitConfig)
     requests: RequestConfig = field(default_factory=RequestConfig)
+    labels: LabelConfig = field(default_factory=LabelConfig)
     factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
     boosted: BoostedConfig = field(default_factory=BoostedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    gates: GateConfig = field(default_factory=GateConfig)
     derived: tuple[str, ...] = ()
     """Sentences on what the data's source derived; they are repeated in every report."""
 
     def check(self) -> "TrainingConfig":
         """Itself; raises `TrainingError` with every mistake at once."""
-        found = self.split.problems()
+        found = [*self.split.problems(), *self.labels.problems()]
         found += [
             f"label of {kind} is {label}: a label is a whole number from 0 to 31"
             for kind, label in self.requests.labels.items()

@@ -17,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.metrics import (
+    RELATION,
     Interval,
     coverage,
+    gini,
     mean_by_user,
     mean_defined,
     ndcg_at_k,
+    novelty,
     paired_difference,
     recall_at_k,
     reciprocal_rank,
@@ -32,6 +35,7 @@ from training.dataset import NEGATIVES, TrainingSet
 from training.errors import TooFewEvents
 
 __all__ = [
+    "BASELINES",
     "CHOSEN",
     "CHRONOLOGICAL",
     "CONVENTIONS",
@@ -45,6 +49,7 @@ __all__ = [
     "mean_ndcg",
     "most_popular_column",
     "not_better",
+    "request_ndcg",
 ]
 
 Scores = npt.NDArray[np.float32]
@@ -54,11 +59,17 @@ RANDOM = "random"
 CHRONOLOGICAL = "chronological"
 LATEST_ACTIVITY = "latest activity"
 POPULAR = "popular"
+BASELINES = (RANDOM, CHRONOLOGICAL, LATEST_ACTIVITY, POPULAR)
+"""What always stands beside the models."""
+
 COMPARED = (CHRONOLOGICAL, POPULAR, LATEST_ACTIVITY)
 """The baselines that every ranking is compared with."""
 
 POPULAR_COLUMNS = ("engagements_1d", "engagements_7d", "engagements_total")
 """What popular can mean; validation says which is strongest."""
+
+ENGAGEMENTS = "engagements_total"
+"""The column by which novelty is told."""
 
 CONVENTIONS = (
     (
@@ -132,9 +143,11 @@ class RankerResult(msgspec.Struct, frozen=True):
     recall: float
     coverage: float
     comparisons: tuple[Comparison, ...] = ()
-
-
-_RELATION = {"better": "better than", "level": "level with", "worse": "worse than"}
+    novelty: float | None = None
+    """Bits: how little known what was shown was, see `ranking.metrics.novelty`; counted are the
+    engagements before, of as many users as the test part has."""
+    gini: float | None = None
+    """How unequally places go to activities, 0 to 1; None where nothing was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,7 @@ class _Measured:
     mrr: npt.NDArray[np.float64]
     recall: npt.NDArray[np.float64]
     shown: npt.NDArray[np.int64]
+    shown_rows: npt.NDArray[np.int64]
 
 
 def baseline_scores(data: TrainingSet, popular: str, seed: int) -> dict[str, Scores]:
@@ -170,6 +184,11 @@ def mean_ndcg(data: TrainingSet, scores: Scores, k: int) -> float:
     return float(np.nan_to_num(mean_defined(_measure(data, scores, k).ndcg)))
 
 
+def request_ndcg(data: TrainingSet, scores: Scores, k: int) -> npt.NDArray[np.float64]:
+    """float64[q]: NDCG at k of each request, NaN where none of its candidates is relevant."""
+    return _measure(data, scores, k).ndcg
+
+
 def judge(
     data: TrainingSet, rankings: Mapping[str, Scores], config: EvaluationConfig, seed: int
 ) -> tuple[RankerResult, ...]:
@@ -193,6 +212,8 @@ def judge(
             mrr=mean_defined(one.mrr),
             recall=mean_defined(one.recall),
             coverage=coverage(one.shown, catalogue),
+            novelty=_novelty(data, one.shown_rows),
+            gini=_gini(data, one.shown),
             comparisons=tuple(
                 _compare(name, baseline, measured, data.users, config, seed)
                 for baseline in COMPARED
@@ -232,7 +253,7 @@ def _compare(
 def not_better(result: RankerResult, k: int) -> tuple[str, ...]:
     """A sentence for each baseline and mean by which the ranking is level or worse."""
     return tuple(
-        f"{result.name} is {_RELATION[verdict]} {one.baseline} when every {unit} counts alike: "
+        f"{result.name} is {RELATION[verdict]} {one.baseline} when every {unit} counts alike: "
         f"NDCG@{k} {difference:+.3f} [{low:+.3f}, {high:+.3f}]."
         for one in result.comparisons
         for unit, verdict, difference, (low, high) in (
@@ -245,9 +266,9 @@ def not_better(result: RankerResult, k: int) -> tuple[str, ...]:
 
 def _sentence(name: str, baseline: str, interval: Interval, by_user: Interval, k: int) -> str:
     return (
-        f"{name} is {_RELATION[interval.verdict()]} {baseline}: NDCG@{k} {_figures(interval)}, "
+        f"{name} is {RELATION[interval.verdict()]} {baseline}: NDCG@{k} {_figures(interval)}, "
         f"95 % interval over {interval.users} users; counting every user alike it is "
-        f"{_RELATION[by_user.verdict()]} it: {_figures(by_user)}."
+        f"{RELATION[by_user.verdict()]} it: {_figures(by_user)}."
     )
 
 
@@ -257,17 +278,33 @@ def _figures(interval: Interval) -> str:
 
 def _measure(data: TrainingSet, scores: Scores, k: int) -> _Measured:
     ndcg, mrr, recall = (np.full(len(data), np.nan) for _ in range(3))
-    shown = []
+    shown = [np.zeros(0, np.int64)]
     starts, relevant = data.starts.tolist(), data.relevant.tolist()
     # Non-finite last; a stable sort leaves ties in the set's order, which is that of positions.
     falling = np.where(np.isfinite(scores), -scores, np.inf)
     for request in range(len(data)):
         rows = slice(starts[request], starts[request + 1])
         order = np.argsort(falling[rows], kind="stable")
-        shown.append(data.activities[rows][order[:k]])
+        shown.append(starts[request] + order[:k])
         if relevant[request]:
             labels = data.labels[rows][order]
             ndcg[request] = ndcg_at_k(labels, k)
             mrr[request] = reciprocal_rank(labels)
             recall[request] = recall_at_k(labels, k)
-    return _Measured(ndcg, mrr, recall, np.concatenate([np.zeros(0, np.int64), *shown]))
+    shown_rows = np.concatenate(shown)
+    return _Measured(ndcg, mrr, recall, data.activities[shown_rows], shown_rows)
+
+
+def _novelty(data: TrainingSet, shown_rows: npt.NDArray[np.int64]) -> float | None:
+    """None where the set has no engagements of activities."""
+    if ENGAGEMENTS not in data.names or not len(shown_rows):
+        return None
+    engagements = data.matrix.column(ENGAGEMENTS)[shown_rows]
+    return novelty(engagements, users=len(set(data.users)))
+
+
+def _gini(data: TrainingSet, shown: npt.NDArray[np.int64]) -> float | None:
+    if not len(shown):
+        return None
+    every = np.unique(data.activities)
+    return gini(np.bincount(np.searchsorted(every, shown), minlength=len(every)))

@@ -34,7 +34,24 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["EventLog", "ExportedFile", "Manifest", "load_events", "read_event_log"]
+__all__ = [
+    "DELETED_USERS",
+    "EventLog",
+    "ExportedFile",
+    "Manifest",
+    "check_file",
+    "damaged",
+    "event_of",
+    "load_events",
+    "read_deleted_users",
+    "read_event_log",
+    "read_manifest",
+    "row_of",
+    "without_users",
+]
+
+DELETED_USERS = "deleted_users.txt"
+"""Users whose traces are left out, one a line, beside the manifest; it need not exist."""
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 67_108_864
@@ -96,42 +113,80 @@ def load_events(path: Path | str, tenant: str) -> "pd.DataFrame":
 
 
 def read_event_log(path: Path | str, tenant: str) -> EventLog:
-    """A tenant's exported events in log order; raises `ExportDamaged` with what to do."""
+    """A tenant's exported events in log order, without those of deleted users.
+
+    Raises `ExportDamaged` with what to do.
+    """
     table = _read_table(Path(path), tenant)
     indexes: list[int] = table.column("index").to_pylist()
     return EventLog(tenant, indexes, list(_events(table)))
+
+
+def read_deleted_users(path: Path | str, tenant: str) -> frozenset[str]:
+    """The users of a tenant who are deleted: one a line in `deleted_users.txt` beside its events.
+
+    What they did is left out wherever the export is read. None without such a file; raises
+    `ExportDamaged` for one that cannot be read.
+    """
+    file = Path(path) / f"tenant={tenant}" / DELETED_USERS
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportDamaged(
+            f"{file} cannot be read ({error}): write one user a line, as UTF-8"
+        ) from error
+    return frozenset(line.strip() for line in lines if line.strip())
 
 
 def _read_table(path: Path, tenant: str) -> "pa.Table":
     import pyarrow as pa  # noqa: PLC0415 - half a second that only training pays
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    root, manifest = _read_manifest(path, tenant)
+    root, manifest = read_manifest(path, tenant)
     columns = [name for name, _ in EVENT_SCHEMA]
     tables = []
     for file in manifest.files:
-        _check_file(root, file)
+        check_file(root, file)
         try:
             # One file a table: a directory name such as day=… must not become a column.
             table = pq.ParquetFile(root / file.path).read(columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise _damaged(root / file.path, str(error)) from error
+            raise damaged(root / file.path, str(error)) from error
         if table.num_rows != file.rows or table.column_names != columns:
-            raise _damaged(root / file.path, "its rows or columns are not those of the manifest")
+            raise damaged(root / file.path, "its rows or columns are not those of the manifest")
         tables.append(table)
     if not tables:
         raise ExportDamaged(f"{root}: no events were exported yet; record some and export again")
-    return pa.concat_tables(tables, promote_options="permissive").sort_by(
+    table = pa.concat_tables(tables, promote_options="permissive").sort_by(
         [("index", "ascending"), ("ordinal", "ascending")]
     )
+    return without_users(table, read_deleted_users(path, tenant))
 
 
-def _read_manifest(path: Path, tenant: str) -> tuple[Path, Manifest]:
+def without_users(table: "pa.Table", users: frozenset[str]) -> "pa.Table":
+    """Rows of the export without what these users did, posted and followed."""
+    if not users:
+        return table
+    import pyarrow as pa  # noqa: PLC0415 - as above
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    names = pa.array(sorted(users), pa.string())
+    actors = pa.array(sorted(f"{p}{user}" for p in ("", "user:", "SU:") for user in users))
+    follower = pc.replace_substring_regex(table["follower"], "^[^:]*:", "")
+    posted = pc.and_(pc.equal(table["type"], "posted"), pc.is_in(table["actor"], actors))
+    theirs = pc.or_(pc.is_in(table["user"], names), pc.is_in(follower, names))
+    return table.filter(pc.invert(pc.or_(theirs, posted)))
+
+
+def read_manifest(path: Path, tenant: str) -> tuple[Path, Manifest]:
+    """The directory of a tenant's export, and what it consists of; raises `ExportDamaged`."""
     root = path / f"tenant={tenant}"
     file = root / MANIFEST
     try:
         if file.stat().st_size > MANIFEST_BYTES_MAX:
-            raise _damaged(file, f"it is larger than {MANIFEST_BYTES_MAX} bytes")
+            raise damaged(file, f"it is larger than {MANIFEST_BYTES_MAX} bytes")
         manifest = msgspec.json.decode(file.read_bytes(), type=Manifest)
     except FileNotFoundError as error:
         raise ExportDamaged(
@@ -139,7 +194,7 @@ def _read_manifest(path: Path, tenant: str) -> tuple[Path, Manifest]:
             "give the directory that it wrote to"
         ) from error
     except (OSError, msgspec.DecodeError) as error:
-        raise _damaged(file, str(error)) from error
+        raise damaged(file, str(error)) from error
     if manifest.schema_version != EVENT_SCHEMA_VERSION:
         raise ExportDamaged(
             f"{file}: events of schema version {manifest.schema_version}; this release reads "
@@ -148,20 +203,22 @@ def _read_manifest(path: Path, tenant: str) -> tuple[Path, Manifest]:
     return root, manifest
 
 
-def _check_file(root: Path, file: ExportedFile) -> None:
+def check_file(root: Path, file: ExportedFile) -> None:
+    """Raises `ExportDamaged` where a file is not, byte for byte, what the manifest names."""
     path = (root / file.path).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise _damaged(root / MANIFEST, f"{file.path!r} lies outside the export")
+        raise damaged(root / MANIFEST, f"{file.path!r} lies outside the export")
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
+        raise damaged(path, error.strerror or str(error)) from error
     if digest != file.sha256:
-        raise _damaged(path, "its checksum is not that of the manifest")
+        raise damaged(path, "its checksum is not that of the manifest")
 
 
-def _damaged(path: Path, problem: str) -> ExportDamaged:
+def damaged(path: Path, problem: str) -> ExportDamaged:
+    """The error of a file that is not as it was written."""
     return ExportDamaged(f"{path}: {problem}; delete the export and run `headwater export` again")
 
 
@@ -173,10 +230,11 @@ def _events(table: "pa.Table") -> Iterator[Event]:
         table = table.set_column(place, name, table.column(name).cast(pa.int64()))
     for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
         for row in batch.to_pylist():
-            yield _event(row)
+            yield event_of(row)
 
 
-def _event(row: dict[str, Any]) -> Event:  # Any: a row of mixed columns
+def event_of(row: dict[str, Any]) -> Event:  # Any: a row of mixed columns
+    """The event in a row of the export whose times are integers; raises `ExportDamaged`."""
     read = _READ.get(row["type"])
     if read is None:
         raise ExportDamaged(
@@ -236,6 +294,13 @@ def _posted(row: dict[str, Any]) -> Posted:  # Any: a row of mixed columns
         tags=tuple(row["tags"]),
         length=row["length"],
     )
+
+
+def row_of(index: int, event: Event) -> dict[str, Any]:  # Any: a row of mixed columns
+    """The event as a row of the export, its times as integers; `event_of` reads it back."""
+    row = {"index": index, "ordinal": 0, "type": event.__struct_config__.tag}
+    fields = msgspec.structs.asdict(event)
+    return row | {name.removesuffix("_us"): value for name, value in fields.items()}
 
 
 _READ: Final[Mapping[str, Callable[[dict[str, Any]], Event]]] = {

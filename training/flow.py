@@ -1,31 +1,63 @@
 """train_tenant: the steps of a training run in order; the CLI and notebooks call it."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from feeds.model import TenantId, check_tenant_id
+from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound
 from ranking.files import replace_file
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
 from training.cluster import Task, Workers, open_workers
+from training.comparison import ComparisonReport
 from training.config import ClusterConfig, TrainingConfig
 from training.errors import TrainingError
-from training.report import EvaluationReport
-from training.selection import Choice, Judged, choose_model, judge_bundle, judge_models
+from training.gates import GATES, GateReport
+from training.gating import Live, compare_versions, gate_published, gate_trained
+from training.model_card import CARD, SIGNATURE, model_card, signature
+from training.promotion import promote_version
+from training.report import EvaluationReport, LiveReport
+from training.report_pages import rendered
+from training.selection import (
+    Choice,
+    Judged,
+    choose_model,
+    judge_bundle,
+    judge_models,
+    row_trainers,
+)
 from training.sources.base import Progress, no_progress
-from training.steps import Plan, SetFiles, build_sets, plan_run, train_boosted, train_factors
-from training.trainers.base import Stopwatch, Trained
-from training.trainers.boosted import BoostedTrainer
+from training.steps import (
+    Plan,
+    SetFiles,
+    Trained,
+    build_sets,
+    plan_run,
+    train_factors,
+    train_ranker,
+)
+from training.trainers.base import Stopwatch
 
-__all__ = ["STEPS", "TrainingResult", "evaluate", "find_version", "train_all", "train_tenant"]
+__all__ = [
+    "STEPS",
+    "TrainingResult",
+    "compare_published",
+    "evaluate",
+    "find_version",
+    "gate",
+    "promote",
+    "train_all",
+    "train_tenant",
+]
 
-STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "publish")
+STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "gates", "publish")
 """The steps of a run, in order."""
 
 REPORT = "report.json"
@@ -35,7 +67,8 @@ REPORT = "report.json"
 class TrainingResult:
     """A finished run: `bundle` is the model's directory, `report` also lies at `report_path`.
 
-    `version` is the registry's number, None where nothing was published.
+    `version` is the registry's number, None where nothing was published; `promoted` says whether it
+    is live now, and `gates` whether it may be.
     """
 
     tenant: TenantId
@@ -43,12 +76,16 @@ class TrainingResult:
     report: EvaluationReport
     report_path: Path
     version: int | None
+    gates: GateReport
+    promoted: bool
 
     def as_dict(self) -> dict[str, Any]:  # Any: whatever JSON holds
         """As JSON types."""
         return {
             "tenant": self.tenant,
             "version": self.version,
+            "promoted": self.promoted,
+            "gates": msgspec.to_builtins(self.gates) | {"passed": self.gates.passed},
             "scorer": self.report.model,
             "training_s": round(self.report.seconds["all"], 2),
             "bundle": str(self.bundle),
@@ -66,6 +103,7 @@ class _Run:
     out: Path
     steps: tuple[Sequence[Task[object]], ...]
     judged: Task[Judged]
+    gated: Task[GateReport]
     watch: Stopwatch
 
 
@@ -84,10 +122,13 @@ def train_tenant(
 ) -> TrainingResult:
     """Train, judge and publish a model for a tenant from its exported events.
 
-    The bundle and `report.json` are left in `out/<tenant>`. With a `registry` (as `open_registry`
-    takes it) the bundle is published and with `promote` made live. `scheduler` None
-    makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process. `progress` is
-    told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is published then.
+    The bundle and the report (`report.json`, `.md`, `.html`) are left in `out/<tenant>`. With a
+    `registry` (as `open_registry` takes it) the bundle is published with its documents. It becomes
+    live if every gate passes and `promote`, or the tenant's policy, says so; else it is put on
+    trial as `shadow` if they pass.
+    `scheduler` None makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process.
+    `progress` is told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is
+    published then.
     """
     (result,) = train_all(
         export,
@@ -126,14 +167,16 @@ def train_all(
     checked = [check_tenant_id(tenant) for tenant in tenants]
     if twice := {tenant for tenant in checked if checked.count(tenant) > 1}:
         raise TrainingError(f"tenant {min(twice)} is named twice: name each once")
-    if registry is not None:
-        open_registry(registry).close()  # what is wrong with it is told before the work
     home = Path(out).resolve()
-    home.mkdir(parents=True, exist_ok=True)
     results = []
     watch = Stopwatch()
     with ExitStack() as stack:
+        opened = None
+        if registry is not None:  # what is wrong with it is told before the work
+            opened = stack.enter_context(contextlib.closing(open_registry(registry)))
+        home.mkdir(parents=True, exist_ok=True)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".run-", dir=home)))
+        lives = {tenant: _fetch_live(opened, tenant, scratch) for tenant in checked}
         workers = stack.enter_context(open_workers(scheduler, cluster))
         plans = [
             workers.submit(plan_run, Path(export).resolve(), tenant, scratch / tenant, config)
@@ -144,11 +187,11 @@ def train_all(
             progress(f"{label}{STEPS[0]}", 0, len(STEPS))
             plan.result()  # no tenant is trained if another's events cannot be read
         runs = [
-            _submit(workers, tenant, plan, home / tenant, config, clock(), watch)
+            _submit(workers, tenant, plan, home / tenant, config, lives[tenant], clock(), watch)
             for tenant, plan in zip(checked, plans, strict=True)
         ]
         for label, run in zip(labels, runs, strict=True):
-            results.append(_finish(run, registry, promote, progress, label))
+            results.append(_finish(run, opened, promote, progress, label))
     return results
 
 
@@ -165,15 +208,76 @@ def evaluate(
     Raises `ModelNotFound` where there is no such version.
     """
     name = check_tenant_id(tenant)
-    opened = open_registry(registry)
-    try:
+    with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
         wanted = find_version(opened, name, version)
-        with tempfile.TemporaryDirectory(prefix="headwater-evaluate-") as temporary:
-            directory = opened.fetch(wanted, Path(temporary) / "bundle")
-            report = judge_bundle(Path(export), tenant, directory, config or TrainingConfig())
-    finally:
-        opened.close()
+        directory = opened.fetch(wanted, scratch / "bundle")
+        report = judge_bundle(Path(export), tenant, directory, config or TrainingConfig())
     return msgspec.structs.replace(report, model_version=wanted.version)
+
+
+def gate(
+    export: Path | str,
+    tenant: str,
+    version: int | Alias,
+    *,
+    registry: str,
+    config: TrainingConfig | None = None,
+    clock: Callable[[], int] = wall_clock_us,
+) -> GateReport:
+    """Bring a published version before the gates, with what is live now; the answer is kept.
+
+    Raises `ModelNotFound`; what the gates say is no error.
+    """
+    name = check_tenant_id(tenant)
+    with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
+        wanted = find_version(opened, name, version)
+        report = gate_published(
+            Path(export),
+            name,
+            opened.fetch(wanted, scratch / "version"),
+            opened.documents(wanted),
+            _fetch_live(opened, name, scratch),
+            (config or TrainingConfig()).check(),
+            clock(),
+        )
+        opened.attach(wanted, {GATES: report.to_json()})
+    return report
+
+
+def compare_published(
+    export: Path | str,
+    tenant: str,
+    first: int | Alias,
+    second: int | Alias,
+    *,
+    registry: str,
+    config: TrainingConfig | None = None,
+) -> ComparisonReport:
+    """Two published versions on the test part of an export; raises `ModelNotFound`."""
+    name = check_tenant_id(tenant)
+    with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
+        fetched = []
+        for place, version in (("first", first), ("second", second)):
+            found = find_version(opened, name, version)
+            fetched.append(Live(found.version, opened.fetch(found, scratch / place)))
+        return compare_versions(
+            Path(export), name, fetched[0], fetched[1], (config or TrainingConfig()).check()
+        )
+
+
+def promote(
+    tenant: str,
+    version: int | Alias,
+    *,
+    registry: str,
+    expected: int | None = None,
+    force: str = "",
+) -> ModelVersion:
+    """Make a published version live, as `training.promotion.promote_version` allows."""
+    name = check_tenant_id(tenant)
+    with contextlib.closing(open_registry(registry)) as opened:
+        found = find_version(opened, name, version)
+        return promote_version(opened, name, found, expected=expected, force=force)
 
 
 def _submit(
@@ -182,53 +286,97 @@ def _submit(
     plan: Task[Plan],
     out: Path,
     config: TrainingConfig,
+    live: Live | None,
     trained_us: int,
     watch: Stopwatch,
 ) -> _Run:
     """Hand in every step of a tenant's run; each waits for those whose results it takes."""
     factors: Task[Trained] = workers.submit(train_factors, plan)
     sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
-    boosted: list[Task[Trained]] = [
-        workers.submit(
-            train_boosted,
-            sets,
-            BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed),
-        )
-        for variant in config.boosted.variants
+    rankers: list[Task[Trained]] = [
+        workers.submit(train_ranker, sets, trainer) for trainer in row_trainers(config)
     ]
-    choice: Task[Choice] = workers.submit(choose_model, sets, *boosted)
+    choice: Task[Choice] = workers.submit(choose_model, sets, *rankers)
     judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
-    steps = ([factors], [sets], boosted, [choice], [judged])
-    return _Run(tenant, out, steps, judged, watch)
+    gated: Task[GateReport] = workers.submit(gate_trained, sets, judged, live, trained_us)
+    steps = ([factors], [sets], rankers, [choice], [judged], [gated])
+    return _Run(tenant, out, steps, judged, gated, watch)
 
 
 def _finish(
-    run: _Run, registry: str | None, promote: bool, progress: Progress, label: str
+    run: _Run, registry: ModelRegistry | None, promote: bool, progress: Progress, label: str
 ) -> TrainingResult:
     for number, (step, tasks) in enumerate(zip(STEPS[1:-1], run.steps, strict=True), 1):
         progress(f"{label}{step}", number, len(STEPS))
         for task in tasks:
             task.result()
-    judged = run.judged.result()
+    gates = run.gated.result()
+    judged = _beside_live(run.judged.result(), gates)
     progress(f"{label}{STEPS[-1]}", len(STEPS) - 1, len(STEPS))
-    version = None if registry is None else _publish(run.tenant, judged, registry, promote)
+    version, promoted = None, False
+    if registry is not None:
+        version, promoted = _publish(run.tenant, judged, gates, registry, promote)
     seconds = judged.report.seconds | {"all": run.watch.seconds}
     report = msgspec.structs.replace(judged.report, seconds=seconds, model_version=version)
     path = run.out / REPORT
     replace_file(path, report.to_json())
+    for name, content in rendered(report).items():
+        replace_file(run.out / name, content)
     progress(f"{label}done", len(STEPS), len(STEPS))
-    return TrainingResult(run.tenant, judged.bundle, report, path, version)
+    return TrainingResult(run.tenant, judged.bundle, report, path, version, gates, promoted)
 
 
-def _publish(tenant: TenantId, judged: Judged, registry: str, promote: bool) -> int:
-    opened = open_registry(registry)
-    try:
-        version = opened.publish(tenant, judged.bundle, " ".join(judged.report.verdicts))
-        if promote:
-            opened.promote(tenant, version.version)
-    finally:
-        opened.close()
-    return version.version
+def _beside_live(judged: Judged, gates: GateReport) -> Judged:
+    """With what was live, which the gates measured, in the report."""
+    better = next((gate for gate in gates.gates if gate.name == "better"), None)
+    if not gates.live or better is None:
+        return judged
+    live = LiveReport(
+        version=gates.live,
+        ndcg=better.figures["live_ndcg"],
+        difference=better.figures["difference"],
+        interval=(better.figures["low"], better.figures["high"]),
+        sentence=better.reason,
+    )
+    return replace(judged, report=msgspec.structs.replace(judged.report, live=live))
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="headwater-judge-") as temporary:
+        yield Path(temporary)
+
+
+def _fetch_live(registry: ModelRegistry | None, tenant: TenantId, scratch: Path) -> Live | None:
+    """The live version in a directory of its own; None where there is none."""
+    found = None if registry is None else registry.alias(tenant, "live")
+    if registry is None or found is None:
+        return None
+    return Live(found.version, registry.fetch(found, scratch / f"{tenant}-live"))
+
+
+def _publish(
+    tenant: TenantId, judged: Judged, gates: GateReport, registry: ModelRegistry, promote: bool
+) -> tuple[int, bool]:
+    """Publish with all documents; live, or on trial, as the gates and the policy allow."""
+    bundle = ModelBundle.load(judged.bundle)
+    documents = judged.documents | {
+        REPORT: judged.report.to_json(),
+        GATES: gates.to_json(),
+        SIGNATURE: signature(bundle),
+        CARD: model_card(bundle, judged.report, gates),
+        **rendered(judged.report),
+    }
+    notes = " ".join(judged.report.verdicts)
+    version = registry.publish(tenant, judged.bundle, notes, documents)
+    if not gates.passed:
+        return version.version, False
+    if promote or registry.policy(tenant) == "gated":
+        # Only in place of what it was judged against: whoever promoted meanwhile had a reason.
+        registry.promote(tenant, version.version, gates.live)
+        return version.version, True
+    registry.set_shadow(tenant, version.version)
+    return version.version, False
 
 
 def find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:

@@ -1,7 +1,7 @@
 """Choosing a model on validation, judging all of them on test, and bundling the chosen one."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,14 +11,14 @@ from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.base import Scorer
-from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import FactorizationScorer, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from training.config import TrainingConfig
-from training.dataset import TrainingSet
+from training.dataset import TrainingSet, joined
 from training.errors import TooFewEvents
 from training.evaluation import (
+    BASELINES,
     CHOSEN,
     CHRONOLOGICAL,
     CONVENTIONS,
@@ -31,12 +31,23 @@ from training.evaluation import (
 )
 from training.event_log import read_event_log
 from training.report import EvaluationReport, ExploreReport
+from training.report_details import Details, detail
 from training.splits import PartName, split_by_time
-from training.steps import SetFiles, factor_table, part_report, replayed_sets
-from training.trainers.base import Stopwatch, Trained
+from training.steps import (
+    SetFiles,
+    Trained,
+    factor_table,
+    part_report,
+    replayed_sets,
+    save_fitted,
+)
+from training.trained_users import TRAINED_USERS, pack_users
+from training.trainers.base import Stopwatch
 from training.trainers.boosted import BoostedTrainer
+from training.trainers.logistic import LogisticTrainer
+from training.trainers.rows import Examples, RowTrainer
 
-__all__ = ["Choice", "Judged", "choose_model", "judge_bundle", "judge_models"]
+__all__ = ["Choice", "Judged", "choose_model", "judge_bundle", "judge_models", "row_trainers"]
 
 GOLDEN_ROWS_MAX = 100
 """Candidates of the golden slate that a bundle carries."""
@@ -55,24 +66,37 @@ class Choice:
     model: str
     validated: dict[str, float]
     popular: str
-    boosted: tuple[Trained, ...]
+    rankers: tuple[Trained, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The chosen model as a bundle, and the report as yet without version and total time."""
+    """The chosen model as a bundle, and the report as yet without version and total time.
+
+    `documents` by name go with it where it is published.
+    """
 
     bundle: Path
     report: EvaluationReport
+    documents: dict[str, bytes]
 
 
-def choose_model(sets: SetFiles, *boosted: Trained) -> Choice:
+def row_trainers(config: TrainingConfig) -> tuple[RowTrainer, ...]:
+    """The rankers that a run trains, the simplest first."""
+    boosted = (
+        BoostedTrainer(variant, config.boosted, config.evaluation.k)
+        for variant in config.boosted.variants
+    )
+    return (LogisticTrainer(), *boosted)
+
+
+def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
     """Choose on validation; a boosted model is then trained again with validation's requests."""
     config = sets.plan.config
     k = config.evaluation.k
     validation = TrainingSet.load(sets.plan.set_path("validation"))
     popular = most_popular_column(validation, k)
-    scorers = _scorers(factor_table(sets.factors.path), boosted, popular)
+    scorers = _scorers(factor_table(sets.factors.path), rankers, popular)
     validated = {
         name: mean_ndcg(validation, _scores(scorer, validation), k)
         for name, scorer in scorers.items()
@@ -83,8 +107,8 @@ def choose_model(sets: SetFiles, *boosted: Trained) -> Choice:
         model=chosen,
         validated=validated,
         popular=popular,
-        boosted=tuple(
-            _refitted(sets, trained) if trained.name == chosen else trained for trained in boosted
+        rankers=tuple(
+            _refitted(sets, trained) if trained.name == chosen else trained for trained in rankers
         ),
     )
 
@@ -94,7 +118,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     watch = Stopwatch()
     plan, config = sets.plan, sets.plan.config
     factors = factor_table(sets.factors.path)
-    scorers = _scorers(factors, choice.boosted, choice.popular)
+    scorers = _scorers(factors, choice.rankers, choice.popular)
     test = TrainingSet.load(plan.set_path("test"))
     rankings = baseline_scores(test, choice.popular, config.seed) | {
         name: _scores(scorer, test)
@@ -104,6 +128,9 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     results = judge(test, rankings, config.evaluation, config.seed)
     of_chosen = next(result for result in results if result.name == choice.model)
     scorer = scorers[choice.model]
+    validation = TrainingSet.load(plan.set_path("validation"))
+    details = _detail(test, rankings, choice.model, scorer, validation, config)
+    notes = dict.fromkeys(note for trained in choice.rankers for note in trained.notes)
     explored = TrainingSet.load(plan.set_path("explore"))
     explore = _judge_explore(explored, choice.model, scorer, choice.popular, config)
     report = EvaluationReport(
@@ -115,6 +142,9 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         not_better=not_better(of_chosen, config.evaluation.k),
         rankers=results,
         explore=explore,
+        bands=details.bands,
+        reliability=details.reliability,
+        importance=details.importance,
         validation=choice.validated,
         reach=test.reach,
         parts=sets.parts,
@@ -124,11 +154,11 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
             "read": plan.seconds,
             "factors": sets.factors.figures["seconds"],
             "replay": sets.seconds,
-            **{trained.name: trained.figures["seconds"] for trained in choice.boosted},
+            **{trained.name: trained.figures["seconds"] for trained in choice.rankers},
             "judge": watch.seconds,
         },
         derived=config.derived,
-        conventions=(*CONVENTIONS, CHOSEN),
+        conventions=(*CONVENTIONS, CHOSEN, *notes),
         example_users=_example_users(test),
         events_fingerprint=plan.fingerprint,
         training_fingerprint=sets.fingerprint,
@@ -136,7 +166,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     bundle = _bundle(report, scorer, test, factors, trained_us)
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
-    return Judged(path if path.exists() else bundle.save(path), report)
+    documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
+    return Judged(path if path.exists() else bundle.save(path), report, documents)
 
 
 def judge_bundle(
@@ -156,13 +187,15 @@ def judge_bundle(
     }
     parameters = bundle.spec.parameters
     sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters)
-    popular = most_popular_column(sets.pop("validation"), config.evaluation.k)
+    validation = sets["validation"]
+    popular = most_popular_column(validation, config.evaluation.k)
     test = sets["test"]
     scorer = bundle.scorer()
     rankings = baseline_scores(test, popular, config.seed)
     rankings[bundle.kind] = _scores(scorer, test)
     results = judge(test, rankings, config.evaluation, config.seed)
     explore = _judge_explore(sets["explore"], bundle.kind, scorer, popular, config)
+    details = _detail(test, rankings, bundle.kind, scorer, validation, config)
     return EvaluationReport(
         tenant=tenant,
         model=bundle.kind,
@@ -172,6 +205,9 @@ def judge_bundle(
         not_better=not_better(results[-1], config.evaluation.k),
         rankers=results,
         explore=explore,
+        bands=details.bands,
+        reliability=details.reliability,
+        importance=details.importance,
         validation={},
         reach=test.reach,
         parts=(part_report("test", test, split),),
@@ -189,6 +225,19 @@ def judge_bundle(
         events_fingerprint=log.fingerprint,
         training_fingerprint=bundle.training_fingerprint,
     )
+
+
+def _detail(
+    test: TrainingSet,
+    rankings: Mapping[str, Scores],
+    model: str,
+    scorer: Scorer,
+    validation: TrainingSet,
+    config: TrainingConfig,
+) -> Details:
+    """What is told of the model beside the table, with the baselines."""
+    shown = {name: each for name, each in rankings.items() if name in BASELINES or name == model}
+    return detail(test, shown, scorer, validation, config.evaluation, config.seed)
 
 
 def _judge_explore(
@@ -214,17 +263,23 @@ def _judge_explore(
 
 
 def _refitted(sets: SetFiles, trained: Trained) -> Trained:
-    config = sets.plan.config
-    variant = next(v for v in config.boosted.variants if v.name == trained.name)
-    trainer = BoostedTrainer(variant, config.boosted, config.evaluation.k, config.seed)
-    scratch = sets.plan.scratch
-    again = trainer.refit(scratch, scratch, int(trained.figures["trees"]))
+    """A boosted model trained again with validation's requests too; other models as they are."""
+    plan, config = sets.plan, sets.plan.config
+    variant = next((v for v in config.boosted.variants if v.name == trained.name), None)
+    if variant is None:
+        return trained
+    trainer = BoostedTrainer(variant, config.boosted, config.evaluation.k)
+    both = joined(
+        TrainingSet.load(plan.set_path("ranker")), TrainingSet.load(plan.set_path("validation"))
+    )
+    again = trainer.refit(Examples.of(both), int(trained.figures["trees"]), seed=config.seed)
     seconds = trained.figures["seconds"] + again.figures["seconds"]
-    return replace(again, figures=trained.figures | {"seconds": seconds})
+    saved = save_fitted(sets, trained.name, again, both)
+    return replace(saved, figures=trained.figures | {"seconds": seconds})
 
 
 def _scorers(
-    factors: FactorTable | None, boosted: Sequence[Trained], popular: str
+    factors: FactorTable | None, rankers: Sequence[Trained], popular: str
 ) -> dict[str, Scorer]:
     """What can be chosen, the simplest first."""
     found: dict[str, Scorer] = {
@@ -233,10 +288,9 @@ def _scorers(
     }
     if factors is not None:
         found["factorization"] = FactorizationScorer(FeatureSpec(("factor_dot", "factor_bias")))
-    for trained in boosted:
-        found[trained.name] = BoostedScorer(
-            FeatureSpec(trained.features), trained.path.read_bytes()
-        )
+    for trained in rankers:
+        if trained.path is not None:
+            found[trained.name] = ModelBundle.load(trained.path).scorer()
     return found
 
 
@@ -261,6 +315,14 @@ def _bundle(
         training_fingerprint=report.training_fingerprint,
         metrics=_metrics(report),
     )
+
+
+def _trained_users(sets: SetFiles, factors: FactorTable | None) -> set[str]:
+    """Whose engagements any of the models learnt from."""
+    users = set(factors.user_names) if factors is not None else set()
+    for name in ("ranker", "validation"):
+        users.update(TrainingSet.load(sets.plan.set_path(name)).users)
+    return users
 
 
 def _metrics(report: EvaluationReport) -> dict[str, float]:

@@ -6,38 +6,42 @@ travels between processes is small.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from feeds.model import format_time
-from ranking.features import FEATURES, FeatureParameters, FeatureSpec
+from feeds.model import TenantId, format_time
+from ranking.bundle import ModelBundle
+from ranking.features import FEATURES, FeatureMatrix, FeatureParameters, FeatureSpec
 from ranking.scorers.factorization import FactorTable
 from training.config import TrainingConfig
 from training.dataset import TrainingSet, collect
+from training.errors import TooFewEvents
 from training.event_log import EventLog, read_event_log
+from training.factors import factorize, interactions_until
 from training.replay import Answerable, replay
 from training.report import PartReport
 from training.requests import Request, find_requests, thin_out
 from training.splits import PartName, Split, split_by_time
-from training.trainers.base import Stopwatch, Trained
-from training.trainers.boosted import BoostedTrainer
-from training.trainers.factorization import FactorizationTrainer
+from training.trainers.base import Stopwatch
+from training.trainers.rows import Examples, Fitted, RowTrainer
 
 __all__ = [
     "FEATURE_NAMES",
     "Plan",
     "SetFiles",
     "SetName",
+    "Trained",
     "build_sets",
     "factor_table",
     "part_report",
     "plan_run",
     "replayed_sets",
-    "train_boosted",
+    "save_fitted",
     "train_factors",
+    "train_ranker",
 ]
 
 SetName = PartName | Literal["explore"]
@@ -69,6 +73,20 @@ class Plan:
     def set_path(self, name: SetName) -> Path:
         """Where a set of requests lies."""
         return self.scratch / f"{name}.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model of a run and how it came about: factors in a file, a ranker as a bundle.
+
+    `figures` are numbers by name: seconds, trees, interactions, NDCG on validation; `notes` are
+    sentences for the report.
+    """
+
+    name: str
+    path: Path | None
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +123,26 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
 
 
 def train_factors(plan: Plan) -> Trained:
-    """Learn factors from the first part of the split."""
+    """Learn factors from the first part of the split; no file where there is too little.
+
+    `figures` has `interactions`, `users`, `activities`, `seconds`.
+    """
+    watch = Stopwatch()
     config = plan.config
-    trainer = FactorizationTrainer(
-        tenant=plan.tenant,
-        until_us=plan.split.ranker_us,
-        config=config.factorization,
-        kinds=tuple(kind for kind, label in config.requests.labels.items() if label),
-        seed=config.seed,
-    )
-    return trainer.train(plan.export, plan.scratch)
+    kinds = tuple(kind for kind, label in config.requests.labels.items() if label)
+    log = read_event_log(plan.export, plan.tenant)
+    found = interactions_until(log, plan.split.ranker_us, kinds)
+    path = None
+    if len(found) >= config.factorization.engagements_min:
+        path = plan.scratch / "factors.npz"
+        path.write_bytes(factorize(found, config.factorization, config.seed).pack())
+    figures = {
+        "interactions": float(len(found)),
+        "users": float(len(found.users)),
+        "activities": float(len(found.activities)),
+        "seconds": watch.seconds,
+    }
+    return Trained("factorization", path, figures)
 
 
 def build_sets(plan: Plan, factors: Trained) -> SetFiles:
@@ -139,15 +167,41 @@ def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     )
 
 
-def train_boosted(sets: SetFiles, trainer: BoostedTrainer) -> Trained:
-    """Train one variant on the sets of a run."""
-    return trainer.train(sets.plan.scratch, sets.plan.scratch)
+def train_ranker(sets: SetFiles, trainer: RowTrainer) -> Trained:
+    """Train one model on the sets of a run, and leave it as a bundle in its directory.
+
+    Where there is too little to learn from, there is no bundle, and a note says why.
+    """
+    plan = sets.plan
+    train = TrainingSet.load(plan.set_path("ranker"))
+    validation = TrainingSet.load(plan.set_path("validation"))
+    try:
+        fitted = trainer.fit(Examples.of(train), Examples.of(validation), seed=plan.config.seed)
+    except TooFewEvents as error:
+        return Trained(trainer.name, None, {"seconds": 0.0}, (f"Not trained: {error}.",))
+    return save_fitted(sets, trainer.name, fitted, train)
 
 
-def factor_table(path: Path) -> FactorTable | None:
+def save_fitted(sets: SetFiles, name: str, fitted: Fitted, data: TrainingSet) -> Trained:
+    """A model as a bundle in the run's directory, with the first of the data as golden slate."""
+    golden = data.columns(fitted.scorer.spec.names).take(np.arange(min(len(data.labels), 100)))
+    bundle = ModelBundle(
+        TenantId(sets.plan.tenant),
+        fitted.scorer,
+        FeatureMatrix(golden.names, np.ascontiguousarray(golden.values)),
+        trained_us=0,
+        training_fingerprint=sets.fingerprint,
+        metrics={},
+    )
+    path = sets.plan.scratch / f"{name}-{bundle.digest[:16]}"
+    if not path.exists():  # Dask runs a step again if its worker ends
+        bundle.save(path)
+    return Trained(name, path, dict(fitted.figures), fitted.notes)
+
+
+def factor_table(path: Path | None) -> FactorTable | None:
     """The factors in a file, or None where there were too few engagements for any."""
-    content = path.read_bytes()
-    return FactorTable.parse(content) if content else None
+    return None if path is None else FactorTable.parse(path.read_bytes())
 
 
 def replayed_sets(

@@ -30,7 +30,7 @@ from feeds.model import (
     format_time,
     parse_time,
 )
-from training.event_log import MANIFEST, EventLog, ExportedFile, Manifest
+from training.event_log import MANIFEST, EventLog, ExportedFile, Manifest, row_of
 from training.sources.base import id_of
 
 __all__ = ["community", "events_of", "log_of", "write_export"]
@@ -105,7 +105,7 @@ def write_export(log: EventLog, out: Path) -> Path:
 
     root = out / f"tenant={log.tenant}"
     root.mkdir(parents=True, exist_ok=True)
-    rows = [_row(index, event) for index, event in zip(log.indexes, log.events, strict=True)]
+    rows = [row_of(index, event) for index, event in zip(log.indexes, log.events, strict=True)]
     rows.sort(key=_day)  # stable: within a day in log order
     files = []
     for day, group in itertools.groupby(rows, key=_day):
@@ -173,12 +173,6 @@ def _community_post(time_us: int, day: int, number: int, topic: int) -> Post:
     )
 
 
-def _row(index: int, event: Event) -> dict[str, Any]:  # Any: a row of mixed columns
-    fields = msgspec.structs.asdict(event)
-    row = {"index": index, "ordinal": 0, "type": event.__struct_config__.tag}
-    return row | {_COLUMN_OF.get(name, name): value for name, value in fields.items()}
-
-
 def _day(row: dict[str, Any]) -> int:  # Any: a row of mixed columns
     return int(row["time"]) // DAY_US
 
@@ -193,6 +187,3 @@ def _arrow_type(name: str) -> Any:  # Any: pyarrow has no types
     return {"bool": pa.bool_(), "float32": pa.float32(), "string": pa.string()}.get(
         name
     ) or pa.type_for_alias(name)
-
-
-_COLUMN_OF = {"time_us": "time", "since_us": "since"}

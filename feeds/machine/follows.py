@@ -21,6 +21,7 @@ from feeds.keys import (
 from feeds.machine.changes import Changes
 from feeds.machine.spread import settle
 from feeds.machine.tasks import count
+from feeds.machine.tenants import note_merging
 from feeds.machine.wiping import deleted
 from feeds.results import FollowResult, Rejected, UnfollowResult
 from feeds.rows import feed_rows, pulled_rows
@@ -98,6 +99,7 @@ def _reach(
 
 def _pull_everyone(command: FollowFeed, changes: Changes, view: View) -> None:
     """The target becomes a merged one: so it is for each of its present followers."""
+    note_merging(changes, view)
     present = list(followers(view, command.tenant, command.target))
     keys = [FollowKey(command.tenant, follower, command.target).encode() for follower in present]
     for follower, data in zip(present, view.get_many("follows", keys), strict=True):

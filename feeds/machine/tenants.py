@@ -10,7 +10,7 @@ from feeds.results import Accepted, Rejected
 from feeds.store.base import View
 from feeds.values import TenantRecord, decode_tenant, encode
 
-__all__ = ["create_tenant", "set_quotas"]
+__all__ = ["create_tenant", "note_merging", "set_quotas"]
 
 
 def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accepted | Rejected:
@@ -26,7 +26,8 @@ def create_tenant(command: CreateTenant, changes: Changes, view: View) -> Accept
                 "create this one in a moment",
             )
         return Accepted(record.index)
-    changes.put("config", key, encode(TenantRecord(command.now_us, changes.index)))
+    record = TenantRecord(command.now_us, changes.index, merging=False)
+    changes.put("config", key, encode(record))
     return Accepted(changes.index)
 
 
@@ -41,3 +42,12 @@ def set_quotas(command: SetQuotas, changes: Changes, view: View) -> Accepted | R
     changes.put("config", key, encode(msgspec.structs.replace(record, quotas=quotas)))
     changes.of_tenant = True
     return Accepted(changes.index)
+
+
+def note_merging(changes: Changes, view: View) -> None:
+    """Write down that a feed of the tenant is merged at read time, from now on."""
+    key = TenantKey(changes.tenant).encode()
+    stored = view.get("config", key)
+    record = decode_tenant(stored) if stored is not None else None
+    if record is not None and not record.merging:
+        changes.put("config", key, encode(msgspec.structs.replace(record, merging=True)))

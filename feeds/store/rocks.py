@@ -8,6 +8,9 @@ What shaped it (rocksdict 0.3.29, measured on two shared cores, 100 rows out of 
   so `keys` asks a cursor where they end early. No call of this version reads many rows at once. A
   prefix extractor changed nothing, and would hide rows from a scan across prefixes: there is none.
   `get(list)` of 500 keys: 0.45 ms, against 0.54 ms one by one.
+* Index and filter of a table are cut into blocks. As one block each they are larger than one of the
+  parts that a cache is divided into, from some three million rows on: so they were read and
+  unpacked anew for each seek, and a page of 100 rows took 300 us in place of 34 (64 MiB of cache).
 * `ReadOptions.set_iterate_lower_bound` sets the *upper* bound in this version: it is never called;
   the seek is the lower bound.
 * A cursor does not keep the bytes of its upper bound, and goes by whatever lies there once they are
@@ -36,6 +39,7 @@ from weakref import WeakSet
 import structlog
 from rocksdict import (
     AccessType,
+    BlockBasedIndexType,
     BlockBasedOptions,
     BottommostLevelCompaction,
     Cache,
@@ -75,6 +79,9 @@ class RocksConfig:
 
     bloom_bits_per_key: int = 10
     """Bits of bloom filter for each key: 10 let about 1 % of absent keys through."""
+
+    metadata_block_bytes: int = 4 * 1024
+    """Bytes of one block of an index or a filter; a table has as many as it needs."""
 
     open_files_max: int = 1024
     """Table files that are held open at most; -1 holds all."""
@@ -346,6 +353,10 @@ def _options(config: RocksConfig, cache: Any) -> Any:
     table.set_bloom_filter(config.bloom_bits_per_key, False)
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_metadata_block_size(config.metadata_block_bytes)
+    table.set_pin_top_level_index_and_filter(True)
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.create_missing_column_families(True)

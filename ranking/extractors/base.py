@@ -1,9 +1,9 @@
 """What a feature is, and what it is computed from."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Literal, Protocol, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -11,16 +11,17 @@ import numpy.typing as npt
 
 from feeds.counters import HOUR_US
 from feeds.model import UserId
-from ranking.candidates import Candidates, Query
-from ranking.table import ActivityTable
 
 __all__ = [
+    "NEVER",
     "USER_GROUP",
     "Column",
+    "Counted",
     "Factors",
     "Feature",
     "FeatureParameters",
     "Inputs",
+    "Met",
     "held",
     "hours_since",
     "rate",
@@ -30,9 +31,15 @@ __all__ = [
 USER_GROUP: Final = "user"
 """The feed group of users' own feeds: following `user:alice` is following alice."""
 
+NEVER: Final[int] = np.iinfo(np.int64).max
+"""The time of what never happened."""
+
 # Any: counts are integers, flags are booleans, rates are floats; `build` casts them all to float32.
 Column = npt.NDArray[Any]
 """One number a candidate, of any real type; NaN where missing."""
+
+Counted = Literal["activity", "author", "tags"]
+"""What events are counted for: columns of `tags` have a layer for each tag, int[most tags, n]."""
 
 T = TypeVar("T")
 
@@ -64,34 +71,27 @@ class Factors(Protocol):
         ...
 
 
-class Inputs:
-    """One query and its candidates, and what several features share, computed once.
+@dataclass(frozen=True, slots=True)
+class Met:
+    """How users met the authors, or in layers the tags, of candidates: int64, 0 where never."""
 
-    `shown_at` is int[n], the 0-based place where each candidate was shown, in training; None in
-    serving.
+    engagements: npt.NDArray[np.int64]
+    impressions: npt.NDArray[np.int64]
+    last_us: npt.NDArray[np.int64]
+
+
+class Inputs(ABC):
+    """What features are computed from: of n candidates, what was counted and known at a time.
+
+    Features are formulas over these columns and nothing else. So they have the same bits whether
+    the columns come from the state that serves (`ranking.extractors.served`) or from a sorted log
+    (`training.asof`). Layers are the names of a candidate one above the other, [most names, n], as
+    `stacked` makes them. A method is called once for its arguments, or keeps what it gave.
     """
 
-    def __init__(
-        self,
-        query: Query,
-        candidates: Candidates,
-        table: ActivityTable,
-        parameters: FeatureParameters,
-        factors: Factors | None = None,
-        *,
-        shown_at: npt.NDArray[np.integer] | None = None,
-    ) -> None:
-        self.query = query
-        self.table = table
+    def __init__(self, parameters: FeatureParameters) -> None:
         self.parameters = parameters
-        self.factors = factors
-        self.shown_at = shown_at
-        self.rows = candidates.rows.astype(np.intp)  # what numpy indexes with, converted once
         self._shared: dict[object, object] = {}
-
-    def __len__(self) -> int:
-        """How many candidates there are."""
-        return len(self.rows)
 
     def once(self, compute: Callable[["Inputs"], T]) -> T:
         """What `compute` gives for these inputs; it runs for the first feature that asks."""
@@ -99,29 +99,107 @@ class Inputs:
             self._shared[compute] = compute(self)
         return cast("T", self._shared[compute])
 
-    @cached_property
-    def authors(self) -> npt.NDArray[np.intp]:
-        """The author of each candidate, intp[n]."""
-        return self.table.author[self.rows].astype(np.intp)
+    def constant(self, value: float | npt.NDArray[np.int64]) -> Column:
+        """The same number for every candidate; or each one's, where requests have their own."""
+        return np.full(len(self), value, dtype=np.float32)
 
-    @cached_property
-    def tags(self) -> npt.NDArray[np.intp]:
-        """The tags of the candidates, intp[most tags, n], -1 pads: see `stacked`."""
-        return stacked(self.table.tags.take(self.rows, axis=0))
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many candidates there are."""
 
-    @cached_property
-    def feeds(self) -> npt.NDArray[np.intp]:
-        """The feeds of the candidates, intp[most feeds, n], -1 pads."""
-        return stacked(self.table.feeds.take(self.rows, axis=0))
+    @property
+    @abstractmethod
+    def now_us(self) -> int | npt.NDArray[np.int64]:
+        """When it is, microseconds since the epoch; int64[n] where requests differ."""
 
-    @cached_property
+    @property
+    @abstractmethod
+    def posted_us(self) -> npt.NDArray[np.int64]:
+        """When each candidate was posted, int64[n]."""
+
+    @property
+    @abstractmethod
+    def length_bytes(self) -> npt.NDArray[np.integer]:
+        """Length of each encoded activity, int[n]."""
+
+    @property
+    @abstractmethod
     def tag_counts(self) -> npt.NDArray[np.int64]:
         """How many tags each candidate has, int64[n]."""
-        return held(self.tags)
 
-    def constant(self, value: float) -> Column:
-        """The same number for every candidate."""
-        return np.full(len(self), value, dtype=np.float32)
+    @property
+    @abstractmethod
+    def feed_counts(self) -> npt.NDArray[np.int64]:
+        """How many feeds each candidate was posted to, int64[n]."""
+
+    @property
+    @abstractmethod
+    def shown_at(self) -> npt.NDArray[np.integer] | None:
+        """The 0-based place where each was shown, int[n], -1 unknown; None when serving."""
+
+    @abstractmethod
+    def total(self, of: Counted, channel: int) -> npt.NDArray[np.integer]:
+        """Events of a channel so far, int[n]."""
+
+    @abstractmethod
+    def decayed_7d(self, of: Counted, channel: int) -> npt.NDArray[np.float64]:
+        """Events of a channel in the last 30 days, half-life 7 days, float64[n]."""
+
+    @abstractmethod
+    def engagements_by_day(self) -> npt.NDArray[np.float64]:
+        """Engagements in the last 30 days; half-lives of a day and of 7 days, float64[n, 2]."""
+
+    @abstractmethod
+    def engagements_by_hour(self) -> npt.NDArray[np.float64]:
+        """Engagements in the last 24 hours: half-life of an hour; plain count. float64[n, 2]."""
+
+    @property
+    @abstractmethod
+    def engaged_us(self) -> npt.NDArray[np.int64]:
+        """The time of the last engagement with each candidate, int64[n]; 0 without any."""
+
+    @property
+    @abstractmethod
+    def user_engagements(self) -> int | npt.NDArray[np.int64]:
+        """Engagements of the user so far; int64[n] where users differ."""
+
+    @property
+    @abstractmethod
+    def met_authors(self) -> Met:
+        """How the user met each candidate's author, [n]."""
+
+    @property
+    @abstractmethod
+    def met_tags(self) -> Met:
+        """How the user met each candidate's tags, in layers."""
+
+    @property
+    @abstractmethod
+    def shown(self) -> npt.NDArray[np.int64]:
+        """How often the user was shown each candidate, int64[n]."""
+
+    @property
+    @abstractmethod
+    def author_since_us(self) -> npt.NDArray[np.int64]:
+        """Since when the user follows each candidate's author, int64[n]; or `NEVER`."""
+
+    @property
+    @abstractmethod
+    def feeds_since_us(self) -> npt.NDArray[np.int64]:
+        """Since when the user follows each candidate's feeds, in layers; or `NEVER`."""
+
+    @property
+    @abstractmethod
+    def followed_engagers(self) -> npt.NDArray[np.int64]:
+        """How many of each candidate's latest engagers the user follows, int64[n]."""
+
+    @abstractmethod
+    def dot_and_bias(self) -> tuple[Column, Column]:
+        """What `Factors.dot` gives, float32[n] each; NaN without factors."""
+
+    @abstractmethod
+    def brought(self, name: str) -> Column:
+        """The caller's numbers of a name, NaN where it brought none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +230,9 @@ def held(layers: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
     return counts
 
 
-def hours_since(now_us: int, then_us: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def hours_since(
+    now_us: int | npt.NDArray[np.int64], then_us: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
     """Hours from `then_us` to now, not below 0; NaN where `then_us` is 0, which means never."""
     hours = np.maximum(now_us - then_us, 0) / HOUR_US
     return np.where(then_us > 0, hours, np.nan)

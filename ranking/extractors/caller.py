@@ -3,8 +3,6 @@
 import re
 from typing import Final
 
-import numpy as np
-
 from ranking.extractors.base import Column, Feature, Inputs
 
 __all__ = ["CALLER", "caller_feature", "is_caller_name"]
@@ -31,10 +29,6 @@ def caller_feature(name: str) -> Feature | None:
         return None
 
     def compute(inputs: Inputs) -> Column:
-        numbers = inputs.query.caller.get(brought)
-        if not numbers:
-            return inputs.constant(np.nan)
-        positions = inputs.table.positions(inputs.rows.astype(np.int32))
-        return np.array([numbers.get(position, np.nan) for position in positions], np.float64)
+        return inputs.brought(brought)
 
     return Feature(name, "caller", "the caller's", "What the caller brought.", compute)

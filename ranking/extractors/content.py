@@ -1,6 +1,6 @@
 """What an activity is like, whoever looks at it."""
 
-from ranking.extractors.base import Feature, held
+from ranking.extractors.base import Feature
 
 __all__ = ["FEATURES"]
 
@@ -17,13 +17,13 @@ FEATURES = (
         "content",
         "count",
         "How many feeds the activity was posted to, its home feed included; at most 8 are counted.",
-        lambda inputs: held(inputs.feeds),
+        lambda inputs: inputs.feed_counts,
     ),
     Feature(
         "length_bytes",
         "content",
         "bytes",
         "Length of the encoded activity.",
-        lambda inputs: inputs.table.length[inputs.rows],
+        lambda inputs: inputs.length_bytes,
     ),
 )

@@ -1,18 +1,12 @@
 """What a factorization of users and activities expects."""
 
-import numpy as np
-
 from ranking.extractors.base import Column, Factors, Feature, Inputs
 
 __all__ = ["FEATURES", "Factors"]
 
 
 def _dot_and_bias(inputs: Inputs) -> tuple[Column, Column]:
-    if inputs.factors is None:
-        return inputs.constant(np.nan), inputs.constant(np.nan)
-    table = inputs.table
-    positions, tags = table.positions(inputs.rows), table.tags[inputs.rows]
-    return inputs.factors.dot(inputs.query.user, positions, tags, table.names.tags.names)
+    return inputs.dot_and_bias()
 
 
 FEATURES = (

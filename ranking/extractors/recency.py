@@ -3,20 +3,17 @@
 import numpy as np
 
 from feeds.counters import HOUR_US
-from ranking.buckets import ENGAGEMENT
 from ranking.extractors.base import Column, Feature, Inputs, hours_since
 
 __all__ = ["FEATURES"]
 
 
 def _age_h(inputs: Inputs) -> Column:
-    ages_us = inputs.query.now_us - inputs.table.time_us[inputs.rows]
-    return np.maximum(ages_us, 0) / HOUR_US
+    return np.maximum(inputs.now_us - inputs.posted_us, 0) / HOUR_US
 
 
 def _hours_since_engagement(inputs: Inputs) -> Column:
-    engaged_us = inputs.table.counts.last_us[inputs.rows, ENGAGEMENT]
-    return hours_since(inputs.query.now_us, engaged_us)
+    return hours_since(inputs.now_us, inputs.engaged_us)
 
 
 def _hours_since_active(inputs: Inputs) -> Column:

@@ -9,7 +9,13 @@ import numpy.typing as npt
 from ranking.errors import FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureSpec
 
-__all__ = ["ExplainingScorer", "Scorer", "column_places", "only_added"]
+__all__ = [
+    "ExplainingScorer",
+    "Scorer",
+    "column_places",
+    "only_added",
+    "rounded_contributions",
+]
 
 
 @runtime_checkable
@@ -70,3 +76,16 @@ def only_added(
     for place, column in columns.items():
         added[:, place] = column
     return added
+
+
+def rounded_contributions(
+    added: npt.NDArray[np.float64], scores: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Contributions, float64[n, F + 1], as float32; the bias takes what rounding left.
+
+    So rows add up to `scores`, float32[n], however large the single contributions are.
+    """
+    rounded = added.astype(np.float32)
+    features_alone = rounded[:, :-1].astype(np.float64).sum(axis=1)
+    rounded[:, -1] = scores.astype(np.float64) - features_alone
+    return rounded

@@ -20,19 +20,25 @@ class BoostedScorer:
     may crash the process on others, so a bundle checks them against its manifest first.
     `iterations` are the first round and the one after the last that take part, (0, 0) for all.
     Scores are margins, before any logistic function, so that contributions add up to them.
+    `file` is what errors call the content.
     Raises `BundleDamaged` for what is no model, `FeatureSpecMismatch` for a model of other columns.
     """
 
     name = "boosted"
 
     def __init__(
-        self, spec: FeatureSpec, content: bytes, iterations: tuple[int, int] = (0, 0)
+        self,
+        spec: FeatureSpec,
+        content: bytes,
+        iterations: tuple[int, int] = (0, 0),
+        *,
+        file: str = _FILE,
     ) -> None:
         self.spec = spec
         self.content = content
         self.iterations = iterations
-        self._booster = _load(content)
-        self._check()
+        self._booster = _load(content, file)
+        self._check(file)
 
     def score(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
         """The sum of the trees' leaves, float32[n]; NaN features take each tree's default way."""
@@ -67,40 +73,40 @@ class BoostedScorer:
                 f" and was given {', '.join(features.names)}: build the matrix from its own spec"
             )
 
-    def _check(self) -> None:
+    def _check(self, file: str) -> None:
         columns, named = self._booster.num_features(), len(self.spec.names)
         if columns != named:
             raise FeatureSpecMismatch(
-                f"{_FILE} was trained on {columns} columns and its spec names {named}: "
+                f"{file} was trained on {columns} columns and its spec names {named}: "
                 "save the model together with the spec that it was trained with"
             )
         trained = self._booster.feature_names
         if trained is not None and tuple(trained) != self.spec.names:
             raise FeatureSpecMismatch(
-                f"{_FILE} was trained on the columns {', '.join(trained)} and its spec names "
+                f"{file} was trained on the columns {', '.join(trained)} and its spec names "
                 f"{', '.join(self.spec.names)}: save the model with the spec it was trained with"
             )
         first, after = self.iterations
         if not 0 <= first <= after <= self._booster.num_boosted_rounds():
             raise BundleDamaged(
-                f"{_FILE} has {self._booster.num_boosted_rounds()} rounds, and rounds {first} to "
+                f"{file} has {self._booster.num_boosted_rounds()} rounds, and rounds {first} to "
                 f"{after} are asked for: train anew"
             )
 
 
-def _load(content: bytes) -> Any:  # Any: xgboost is untyped here
+def _load(content: bytes, file: str) -> Any:  # Any: xgboost is untyped here
     """The booster in these bytes."""
     import xgboost  # noqa: PLC0415  (up to 3 s: only where there is a model)
 
     if content[:1] != b"{":
-        raise BundleDamaged(f"{_FILE} is damaged: it is not a model; fetch the bundle again")
+        raise BundleDamaged(f"{file} is damaged: it is not a model; fetch the bundle again")
     booster = xgboost.Booster()
     try:
         booster.load_model(bytearray(content))
     except xgboost.core.XGBoostError as error:
         line = str(error).strip().splitlines()[0]
         raise BundleDamaged(
-            f"{_FILE} is damaged: XGBoost cannot read it ({line}); fetch the bundle again"
+            f"{file} is damaged: XGBoost cannot read it ({line}); fetch the bundle again"
         ) from error
     booster.set_param({"nthread": 1})
     return booster

@@ -118,6 +118,11 @@ class FactorTable:
         row = self._user_rows.get(user)
         return None if row is None else self._users.factors[row]
 
+    @property
+    def user_names(self) -> Sequence[str]:
+        """Every user that has a vector."""
+        return self._users.names
+
     def user_bias(self, user: UserId) -> float:
         """The user's own bias, the same for every activity; NaN if the user is unknown."""
         row = self._user_rows.get(user)

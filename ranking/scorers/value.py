@@ -6,65 +6,44 @@ A head says how likely an engagement of its kind is; what it is worth is the ten
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from feeds.events import ENGAGEMENT_KINDS
 from ranking.errors import FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.scorers.base import ExplainingScorer, Scorer, column_places
+from ranking.scorers.base import (
+    ExplainingScorer,
+    Scorer,
+    column_places,
+    rounded_contributions,
+)
+from ranking.scorers.calibration import Calibration, Platt
 
-__all__ = ["Head", "Platt", "ValueScorer"]
+__all__ = ["HEAD_KINDS", "ExplainedHead", "Head", "ValueScorer"]
 
 Floats = npt.NDArray[np.float64]
 
+HEAD_KINDS: Final = (*ENGAGEMENT_KINDS, "dwell", "report")
+"""What a head may be for: the kinds that a ranking config has weights for."""
 
-@dataclass(frozen=True, slots=True)
-class Platt:
-    """A calibration of margins: probability = logistic(slope * margin + offset).
 
-    Platt (1999). Slope 1 and offset 0 are those of a model trained on log loss. A slope above 0
-    keeps the order.
-    """
-
-    slope: float = 1.0
-    offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what would turn the order round, or is no number."""
-        if not (np.isfinite(self.slope) and self.slope > 0 and np.isfinite(self.offset)):
-            raise ValueError(
-                f"a calibration has slope {self.slope} and offset {self.offset}: give a slope "
-                "above 0 and two finite numbers"
-            )
-
-    def probability(self, margins: Floats) -> Floats:
-        """Probabilities of margins, float64[n]; NaN stays NaN.
-
-        >>> Platt().probability(np.array([0.0, 1000.0, -1000.0])).tolist()
-        [0.5, 1.0, 0.0]
-        """
-        # Through the absolute value, so that no exponential overflows.
-        moved = self.slope * margins + self.offset
-        small = np.exp(-np.abs(moved))
-        likely: Floats = np.where(moved >= 0, 1.0, small) / (1.0 + small)
-        return likely
+_LOG_ODDS: Final = Platt()
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How likely an engagement of one kind is: a scorer, and what its scores mean.
+    """How likely an engagement of one kind is: a scorer, and what makes its scores probabilities.
 
-    `output` is `margin` for log odds, which `calibration` turns into probabilities, or
-    `probability` for scores that are probabilities already.
+    Where `calibration` is None they are probabilities already.
     """
 
     kind: str
     scorer: Scorer
-    output: Literal["margin", "probability"] = "margin"
-    calibration: Platt = field(default_factory=Platt)
+    calibration: Calibration | None = _LOG_ODDS
 
     def probabilities(self, features: FeatureMatrix) -> Floats:
         """The probability of the engagement, float64[n]; NaN where the scorer has no opinion."""
@@ -91,9 +70,23 @@ class Head:
         return np.column_stack([added * slope[:, None], np.where(flat, likely, at_bias)])
 
     def _likely(self, scores: Floats) -> Floats:
-        if self.output == "probability":
-            return scores
-        return self.calibration.probability(scores)
+        return scores if self.calibration is None else self.calibration.probability(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedHead:
+    """What a head says of n activities, and what that is worth.
+
+    `probability` is float32[n]; `contributions`, float32[n, F + 1] over `columns` with the bias
+    last, add up to it within 1e-5, and are None where the head cannot say. The score is the sum
+    over the heads of `weight * probability`.
+    """
+
+    kind: str
+    weight: float
+    columns: tuple[str, ...]
+    probability: npt.NDArray[np.float32]
+    contributions: npt.NDArray[np.float32] | None
 
 
 class ValueScorer:
@@ -144,11 +137,22 @@ class ValueScorer:
             if told is None:
                 return None
             added[:, [*map(self.spec.names.index, spec.names), -1]] += weight * told
-        rounded = added.astype(np.float32)
-        # The bias takes what rounding left, so that rows add up to the score.
-        features_alone = rounded[:, :-1].astype(np.float64).sum(axis=1)
-        rounded[:, -1] = self.score(features).astype(np.float64) - features_alone
-        return rounded
+        return rounded_contributions(added, self.score(features))
+
+    def explained(self, features: FeatureMatrix) -> tuple[ExplainedHead, ...]:
+        """What each head says, those without a weight too; slow."""
+        return tuple(self._explained(head, features) for head in self.heads)
+
+    def _explained(self, head: Head, features: FeatureMatrix) -> ExplainedHead:
+        own = _columns(features, head.scorer.spec)
+        likely, told = head.probabilities(own).astype(np.float32), head.contributions(own)
+        return ExplainedHead(
+            kind=head.kind,
+            weight=self.weights.get(head.kind, 0.0),
+            columns=own.names,
+            probability=likely,
+            contributions=None if told is None else rounded_contributions(told, likely),
+        )
 
     def probabilities(self, features: FeatureMatrix) -> dict[str, npt.NDArray[np.float32]]:
         """The probability of each kind of engagement, float32[n], whatever it is worth."""

@@ -18,15 +18,15 @@ from ranking.config import RankingConfig, json_schema
 from ranking.errors import InvalidRankingConfig
 from ranking.pipeline import describe
 from serving.config_access import describe_versions, way_back
-from serving.configs import read_config, write_config
+from serving.configs import write_config
 from serving.consistency import Consistent
 from serving.errors import ConfigRefused
 from serving.previews import Preview, PreviewedSlate
 from serving.requests import ActivateBody, JsonRoute, RollBackBody
-from serving.routes import replies
+from serving.routes import config_replies, replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
-from serving.tenants import Reader, Writer
+from serving.tenants import Admin, Reader
 
 __all__ = ["router"]
 
@@ -42,7 +42,9 @@ _FASTER: Responses = {
 }
 
 
-@router.get("/ranking-config", response_model=replies.ActiveVersion, summary="The active config")
+@router.get(
+    "/ranking-config", response_model=config_replies.ActiveVersion, summary="The active config"
+)
 async def active(request: Request, tenant: Reader, _: Consistent) -> Response:
     """What the tenant's feeds follow, since when, and which version did before."""
     services = services_of(request)
@@ -59,14 +61,16 @@ async def active(request: Request, tenant: Reader, _: Consistent) -> Response:
     )
 
 
-@router.get("/ranking-config/schema", response_model=replies.Document, summary="The form")
+@router.get("/ranking-config/schema", response_model=config_replies.Document, summary="The form")
 async def schema(request: Request, tenant: Reader) -> Response:
     """The JSON Schema of a whole ranking config; a document may leave out any field."""
     del request, tenant
     return _reply(json_schema())
 
 
-@router.get("/ranking-configs", response_model=replies.ConfigVersions, summary="List the versions")
+@router.get(
+    "/ranking-configs", response_model=config_replies.ConfigVersions, summary="List the versions"
+)
 async def versions(request: Request, tenant: Reader, _: Consistent) -> Response:
     """The versions that are kept, the newest first, and which one is active."""
     return _reply(describe_versions(services_of(request).engine.ranking_configs(tenant)))
@@ -74,7 +78,7 @@ async def versions(request: Request, tenant: Reader, _: Consistent) -> Response:
 
 @router.get(
     "/ranking-configs/{version}",
-    response_model=replies.ConfigVersion,
+    response_model=config_replies.ConfigVersion,
     responses=_UNKNOWN,
     summary="Read a version",
 )
@@ -87,13 +91,13 @@ async def read(request: Request, tenant: Reader, _: Consistent, version: int) ->
 @router.post(
     "/ranking-configs",
     status_code=201,
-    response_model=replies.SavedVersion,
+    response_model=config_replies.SavedVersion,
     responses=CONFLICT,
     summary="Save a version",
 )
 async def save(
     request: Request,
-    tenant: Writer,
+    tenant: Admin,
     document: Document,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -108,16 +112,18 @@ async def save(
     return _reply({"index": saved.index, "version": saved.version}, 201)
 
 
-@router.post("/ranking-configs/preview", response_model=replies.Preview, summary="Preview")
+@router.post("/ranking-configs/preview", response_model=config_replies.Preview, summary="Preview")
 async def preview(
     request: Request,
-    tenant: Writer,
+    tenant: Admin,
     document: Document,
     requests: Annotated[
         int | None, Query(ge=1, description="Requests that are ranked again; all unless told.")
     ] = None,
 ) -> Response:
-    """The last requests that this process served, by the active config and by another one.
+    """The last requests of the tenant's users, by the active config and by another one.
+
+    They are those of the last slates in the log, and of what this process served since.
 
     Nothing is saved. A config that leaves nothing of anything is refused, with what removed it.
     """
@@ -132,12 +138,12 @@ async def preview(
 
 @router.post(
     "/ranking-configs/rollback",
-    response_model=replies.ActivatedVersion,
+    response_model=config_replies.ActivatedVersion,
     responses=_FASTER,
     summary="Roll back",
 )
 async def roll_back(
-    request: Request, tenant: Writer, body: Annotated[RollBackBody | None, Body()] = None
+    request: Request, tenant: Admin, body: Annotated[RollBackBody | None, Body()] = None
 ) -> Response:
     """Activate the version that was active before."""
     engine = services_of(request).engine
@@ -150,11 +156,11 @@ async def roll_back(
 
 @router.post(
     "/ranking-configs/{version}/activate",
-    response_model=replies.ActivatedVersion,
+    response_model=config_replies.ActivatedVersion,
     responses=_UNKNOWN | _FASTER,
     summary="Activate a version",
 )
-async def activate(request: Request, tenant: Writer, version: int, body: ActivateBody) -> Response:
+async def activate(request: Request, tenant: Admin, version: int, body: ActivateBody) -> Response:
     """Let a version rank the tenant's feeds, at every worker, if the expected one does until now.
 
     One that leaves nothing of all the last requests is refused, unless `allow_empty` says so.
@@ -167,7 +173,7 @@ async def activate(request: Request, tenant: Writer, version: int, body: Activat
     return _activated(await asyncio.wrap_future(future))
 
 
-@router.get("/pipeline", response_model=replies.Pipeline, summary="How a feed comes about")
+@router.get("/pipeline", response_model=config_replies.Pipeline, summary="How a feed comes about")
 async def pipeline(
     request: Request,
     tenant: Reader,
@@ -204,11 +210,8 @@ def _checked(document: dict[str, Any], limits: FeedsConfig) -> RankingConfig:  #
 
 def _stored(request: Request, tenant: TenantId, version: int) -> RankingConfig:
     """A version that is kept; raises `NotFound`, or `ConfigRefused` where this release cannot."""
-    services = services_of(request)
-    if version == 0:
-        return services.configs.default.config
     try:
-        return read_config(services.engine.ranking_config(tenant, version))
+        return services_of(request).configs.version(tenant, version)
     except InvalidRankingConfig as error:
         raise ConfigRefused(error.problems) from None
 
@@ -230,6 +233,7 @@ def _told_slate(slate: PreviewedSlate) -> dict[str, Any]:  # Any: JSON
         "user": slate.request.user,
         "kind": slate.request.kind,
         "time": format_time(slate.request.time_us),
+        "slate_id": slate.request.slate_id,
         "overlap_at_10": slate.overlap,
         "kendall_tau": slate.kendall_tau,
         "first_changed": slate.first_changed,

@@ -1,9 +1,6 @@
-"""How replies look: for the API's description alone, since bytes are sent as they are stored.
+"""How replies look: for the API's description alone, since bytes are sent as they are stored."""
 
-It is long because the shape of every reply stands here, and nothing else.
-"""
-
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,12 +10,7 @@ from serving.compose import Services
 
 __all__ = [
     "ERRORS",
-    "ActivatedVersion",
-    "ActiveVersion",
-    "ConfigVersion",
-    "ConfigVersions",
     "Digest",
-    "Document",
     "Error",
     "ExplainedSlate",
     "Explanation",
@@ -26,16 +18,13 @@ __all__ = [
     "FeedbackTaken",
     "Followed",
     "Model",
-    "Pipeline",
     "Posted",
-    "Preview",
     "RankedPage",
     "RankedReply",
     "Recorded",
     "RelatedPage",
     "Removed",
     "Responses",
-    "SavedVersion",
     "Suggestions",
     "SuggestionsTaken",
     "page_size",
@@ -411,112 +400,3 @@ class Model(BaseModel):
     since: str | None = Field(description="When this server took it up, UTC.")
     problem: str | None = Field(description="Why nothing newer ranks, and what to do; or null.")
     shadow: ShadowModel | None = Field(description="The model on trial, if there is one.")
-
-
-Document = dict[str, Any]  # Any: JSON
-"""A ranking config, or its JSON Schema."""
-
-
-class ActiveVersion(BaseModel):
-    """The ranking config that the tenant's feeds follow."""
-
-    version: int = Field(description="0 is the default.")
-    previous: int | None = Field(description="The version before; null if none was ever active.")
-    activated: str | None = Field(description="Since when, UTC; null if none was ever activated.")
-    document: Document
-    problem: str | None = Field(description="Why the default ranks instead; null if all is well.")
-
-
-class ConfigDescription(BaseModel):
-    """A version of the ranking config, without its document."""
-
-    version: int
-    saved: str = Field(description="UTC.")
-    bytes: int
-
-
-class ConfigVersions(BaseModel):
-    """The versions that are kept, the newest first."""
-
-    active: int
-    previous: int | None
-    versions: list[ConfigDescription]
-
-
-class ConfigVersion(BaseModel):
-    """A version of the ranking config."""
-
-    version: int
-    document: Document
-
-
-class SavedVersion(BaseModel):
-    """A ranking config that was saved; activate it to let it rank."""
-
-    index: int
-    version: int
-
-
-class ActivatedVersion(BaseModel):
-    """The version that ranks from now on."""
-
-    index: int
-    version: int
-    previous: int | None = Field(description="The version before.")
-
-
-class PreviewedPlace(BaseModel):
-    """A place of the new slate."""
-
-    id: str
-    position: int
-    score: float | None
-    source: str
-    was: int | None = Field(description="Its place before; null where it had none.")
-    moved: int | None = Field(description="Places that it rose; negative where it fell.")
-
-
-class PreviewedSlate(BaseModel):
-    """One of the last requests, ranked by the active config and by the new one."""
-
-    user: str
-    kind: Literal["personalized", "explore"]
-    time: str = Field(description="When it was asked, UTC; both rank the state of now.")
-    overlap_at_10: float
-    kendall_tau: float | None = Field(description="Null where both share fewer than two.")
-    first_changed: bool
-    old: list[str] = Field(description="Activities in their places until now.")
-    new: list[PreviewedPlace]
-    old_length: int
-    new_length: int
-    removed: dict[str, int] = Field(description="What the new config removes, by filter.")
-
-
-class Preview(BaseModel):
-    """What a ranking config would change; null where there are no requests to tell it from."""
-
-    active_version: int
-    requests: int
-    overlap_at_10: float | None = Field(description="The mean over the requests.")
-    kendall_tau: float | None = Field(description="The mean over the requests.")
-    first_changed: float | None = Field(description="Share of users whose first place changes.")
-    emptied: int = Field(description="Requests that would be left without an activity.")
-    slates: list[PreviewedSlate]
-
-
-class PipelineStage(BaseModel):
-    """A step of the pipeline, with its components."""
-
-    name: str
-    components: list[dict[str, Any]]  # Any: each has its own options
-
-
-class Pipeline(BaseModel):
-    """How a feed comes about: its steps in order, what is on, and the limits."""
-
-    config_version: int
-    kind: str
-    stages: list[PipelineStage]
-    limits: dict[str, float]
-    fallback: Any = Field(description="What ranks where no model does.")  # Any: text or expression
-    log_sample_rate: float

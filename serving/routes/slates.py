@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from pathlib import Path
+from typing import Annotated
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from feeds.errors import NotFound, StorageError
 from feeds.model import TenantId
@@ -33,20 +35,32 @@ UNKNOWN: Responses = {
     responses=UNKNOWN,
     summary="Explain a served slate",
 )
-async def explain_slate(request: Request, tenant: Reader, slate: str) -> Response:
+async def explain_slate(
+    request: Request,
+    tenant: Reader,
+    slate: str,
+    shadow: Annotated[
+        bool, Query(description="What the model on trial would have shown instead.")
+    ] = False,
+) -> Response:
     """Why a slate was as it was, from the log: scored again by the model version that served it."""
     services = services_of(request)
+    log = services.shadow_log if shadow else services.slate_log
     async with services.slate_lookups:  # each may read the tenant's whole log
-        logged = await _found(services, tenant, slate)
-    versions = ModelVersions(services.models.get, services.settings.models_path)
+        logged = await _found(services, log.directory, tenant, slate)
+    versions = ModelVersions(
+        services.models.get, services.settings.models_path, services.configs.version
+    )
     live = versions.live(tenant, logged.model_version)
     explained = await asyncio.to_thread(explain, logged, versions, live)
     return json_reply(orjson.dumps(explained))
 
 
-async def _found(services: Services, tenant: TenantId, slate_id: str) -> LoggedSlate:
+async def _found(
+    services: Services, directory: Path, tenant: TenantId, slate_id: str
+) -> LoggedSlate:
     """The slate; one that was served a moment ago is waited for. Raises `NotFound`."""
-    directory, began_ns = services.slate_log.directory, time.time_ns()
+    began_ns = time.time_ns()
     try:
         found = await asyncio.to_thread(find_slate, directory, tenant, slate_id)
         if found is None:
@@ -56,7 +70,8 @@ async def _found(services: Services, tenant: TenantId, slate_id: str) -> LoggedS
         raise StorageError(f"the slate log cannot be read: {error}") from error
     if found is None:
         raise NotFound(
-            f"slate {slate_id[:80]!r} is not in the log: it was not drawn (slate_log_rate), has "
-            "left (slate_log_bytes_max, slate_log_age_s), or never was"
+            f"slate {slate_id[:80]!r} is not in the log: it was not drawn (slate_log_rate, and "
+            "log_sample_rate of the ranking config), has left (slate_log_bytes_max, "
+            "slate_log_age_s), or never was"
         )
     return found

@@ -1,12 +1,17 @@
 """`headwater slates`: what the slate log holds, exported or shown. A running service goes on."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from feeds.errors import FeedsError, NotFound
-from feeds.model import check_tenant_id
+from feeds.model import TenantId, check_tenant_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ranking.config import RankingConfig
 
 __all__ = ["slates"]
 
@@ -26,6 +31,9 @@ LogDir = Annotated[
         help="The slate log, where it is not in the data directory.",
     ),
 ]
+Shadow = Annotated[
+    bool, typer.Option("--shadow", help="What models on trial would have shown instead.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 DATA_DIR = Path(".headwater/data")
@@ -38,6 +46,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="The directory to export to.")],
     data_dir: DataDir = DATA_DIR,
     slate_log_dir: LogDir = None,
+    shadow: Shadow = False,
     json: AsJson = False,
 ) -> None:
     """Export a tenant's logged slates as Parquet by day; what was exported before is not repeated.
@@ -56,7 +65,7 @@ def export(
         with Progress(console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("exporting", total=None)
             report = export_slates(
-                slate_log_dir or data_dir / "slates",
+                _log_path(data_dir, slate_log_dir, shadow=shadow),
                 check_tenant_id(tenant),
                 out,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -79,17 +88,27 @@ def show(
     ] = None,
     data_dir: DataDir = DATA_DIR,
     slate_log_dir: LogDir = None,
+    shadow: Shadow = False,
     json: AsJson = False,
 ) -> None:
     """Show one slate as it was served, scored again by the model version that served it."""
     try:
-        found = _explained(slate, tenant, data_dir, slate_log_dir or data_dir / "slates")
+        log = _log_path(data_dir, slate_log_dir, shadow=shadow)
+        found = _explained(slate, tenant, data_dir, log)
     except FeedsError as error:
         _tell(error, json=json)
     if json:
         _write_json(found)
     else:
         _print(found)
+
+
+def _log_path(data_dir: Path, slate_log_dir: Path | None, *, shadow: bool) -> Path:
+    """Where the log lies, or its twin for models on trial."""
+    from serving.settings_slates import shadow_log  # noqa: PLC0415 - as above
+
+    directory = slate_log_dir or data_dir / "slates"
+    return shadow_log(directory) if shadow else directory
 
 
 def _explained(
@@ -101,12 +120,27 @@ def _explained(
     named = [check_tenant_id(tenant)] if tenant is not None else tenants_of(directory)
     for each in named:
         if (logged := find_slate(directory, each, slate_id)) is not None:
-            versions = ModelVersions(lambda _: None, data_dir / "models")
+            versions = ModelVersions(lambda _: None, data_dir / "models", _configs(data_dir))
             return {"tenant": each, **explain(logged, versions, None)}
     raise NotFound(
         f"slate {slate_id[:80]!r} is not in {directory}: it was not drawn, or has left; or name "
         "another directory with --data-dir or --slate-log-dir"
     )
+
+
+def _configs(data_dir: Path) -> "Callable[[TenantId, int], RankingConfig]":
+    """Ranking configs by version, from the store: opened where a slate needs one."""
+    from feeds.cli_common import read  # noqa: PLC0415 - as above
+    from ranking.config import RankingConfig  # noqa: PLC0415
+    from serving.configs import read_config  # noqa: PLC0415
+
+    def version(tenant: TenantId, number: int) -> RankingConfig:
+        if number == 0:
+            return RankingConfig.default()
+        with read(data_dir, None) as store:
+            return read_config(store.ranking_config(tenant, number))
+
+    return version
 
 
 def _print(found: dict[str, Any]) -> None:  # Any: JSON

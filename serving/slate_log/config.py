@@ -3,10 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from feeds.errors import NotFound
 from feeds.model import TenantId
+from ranking.candidates import FeedKind
+from serving.configs import RankingConfigs
 from serving.settings import Settings
 
-__all__ = ["SlateLogConfig", "SlateRules", "config_of", "rules_of"]
+__all__ = ["Shares", "SlateLogConfig", "SlateRules", "config_of", "rules_of", "shares_of"]
+
+Shares = Callable[[TenantId, FeedKind], float]
+"""Which share of the slates of a tenant's feed its ranking config has logged, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +20,7 @@ class SlateRules:
     """What is kept of one tenant's slates."""
 
     rate: float = 1.0
-    """Share of the slates that are logged, 0 to 1, drawn from each slate's id."""
+    """Share of the slates that are logged at most, 0 to 1, drawn from each slate's id."""
     candidates: bool = False
     """Whether all candidates that the filters kept are logged, not the shown ones alone."""
     bytes_max: int = 1024 * 1024 * 1024
@@ -63,3 +69,15 @@ def rules_of(settings: Settings) -> Callable[[TenantId], SlateRules]:
         for tenant, given in settings.slate_log_tenants.items()
     }
     return lambda tenant: own.get(tenant, usual)
+
+
+def shares_of(configs: RankingConfigs) -> Shares:
+    """`log_sample_rate` of each feed; nothing of a tenant that is deleted by now."""
+
+    def share(tenant: TenantId, kind: FeedKind) -> float:
+        try:
+            return configs.of(tenant).config.feed(kind).log_sample_rate
+        except NotFound:
+            return 0.0
+
+    return share

@@ -1,4 +1,8 @@
-"""A logged slate explained: scored again from the logged features by the version that served it."""
+"""A logged slate explained: scored again from the logged features by the versions that served it.
+
+A model's version says what scores; the ranking config's says what a value model's engagements are
+worth, and which expression orders a feed where no model does.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,30 +12,42 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from feeds.model import TenantId, format_time
+from feeds.counters import UserRecord
+from feeds.errors import NotFound
+from feeds.model import TenantId, UserId, format_time
 from ranking.bundle import ModelBundle
-from ranking.errors import RankingError
+from ranking.candidates import Query
+from ranking.config import FeedOptions, RankingConfig
+from ranking.errors import InvalidRankingConfig, RankingError
+from ranking.extractors.caller import CALLER
+from ranking.fallback import bound, fallback_scorer
 from ranking.features import FeatureMatrix
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.scorers.recency import RecencyScorer
+from ranking.scorers.value import ValueScorer
 from serving.handover import is_bundle_name
 from serving.reader import LiveModel
 from serving.slate_log.record import LoggedSlate
 
 __all__ = ["ModelVersions", "Recomputed", "explain", "explanation_of", "recompute"]
 
-_FALLBACKS: Final = (RecencyScorer(),)
-"""What orders a feed where no model takes part."""
+_LOGGED: Final = "the values are those that were logged"
+
+
+class _NotAtHand(Exception):
+    """Why a slate cannot be scored again, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersions:
-    """The versions of models that are at hand: the live one, and the bundles handed over before."""
+    """The versions that are at hand: the live model, bundles handed over before, and configs."""
 
     live_model: Callable[[TenantId], LiveModel | None]
     """The tenant's model that ranks at present."""
     directory: Path
     """Where the loader hands models over."""
+    config: Callable[[TenantId, int], RankingConfig]
+    """A version of the tenant's ranking config; raises `NotFound` or `InvalidRankingConfig`."""
 
     def live(self, tenant: TenantId, version: str | None) -> Scorer | None:
         """The scorer of the version where that is live; to be asked on the event loop."""
@@ -43,24 +59,46 @@ class ModelVersions:
 
         May take as long as loading a model.
         """
-        if slate.model_version is None:
-            fallback = next((each for each in _FALLBACKS if each.name == slate.scorer), None)
-            return fallback or (
-                f"no model took part, and the scorer {slate.scorer!r} cannot be made again without "
-                "its config; the values are those that were logged"
+        try:
+            if slate.model_version is None:
+                return self._fallback(slate)
+            return self._model(slate, slate.model_version, live)
+        except _NotAtHand as problem:
+            return f"{problem}; {_LOGGED}"
+
+    def _fallback(self, slate: LoggedSlate) -> Scorer:
+        if slate.scorer == RecencyScorer.name:
+            return RecencyScorer()
+        made = bound(fallback_scorer(self._feed(slate).fallback), _query(slate))
+        if (made.name, made.spec.fingerprint) != (slate.scorer, slate.spec_fingerprint):
+            raise _NotAtHand(
+                f"no model took part, and the scorer {slate.scorer!r} is not the fallback of "
+                f"version {slate.config_version} of the ranking config"
             )
-        found = live or self._bundled(slate.tenant, slate.model_version)
+        return made
+
+    def _model(self, slate: LoggedSlate, version: str, live: Scorer | None) -> Scorer:
+        found = live or self._bundled(slate.tenant, version)
         if found is None:
-            return (
-                f"version {slate.model_version} of the model is no longer at hand; the values are "
-                "those that were logged"
-            )
+            raise _NotAtHand(f"version {version} of the model is no longer at hand")
         if found.spec.fingerprint != slate.spec_fingerprint:
-            return (
-                f"version {slate.model_version} of the model that is at hand reads other features "
-                "than the one that served this slate; the values are those that were logged"
+            raise _NotAtHand(
+                f"version {version} of the model that is at hand reads other features than the one "
+                "that served this slate"
             )
+        if isinstance(found, ValueScorer):
+            return found.weighed(self._feed(slate).value.weights())
         return found
+
+    def _feed(self, slate: LoggedSlate) -> FeedOptions:
+        """The part of the config that ranked the slate."""
+        try:
+            config = self.config(TenantId(slate.tenant), slate.config_version)
+        except (NotFound, InvalidRankingConfig) as error:
+            raise _NotAtHand(
+                f"version {slate.config_version} of the ranking config is not at hand ({error})"
+            ) from None
+        return config.feed(slate.kind)
 
     def _bundled(self, tenant: str, version: str) -> Scorer | None:
         home = self.directory / tenant
@@ -194,6 +232,23 @@ def _by_place(slate: LoggedSlate) -> list[dict[str, float]]:
         {name: column[place] for name, column in columns.items()}
         for place in range(len(slate.places))
     ]
+
+
+def _query(slate: LoggedSlate) -> Query:
+    """What a fallback reads of the request that was served: its time, seed and caller's names."""
+    brought = [name for name in slate.feature_names if name.startswith(CALLER)]
+    return Query(
+        tenant=TenantId(slate.tenant),
+        user=UserId(slate.user),
+        kind=slate.kind,
+        now_us=slate.time_us,
+        limit=len(slate.places),
+        request_id=slate.slate_id,
+        seed=slate.seed,
+        record=UserRecord.empty(),
+        follows={},
+        caller={name.removeprefix(CALLER): {} for name in brought},
+    )
 
 
 def _scores(scorer: Scorer, features: FeatureMatrix) -> npt.NDArray[np.float32]:

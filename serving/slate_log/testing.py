@@ -1,6 +1,7 @@
 """Slates for tests: made by a real ranker, of seeded noise."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,11 @@ from ranking.scorers.base import Scorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.table import ActivityTable
 from ranking.testing import T0_US, all_candidates, posted, query, table_of
-from serving.slate_log.record import LoggedSlate, encode, log
-from serving.slate_log.segments import key_of
+from serving.slate_log.record import LoggedSlate, decode, encode, log
+from serving.slate_log.segments import SegmentReader, key_of
+from serving.slate_log.shelf import segments_of
 
-__all__ = ["ACME", "Made", "entry", "made_slate"]
+__all__ = ["ACME", "Made", "entry", "logged_slates", "made_slate"]
 
 ACME = TenantId("acme")
 
@@ -33,6 +35,15 @@ class Made(NamedTuple):
         assert self.slate.scoring is not None
         rows = self.slate.scoring.kept.rows
         return log(self.query, self.slate, self.table.ids(rows) if candidates else None)
+
+
+def logged_slates(directory: Path, tenant: str = ACME) -> list[LoggedSlate]:
+    """The tenant's slates in a log, in the order of its segments."""
+    return [
+        decode(record.content)
+        for segment in segments_of(directory / tenant)
+        for record in SegmentReader(segment.path)
+    ]
 
 
 def made_slate(

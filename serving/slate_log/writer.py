@@ -20,7 +20,7 @@ import structlog
 from feeds.model import TenantId
 from ranking.candidates import Query, Slate
 from ranking.table import ActivityTable
-from serving.slate_log.config import SlateLogConfig, SlateRules
+from serving.slate_log.config import Shares, SlateLogConfig, SlateRules
 from serving.slate_log.record import encode, log
 from serving.slate_log.segments import (
     HEADER_BYTES,
@@ -99,6 +99,7 @@ class SlateLog:
         *,
         slot: int = 0,
         disk: SegmentDisk | None = None,
+        shares: Shares = lambda _tenant, _kind: 1.0,
     ) -> None:
         self.directory = directory
         self.config = config
@@ -107,6 +108,7 @@ class SlateLog:
         self._clock_us = clock_us
         self._slot = slot
         self._disk = disk or SegmentDisk()
+        self._shares = shares
         self._queue: deque[_Noted | TenantId] = deque()
         self._shelves: dict[TenantId, TenantShelf] = {}
         self._wake = threading.Event()
@@ -115,19 +117,22 @@ class SlateLog:
         self._failing: set[str] = set()
         self._thread: threading.Thread | None = None
 
-    def note(self, query: Query, slate: Slate, table: ActivityTable) -> None:
-        """Keep a slate, if its tenant's rate takes it; about 3 us, more with all candidates.
+    def note(self, query: Query, slate: Slate, table: ActivityTable | None = None) -> None:
+        """Keep a slate, if the rate takes it; about 3 us, more with all candidates.
 
+        The rate is the tenant's, by the service's rules, or its ranking config's if that is lower.
         Rows of the table are looked up now: they may hold something else once the reply is sent.
+        Without a table, what was shown is kept, and not all candidates.
         """
         scoring, rules = slate.scoring, self._rules(query.tenant)
         key = key_of(slate.request_id)
-        if scoring is None or int.from_bytes(key[:8]) >= rules.rate * _DRAWS:
+        rate = min(rules.rate, self._shares(query.tenant, query.kind))
+        if scoring is None or int.from_bytes(key[:8]) >= rate * _DRAWS:
             return
         if len(self._queue) >= self.config.queue_max:
             self._metrics.slates_dropped.labels("queue").inc()
             return
-        ids = table.ids(scoring.kept.rows) if rules.candidates else None
+        ids = table.ids(scoring.kept.rows) if rules.candidates and table is not None else None
         self._queue.append(_Noted(query, slate, key, ids))
         if len(self._queue) >= self.config.flush_records:
             self._wake.set()

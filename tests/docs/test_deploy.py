@@ -128,6 +128,26 @@ def test_the_dashboard_is_whole() -> None:
                 assert re.search(rf"by \([^)]*\b{label}\b", target["expr"]), panel["title"]
 
 
+def test_every_metric_is_seen() -> None:
+    """On the dashboard or by an alert: what nobody looks at need not be measured."""
+    asked = " ".join(expressions())
+    named = {SAMPLES[name].name for name in SAMPLES if re.search(rf"\b{name}\b", asked)}
+    assert {family.name for family in SAMPLES.values()} - named == set()
+
+
+def test_no_panel_lies_on_another() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
 def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
     names = [rule["alert"] for rule in rules()]
     assert len(set(names)) == len(names)

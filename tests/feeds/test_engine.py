@@ -149,6 +149,34 @@ def test_follow_copies_the_newest_hundred() -> None:
     assert 100 == len(engine.read(DEMO, TIMELINE, 100).rows)
 
 
+def test_rows_are_as_many_as_asked_where_each_came_two_ways(engine: FeedEngine) -> None:
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    engine.follow(DEMO, TIMELINE, FeedId("topic", "news")).result()
+    ids = [
+        engine.post(DEMO, AUTHOR, draft(object=f"v{number}", to=("topic:news",))).result()
+        for number in range(7)
+    ]
+    newest = sorted(position_of(posted.activity.id) for posted in ids)
+    for limit in range(1, 9):
+        assert newest[:limit] == engine.rows(DEMO, TIMELINE, limit)
+
+
+def test_first_merged_feed_of_a_tenant_is_merged_at_once() -> None:
+    engine = memory_engine(FeedsConfig(pull_followers_min=1))
+    engine.follow(DEMO, TIMELINE, AUTHOR).result()
+    first = engine.post(DEMO, AUTHOR, draft()).result()
+    assert 1 == len(engine.rows(DEMO, TIMELINE, 9)) == len(engine.read(DEMO, TIMELINE).rows)
+    assert not engine.tenant(DEMO).merging
+    engine.follow(DEMO, FeedId("timeline", "cid"), AUTHOR).result()
+    second = engine.post(DEMO, AUTHOR, draft(object="v2")).result()
+    for follower in (TIMELINE, FeedId("timeline", "cid")):
+        assert {position_of(posted.activity.id) for posted in (first, second)} == set(
+            engine.rows(DEMO, follower, 9)
+        )
+        assert 2 == len(engine.read(DEMO, follower).rows)
+    assert engine.tenant(DEMO).merging
+
+
 def test_page_is_filled_behind_removed_activities() -> None:
     engine = memory_engine(FeedsConfig(pull_followers_min=0))
     ids = [

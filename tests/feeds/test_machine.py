@@ -12,6 +12,7 @@ from feeds.commands import (
     OPERATION,
     ClearRows,
     Command,
+    CreateTenant,
     FollowFeed,
     MoveClock,
     Once,
@@ -27,7 +28,7 @@ from feeds.counters import HOUR_US
 from feeds.engine import FeedEngine
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression, Posted
 from feeds.flushing import InlineFlusher
-from feeds.keys import DedupCountKey, DedupKey, ExpiryKey, FeedRowKey, after
+from feeds.keys import DedupCountKey, DedupKey, ExpiryKey, FeedRowKey, TenantKey, after
 from feeds.machine.clock import clock_us
 from feeds.model import (
     ActivityDraft,
@@ -51,7 +52,7 @@ from feeds.state import StateMachine
 from feeds.store.base import COLUMN_FAMILIES, Write
 from feeds.store.memory import MemoryStore
 from feeds.testing_engine import NOW_US, ManualClock, check_counters, memory_engine
-from feeds.values import Remembered, decode_key_count, encode
+from feeds.values import Remembered, decode_key_count, decode_tenant, encode
 
 TENANT = TenantId("demo")
 
@@ -174,6 +175,16 @@ def test_follow_above_the_limit_is_rejected_and_changes_nothing() -> None:
     assert isinstance(result, Rejected)
     assert "timeline:x follows 3 feeds, which is the limit: unfollow one" == result.message
     assert before == node.state()
+
+
+def test_record_without_a_word_of_merging_is_taken_for_merging() -> None:
+    old = msgspec.msgpack.encode((NOW_US, 1))  # as release 0.1 wrote it
+    assert decode_tenant(old).merging
+    node = Node()
+    node.apply(CreateTenant(tenant="demo", now_us=NOW_US))
+    record = node.store.get("config", TenantKey("demo").encode())
+    assert record is not None
+    assert not decode_tenant(record).merging
 
 
 def test_ties_with_the_oldest_copied_are_copied_too() -> None:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from feeds.cli_cluster import init_cluster
+from feeds.config import FeedsConfig
 from feeds.errors import InvalidInput, NotFound, StorageError
 from feeds.events import Event
 from feeds.model import ActivityDraft, FeedId, TenantId
@@ -73,6 +74,22 @@ def test_writes_of_another_process_are_there_from_the_start(node: NodeConfig) ->
             assert 1 == len(later.rows(DEMO, AUTHOR, 10))
         other.post(DEMO, AUTHOR, draft(1)).result(WAIT_S)
         assert 2 == len(other.rows(DEMO, AUTHOR, 10))
+
+
+def test_feed_that_another_process_makes_a_merged_one_is_merged_here(node: NodeConfig) -> None:
+    timeline, limits = FeedId("timeline", "bob"), FeedsConfig(pull_followers_min=1, retry_s=5)
+    beside = open_beside(node.socket)
+    with beside.engine as here, open_remote(node.socket, limits) as there:
+        here.create_tenant("demo").result(WAIT_S)
+        here.follow(DEMO, timeline, AUTHOR).result(WAIT_S)
+        last = here.post(DEMO, AUTHOR, draft(0)).result(WAIT_S)
+        assert 1 == len(here.rows(DEMO, timeline, 10))  # and holds what it knows of the tenant
+        wait_for(lambda: last.index <= there.applied_index(), "the other is behind")
+        there.follow(DEMO, FeedId("timeline", "cid"), AUTHOR).result(WAIT_S)
+        posted = there.post(DEMO, AUTHOR, draft(1)).result(WAIT_S)
+        assert 2 == len(there.rows(DEMO, timeline, 10))
+        assert beside.replica.wait_applied(posted.index, WAIT_S)
+        assert 2 == len(here.rows(DEMO, timeline, 10))
 
 
 def test_bad_input_is_refused_before_it_is_sent(node: NodeConfig) -> None:

@@ -27,11 +27,11 @@ from serving.settings import load_settings
 from serving.testing import HeldModel, HeldModels
 from training.config import FactorizationConfig, RequestConfig
 from training.event_log import EventLog, read_event_log
+from training.factors import factorize, interactions_until
 from training.replay import Answerable, replay
 from training.requests import Request, find_requests
 from training.steps import FEATURE_NAMES
 from training.testing import community, events_of, log_of
-from training.trainers.factorization import factorize, interactions_until
 
 ACME = TenantId("acme")
 SPEC = FeatureSpec(FEATURE_NAMES)

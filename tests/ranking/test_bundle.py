@@ -20,7 +20,14 @@ from ranking.scorers.factorization import FactorizationScorer
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.testing import T0_US, feature_matrix
-from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bundle
+from ranking.testing_models import (
+    ACME,
+    boosted_scorer,
+    factor_table,
+    linear_scorer,
+    model_bundle,
+    value_scorer,
+)
 
 
 def _bundles() -> list[ModelBundle]:
@@ -31,6 +38,8 @@ def _bundles() -> list[ModelBundle]:
         model_bundle(scorer=FactorizationScorer(), factors=factor_table()),
         model_bundle(scorer=BoostedScorer(boosted.spec, boosted.content, (0, 3))),
         model_bundle(scorer=boosted, factors=factor_table()),
+        model_bundle(scorer=linear_scorer()),
+        model_bundle(scorer=value_scorer()),
     ]
 
 
@@ -235,7 +244,8 @@ def test_oversize_is_refused_by_the_limit(directory: Path, limits: BundleLimits,
 
 def test_other_scores_than_in_training_are_refused(tmp_path: Path) -> None:
     bundle = model_bundle()
-    bundle._scores = np.nextafter(bundle._scores, np.float32(np.inf))
+    scores = bundle._scored["scores"]
+    bundle._scored["scores"] = np.nextafter(scores, np.float32(np.inf))
     with pytest.raises(BundleDamaged, match="other scores than it had in training"):
         ModelBundle.load(bundle.save(tmp_path / "bundle"))
 

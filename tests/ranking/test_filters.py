@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 from hypothesis import given
@@ -9,7 +10,7 @@ from feeds.events import Removed
 from feeds.model import position_of
 from ranking.candidates import Candidates, Feedback, Query
 from ranking.config import RankingConfig
-from ranking.filters import AgeFilter, Filter, ShowLessFilter, apply_filters
+from ranking.filters import AgeFilter, DuplicateFilter, Filter, ShowLessFilter, apply_filters
 from ranking.pipeline import build_filters
 from ranking.table import ActivityTable
 from ranking.testing import T0_US, all_candidates, engaged, posted, query, table_of
@@ -114,6 +115,23 @@ def test_what_is_too_old_is_removed() -> None:
     kept = apply_filters([AgeFilter(1)], asked, all_candidates(table), table).kept
     assert table.time_us[kept.rows].tolist() == [T0_US + DAY_US]
     assert len(apply_filters([AgeFilter(2)], asked, all_candidates(table), table).kept) == 2
+
+
+@given(st.lists(st.sampled_from("xyz"), max_size=12), st.randoms(use_true_random=False))
+def test_of_activities_with_the_same_object_the_first_stays(
+    objects: list[str], shuffle: Random
+) -> None:
+    posts = [posted(f"p{n}", T0_US + n, about=about) for n, about in enumerate(objects)]
+    table = table_of(posts)
+    places = list(range(len(posts)))
+    shuffle.shuffle(places)
+    candidates = all_candidates(table).take(np.array(places, np.intp))
+    result = apply_filters([DuplicateFilter()], query(), candidates, table)
+    about = {post.activity_id: post.object for post in posts}
+    expected = list(dict.fromkeys(about[one] for one in table.ids(candidates.rows)))
+    assert [about[found] for found in table.ids(result.kept.rows)] == expected
+    removed = [row for each in result.removed for row in each.rows.tolist()]
+    assert sorted([*result.kept.rows.tolist(), *removed]) == sorted(candidates.rows.tolist())
 
 
 def test_show_less_removes_for_its_days_and_no_longer() -> None:

@@ -1,10 +1,12 @@
 import doctest
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, ndcg_score
 
 import feeds.counters
@@ -23,6 +25,7 @@ from ranking.metrics import (
     paired_difference,
     recall_at_k,
     reciprocal_rank,
+    reliability,
 )
 
 relevances = st.lists(st.integers(0, 3), min_size=2, max_size=30)
@@ -53,6 +56,74 @@ def test_average_precision_is_scikit_learns(relevance: list[int]) -> None:
         return
     falling = np.arange(len(relevance), 0, -1)
     assert average_precision(relevance) == pytest.approx(average_precision_score(binary, falling))
+
+
+@pytest.fixture(scope="module")
+def ranx() -> Iterator[Callable[[dict[str, int], list[str], list[str]], dict[str, float]]]:
+    """The figures of ranx for judged activities and an order; uncompiled, which saves a minute."""
+    import numba  # noqa: PLC0415
+
+    compiled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, True
+    try:
+        from ranx import Qrels, Run, evaluate  # noqa: PLC0415
+
+        def judge(judged: dict[str, int], order: list[str], names: list[str]) -> dict[str, float]:
+            falling = {name: float(len(order) - place) for place, name in enumerate(order)}
+            found = evaluate(Qrels({"q": judged}), Run({"q": falling}), names)
+            return {name: float(value) for name, value in found.items()}
+
+        yield judge
+    finally:
+        numba.config.DISABLE_JIT = compiled
+
+
+@given(
+    relevance=relevances.filter(any),
+    never_shown=st.lists(st.integers(1, 3), max_size=4),
+    k=st.integers(1, 40),
+)
+def test_metrics_are_those_of_ranx(
+    ranx: Callable[[dict[str, int], list[str], list[str]], dict[str, float]],
+    relevance: list[int],
+    never_shown: list[int],
+    k: int,
+) -> None:
+    """Also where some of what is relevant was no candidate."""
+    order = [f"a{place}" for place in range(len(relevance))]
+    judged = {name: each for name, each in zip(order, relevance, strict=True) if each}
+    judged |= {f"b{number}": each for number, each in enumerate(never_shown)}
+    total = len(judged)
+    theirs = ranx(judged, order, [f"ndcg@{k}", f"recall@{k}", "mrr", "map"])
+    ours = {
+        f"ndcg@{k}": ndcg_at_k(relevance, k, ideal=list(judged.values())),
+        f"recall@{k}": recall_at_k(relevance, k, total),
+        "mrr": reciprocal_rank(relevance, total),
+        "map": average_precision(relevance, total),
+    }
+    assert ours == pytest.approx(theirs)
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32))
+def test_reliability_is_scikit_learns(bins: int, rows_of_each: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    probabilities = np.unique(random.random(bins * rows_of_each))
+    outcomes = random.integers(0, 2, len(probabilities))
+    ours = reliability(probabilities, outcomes, bins)
+    observed, predicted = calibration_curve(
+        outcomes, probabilities, n_bins=bins, strategy="quantile"
+    )
+    assert ours.predicted == pytest.approx(predicted)
+    assert ours.observed == pytest.approx(observed)
+    assert ours.error == pytest.approx(np.abs(observed - predicted).mean())
+
+
+def test_probabilities_that_come_true_have_a_small_error_and_others_a_large_one() -> None:
+    random = np.random.default_rng(1)
+    truth = random.random(20_000)
+    outcomes = (random.random(20_000) < truth).astype(int)
+    assert reliability(truth, outcomes).error < 0.02
+    assert reliability(truth**3, outcomes).error == pytest.approx(0.25, abs=0.02)
+    assert math.isnan(reliability([], []).error)
 
 
 @given(relevances, st.integers(1, 40))
@@ -164,6 +235,10 @@ def test_what_does_not_fit_together_is_refused() -> None:
         lambda: bootstrap_interval([1], 1, draws=0),
         lambda: paired_difference([1, 2], [1], 1),
         lambda: mean_by_user(["a"], [1, 2]),
+        lambda: reliability([0.5], [1, 0]),
+        lambda: reliability([1.5], [1]),
+        lambda: reliability([0.5], [2]),
+        lambda: reliability([0.5], [1], bins=0),
     ):
         with pytest.raises(InvalidMetricInput):
             wrong()

@@ -15,7 +15,7 @@ from ranking.config import RankingConfig
 from ranking.config_options import SourcesOptions
 from ranking.exploration import EpsilonExplorer, NoExplorer
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.filters import EngagedFilter, HiddenFilter, OwnFilter, RemovedFilter
+from ranking.filters import ENGAGED, HIDDEN, OwnFilter, RemovedFilter
 from ranking.pipeline import build_filters, build_ranker, build_sources, describe
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import AuthorSpread, TopKSelector
@@ -52,8 +52,8 @@ def test_the_default_is_the_mix_of_the_first_release() -> None:
         assert ranker.filters[:4] == (
             RemovedFilter(),
             OwnFilter(),
-            HiddenFilter(),
-            EngagedFilter(),
+            HIDDEN,
+            ENGAGED,
         )
         assert ranker.selector == TopKSelector(AuthorSpread(0.5, 0.25))
         assert ranker.explorer == explorer
@@ -194,6 +194,28 @@ def test_feedback_is_honoured_by_the_very_next_read() -> None:
     assert {each.filter for each in slate.removed} == {"muted_author", "muted_tag", "show_less"}
 
 
+def test_of_duplicates_the_first_proposed_is_scored_or_the_best_ranked_is_shown() -> None:
+    posts = [posted(f"p{n}", T0_US - n * HOUR_US, about=f"o{n % 5}") for n in range(20)]
+    about = {post.activity_id: post.object for post in posts}
+    table = table_of(posts)
+
+    def shown_by(**part: Any) -> list[str]:
+        document = {"adjustments": {"author_spread": {"on": False}}, **part}
+        config = RankingConfig.parse({"personalized": document})
+        ranker = build_ranker(config, "personalized", ByHash())
+        slate = ranker.rank(query(T0_US, limit=20), all_candidates(table), table, explain=True)
+        dropped = [each.activity_id for each in slate.removed]
+        assert {each.filter for each in slate.removed} <= {"duplicate"}
+        assert len(dropped) + len(slate.ranked) == 20
+        return [each.activity_id for each in slate.ranked]
+
+    on = {"duplicate": {"on": True}}
+    best = {about[one]: one for one in reversed(shown_by())}
+    assert set(shown_by(filters=on)) == {post.activity_id for post in posts[:5]}
+    assert set(shown_by(post_filters=on)) == set(best.values())
+    assert set(best.values()) != {post.activity_id for post in posts[:5]}
+
+
 def test_what_a_filter_takes_from_the_slate_is_filled_up_and_told() -> None:
     old = {"post_filters": {"age": {"on": True, "days_max": 1}}}
     slate = ranked(old, query(T0_US, limit=PAGE))
@@ -217,7 +239,9 @@ def feeds() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {
             "filters": st.fixed_dictionaries({"age": age, "muted_tag": on}),
-            "post_filters": st.fixed_dictionaries({"age": age, "muted_author": on}),
+            "post_filters": st.fixed_dictionaries(
+                {"age": age, "muted_author": on, "duplicate": on}
+            ),
             "adjustments": st.fixed_dictionaries(
                 {"author_spread": on, "out_of_network": on, "new_author": on, "show_less": on}
             ),

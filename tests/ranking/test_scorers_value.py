@@ -7,16 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranking.config import RankingConfig
+from ranking.config_options import ValueOptions
 from ranking.errors import FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureParameters, FeatureSpec
 from ranking.pipeline import build_ranker
 from ranking.scorers.base import Scorer
 from ranking.scorers.popularity import PopularityScorer
-from ranking.scorers.value import Head, Platt, ValueScorer
+from ranking.scorers.value import HEAD_KINDS, Head, ValueScorer
 from ranking.testing import ScorerContract, feature_matrix
-from ranking.testing_models import boosted_scorer
-
-NAMES = ("age_h", "tag_count", "engagements_total", "user_author_rate")
+from ranking.testing_models import value_scorer
 
 
 class Linear:
@@ -40,13 +39,7 @@ class Linear:
 
 class TestValueScorer(ScorerContract):
     def scorer(self) -> Scorer:
-        halves = FeatureSpec(NAMES[:3]), FeatureSpec(NAMES[1:])
-        heads = [
-            Head("like", boosted_scorer(halves[0]), calibration=Platt(2.0, -1.0)),
-            Head("hide", boosted_scorer(halves[1], seed=2)),
-            Head("share", boosted_scorer(halves[1], seed=3)),
-        ]
-        return ValueScorer(heads, {"like": 1.0, "hide": -20.0, "report": 3.0})
+        return value_scorer()
 
 
 def matrix(names: tuple[str, ...], rows: list[list[float]]) -> FeatureMatrix:
@@ -69,22 +62,15 @@ def test_the_value_is_the_weighted_sum_of_probabilities() -> None:
 
 
 def test_a_head_of_probabilities_is_taken_as_it_is() -> None:
-    head = Head("like", Linear(0.25, age_h=0.5), output="probability")
+    head = Head("like", Linear(0.25, age_h=0.5), calibration=None)
     scorer = ValueScorer([head], {"like": 4.0})
     features = matrix(("age_h",), [[1.0]])
     assert scorer.score(features).tolist() == [3.0]
     assert scorer.contributions(features) == pytest.approx(np.array([[2.0, 1.0]]))
 
 
-def test_a_calibration_moves_the_probability() -> None:
-    assert Platt(2.0, 1.0).probability(np.array([0.5])) == pytest.approx([logistic(2.0)])
-    assert Platt().probability(np.array([-800.0, 800.0, np.nan]))[:2].tolist() == [0.0, 1.0]
-
-
-@pytest.mark.parametrize(("slope", "offset"), [(0, 0), (-1, 0), (math.nan, 0), (1, math.inf)])
-def test_a_calibration_that_turns_the_order_round_is_refused(slope: float, offset: float) -> None:
-    with pytest.raises(ValueError, match="give a slope above 0"):
-        Platt(slope, offset)
+def test_heads_are_for_what_a_config_has_weights_for() -> None:
+    assert set(HEAD_KINDS) == set(ValueOptions().weights())
 
 
 def test_a_kind_without_a_weight_is_not_asked() -> None:
@@ -147,6 +133,24 @@ def test_contributions_add_up_to_the_score(
     assert added is not None
     totals = added.astype(np.float64).sum(axis=1)
     np.testing.assert_allclose(totals, scorer.score(features), atol=1e-5)
+
+
+@given(st.integers(0, 2**20))
+@settings(max_examples=30)
+def test_each_head_adds_up_and_all_of_them_are_the_score(seed: int) -> None:
+    scorer = value_scorer()
+    features = feature_matrix(scorer.spec, 20, seed)
+    heads = scorer.explained(features)
+    assert [head.kind for head in heads] == [head.kind for head in scorer.heads]
+    total = np.zeros(20)
+    for head in heads:
+        assert head.contributions is not None
+        assert head.contributions.shape == (20, len(head.columns) + 1)
+        added = head.contributions.astype(np.float64).sum(axis=1)
+        np.testing.assert_allclose(added, head.probability, atol=1e-5)
+        total += head.weight * head.probability.astype(np.float64)
+    np.testing.assert_allclose(total, scorer.score(features), atol=1e-5)
+    assert {head.kind: head.weight for head in heads}["click"] == 0
 
 
 def test_a_feature_that_says_nothing_adds_nothing() -> None:

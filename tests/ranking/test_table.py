@@ -30,6 +30,7 @@ def content(table: ActivityTable) -> dict[str, tuple[object, ...]]:
             names_of(table.names.feeds, table.feeds[row].tolist()),
             names_of(table.names.users, table.engagers[row].tolist()),
             int(table.length[row]),
+            int(table.object[row]),
             table.counts.totals[row].tolist(),
             table.author_counts.totals[table.author[row]].tolist(),
         )

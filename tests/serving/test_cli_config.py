@@ -19,7 +19,7 @@ from ranking.config import RankingConfig, json_schema
 from ranking.errors import InvalidRankingConfig
 from serving.cli import build
 from serving.config_access import RequestRefused
-from serving.testing import add_tenant, served
+from serving.testing import ALL_SCOPES, add_tenant, served
 
 ACME = TenantId("acme")
 START_US = 1_577_880_000_000_000
@@ -209,7 +209,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     data_dir = tmp_path / "data"
     with served(data_dir, deadline_ms=10_000) as service:
         engine = service.services.engine
-        key = add_tenant(engine, ACME)
+        key = add_tenant(engine, ACME, ALL_SCOPES)
         for number in range(6):
             author = "eve" if number == 3 else "ann"
             draft = ActivityDraft(

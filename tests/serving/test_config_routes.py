@@ -15,7 +15,7 @@ from feeds.errors import Overloaded
 from feeds.model import ActivityDraft, FeedId, TenantId
 from ranking.config import RankingConfig, json_schema
 from serving.previews import Preview
-from serving.testing import Served, served
+from serving.testing import ALL_SCOPES, Served, served
 
 ACME = TenantId("acme")
 START_US = 1_577_880_000_000_000  # 2020-01-01T12:00:00
@@ -56,7 +56,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     limits = FeedsConfig(ranking_configs_max=4, ranking_config_bytes_max=8_000)
     with (
         served(tmp_path / "data", limits, deadline_ms=10_000, preview_places_max=3) as service,
-        service.tenant(ACME) as api,
+        service.tenant(ACME, ALL_SCOPES) as api,
     ):
         engine = service.services.engine
         for number in range(6):
@@ -245,8 +245,11 @@ def test_what_cannot_be_is_a_clear_error(
     assert site.api.post(path, json=body).status_code == status
 
 
-def test_a_reading_key_changes_and_previews_nothing(site: Site) -> None:
-    with site.service.tenant("charlie", scopes=("read",)) as reader:
+@pytest.mark.parametrize("scopes", [("read",), ("read", "write")])
+def test_a_key_that_may_not_admin_looks_and_changes_nothing(
+    site: Site, scopes: tuple[str, ...]
+) -> None:
+    with site.service.tenant("charlie", scopes=scopes) as reader:
         assert reader.get("/v2/ranking-config").status_code == 200
         for path in (CONFIGS, PREVIEW, f"{CONFIGS}/rollback", f"{CONFIGS}/0/activate"):
             assert reader.post(path, json={}).status_code == 403

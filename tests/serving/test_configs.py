@@ -125,8 +125,10 @@ def test_workers_follow_an_activation_without_a_restart(node_config: NodeConfig)
         running = stack.enter_context(ExitStack())
         running.enter_context(EngineNode.running(node_config))
         writer = beside(stack, node_config)
-        workers = [HeldConfigs(beside(stack, node_config), DEFAULT, 10) for _ in range(2)]
+        engines = [beside(stack, node_config) for _ in range(2)]
+        workers = [HeldConfigs(engine, DEFAULT, 10) for engine in engines]
         writer.create_tenant(ACME).result(WAIT_S)
+        wait_until(lambda: all(ACME in each.tenants() for each in engines), "the tenant")
         for number in range(1, 6):
             writer.save_ranking_config(ACME, document(number)).result(WAIT_S)
         for number in range(1, 4):

@@ -15,11 +15,10 @@ from feeds.new_keys import create_key
 from serving.cursors import SlateCursor
 from serving.errors import SlateExpired
 from serving.handover import left_behind, write_handed
-from serving.testing import Served, add_tenant, served, wait_until
+from serving.testing import ALL_SCOPES, Served, add_tenant, served, wait_until
 
 ACME, OTHER = TenantId("acme"), TenantId("other")
 RANKED = "/v2/users/bob/feeds/personalized"
-ALL = ("read", "write", "admin")
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def delete(operator: httpx.Client, service: Served, tenant: TenantId) -> None:
 def test_a_deleted_tenants_key_is_refused_and_the_operator_finds_no_such_tenant(
     service: Served, operator: httpx.Client
 ) -> None:
-    with service.tenant("acme", ALL) as acme, service.tenant("other") as other:
+    with service.tenant("acme", ALL_SCOPES) as acme, service.tenant("other") as other:
         fill(acme)
         fill(other)
         before = other.get(RANKED).json()["results"]
@@ -81,13 +80,13 @@ def test_a_tenant_of_the_same_name_sees_nothing_of_the_first(
     service: Served, operator: httpx.Client
 ) -> None:
     engine, services = service.services.engine, service.services
-    with service.tenant("acme", ALL) as acme:
+    with service.tenant("acme", ALL_SCOPES) as acme:
         cursor = fill(acme)
         assert len(acme.get(RANKED).json()["results"]) == 5
         assert services.tables.loaded() == [ACME]
     delete(operator, service, ACME)
     wait_until(lambda: services.tables.loaded() == [], "the table to be let go")
-    made = operator.post("/v2/tenants", json={"tenant": "acme", "scopes": list(ALL)})
+    made = operator.post("/v2/tenants", json={"tenant": "acme", "scopes": list(ALL_SCOPES)})
     with service.client(made.json()["api_key"]) as acme:
         told = acme.get("/v2/tenant").json()
         assert (told["keys"], told["activities"]) == (1, 0)
@@ -117,7 +116,7 @@ def test_what_was_served_noted_and_logged_of_a_deleted_tenant_is_let_go(
 ) -> None:
     services = service.services
     reader, home, bob = services.reader, services.slate_log.directory, UserId("bob")
-    with service.tenant("acme", ALL) as acme, service.tenant("other", ALL) as other:
+    with service.tenant("acme", ALL_SCOPES) as acme, service.tenant("other", ALL_SCOPES) as other:
         for client in (acme, other):
             fill(client)
             client.post("/v2/ranking-configs", json={"personalized": {"deadline_ms": 77.5}})
@@ -136,7 +135,7 @@ def test_what_was_served_noted_and_logged_of_a_deleted_tenant_is_let_go(
         assert not reader.recent.last(ACME, 9)
         with pytest.raises(NotFound):
             services.configs.of(ACME)
-        made = operator.post("/v2/tenants", json={"tenant": "acme", "scopes": list(ALL)})
+        made = operator.post("/v2/tenants", json={"tenant": "acme", "scopes": list(ALL_SCOPES)})
         with service.client(made.json()["api_key"]) as second:
             assert second.get("/v2/ranking-config").json()["version"] == 0
             fill(second)
@@ -146,6 +145,29 @@ def test_what_was_served_noted_and_logged_of_a_deleted_tenant_is_let_go(
         assert reader.served.of(OTHER, bob)
         assert reader.recent.last(OTHER, 9)
         assert services.configs.of(OTHER).version == 1
+
+
+def test_figures_of_a_deleted_tenant_are_told_no_more(tmp_path: Path) -> None:
+    token = "operators-alone-0123456789"
+    with served(tmp_path / "data", metrics_token=token) as service:
+        made = create_key(service.services.engine, NO_TENANT, ["operator"])
+        made.stored.result()
+
+        def told() -> str:
+            headers = {"Authorization": f"Bearer {token}"}
+            return httpx.get(f"{service.address}/metrics/tenants", headers=headers).text
+
+        with (
+            service.client(made.api_key) as operator,
+            service.tenant("acme") as acme,
+            service.tenant("other") as other,
+        ):
+            fill(acme)
+            fill(other)
+            assert 'tenant="acme"' in told()
+            delete(operator, service, ACME)
+            wait_until(lambda: 'tenant="acme"' not in told(), "the figures to be forgotten")
+            assert 'tenant="other"' in told()
 
 
 def test_models_are_removed_and_the_loader_is_left_word(

@@ -23,7 +23,7 @@ from serving.cli import build
 from serving.digest import DigestMaker, digest_config
 from serving.digest_export import DigestExport, DigestManifest, Format, RunOptions, count_users
 from serving.table_loading import load_table
-from serving.testing import add_tenant, served
+from serving.testing import ALL_SCOPES, add_tenant, served
 
 DEMO = TenantId("demo")
 HOUR_US = 3_600_000_000
@@ -222,6 +222,28 @@ def test_the_command_writes_beside_a_running_service(tmp_path: Path) -> None:
     assert (told["users"], told["rows"], told["files"]) == (1, 1, 1)
     (line,) = (tmp_path / "out" / "digests-00000.jsonl").read_text().splitlines()
     assert json.loads(line)["activity"]["object"] == "o1"
+
+
+def test_the_command_follows_the_tenants_active_config(tmp_path: Path) -> None:
+    with (
+        served(tmp_path / "data") as service,
+        service.tenant("demo", ALL_SCOPES) as api,
+    ):
+        api.post("/v2/feeds/timeline/bob/follows", json={"target": "user:ann"})
+        for name, length in (("long", 900), ("short", 1), ("middle", 90)):
+            body = {"actor": "user:ann", "verb": "post", "object": name, "text": "x" * length}
+            api.post("/v2/feeds/user/ann/activities", json=body).raise_for_status()
+        shortest = {"personalized": {"fallback": {"score": "0 - length_bytes"}}}
+        assert api.post("/v2/ranking-configs", json=shortest).status_code == 201, "saved"
+        activate = {"expected_version": 0}
+        api.post("/v2/ranking-configs/1/activate", json=activate).raise_for_status()
+        asked = ("--tenant", "demo", "--data-dir", str(tmp_path / "data"))
+        result = headwater(*asked, "--out", str(tmp_path / "out"))
+
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / "out" / "digests-00000.jsonl").read_text().splitlines()
+    found = [json.loads(line)["activity"]["object"] for line in lines]
+    assert found == ["short", "middle", "long"]
 
 
 @pytest.mark.parametrize(

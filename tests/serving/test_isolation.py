@@ -8,11 +8,10 @@ import httpx
 import pytest
 
 from feeds.model import FeedId, TenantId, UserId
-from serving.testing import Served, served
+from serving.testing import ALL_SCOPES, Served, served
 
 MARK = "only-for-bravo"
 BRAVOS_KEY = "bravor0wkey"
-ALL = ("read", "write", "admin")
 OPERATORS = {"/healthz", "/readyz", "/metrics", "/metrics/tenants"}
 """Routes without a key: they show no tenant's content."""
 ADMINS = {"/v2/tenant", "/v2/keys", "/v2/keys/{key_id}", "/v2/keys/{key_id}/rotate"}
@@ -35,8 +34,8 @@ class Sites:
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     with (
         served(tmp_path_factory.mktemp("isolation") / "data") as service,
-        service.tenant("alpha", ALL) as alpha,
-        service.tenant("bravo") as bravo,
+        service.tenant("alpha", ALL_SCOPES) as alpha,
+        service.tenant("bravo", ALL_SCOPES) as bravo,
     ):
         bravo.post("/v2/feeds/timeline/bob/follows", json={"target": "user:ann"})
         posted = [

@@ -21,8 +21,9 @@ from ranking.testing_models import ACME, boosted_scorer, factor_table, model_bun
 from serving.handover import Handed, bundle_name, write_handed
 from serving.model_loading import load_bundle
 from serving.models import LoadedModel, ModelCache, ModelCacheConfig
+from serving.slate_log.testing import logged_slates
 from serving.telemetry import Metrics
-from serving.testing import HeldShadowSlates, Served, add_tenant, served, wait_until
+from serving.testing import Served, add_tenant, served, wait_until
 
 DEADLINE_S = 120
 BETA = TenantId("beta")
@@ -234,14 +235,13 @@ def test_first_request_of_a_tenant_whose_model_is_not_in_memory(tmp_path: Path, 
 def test_shadow_that_was_handed_over_is_on_trial_beside_the_live_model(
     tmp_path: Path, out: Path
 ) -> None:
-    models, slates = bundles(), HeldShadowSlates()
+    models = bundles()
     hand_over(out, 1, models["1"])
     hand_over(out, 2, models["2"], alias="shadow")
     hand_over(out, 3, models["3"], alias="previous")
     with served(
         tmp_path / "data",
         models=ModelCache(out),
-        shadow_slates=slates,
         deadline_ms=60_000,
         shadow_sample=1,
     ) as service:
@@ -249,12 +249,11 @@ def test_shadow_that_was_handed_over_is_on_trial_beside_the_live_model(
         with service.client(key) as client:
             page = client.get(PERSONALIZED, params={"explain": True}).json()
             check_whole(page, models)
-            wait_until(lambda: len(slates.noted) == 1, "the trial")
+            log = service.services.shadow_log
+            wait_until(lambda: log.flush() and bool(logged_slates(log.directory)), "the trial")
+            (shadow,) = logged_slates(log.directory)
             status = client.get("/v2/model").json()
-    tenant, live, shadow = slates.noted[0]
-    assert (tenant, live.model_version, shadow.model_version) == (ACME, "1", "2")
-    assert {place.activity_id for place in shadow.ranked} == {
-        result["id"] for result in page["results"]
-    }
+    assert (page["model_version"], shadow.model_version) == ("1", "2")
+    assert set(shadow.places.activity_ids()) == {result["id"] for result in page["results"]}
     assert (status["version"], status["previous"], status["loading"]) == ("1", "3", False)
     assert (status["shadow"]["version"], status["shadow"]["problem"]) == ("2", None)

@@ -28,7 +28,7 @@ from serving.handover import (
 )
 from serving.model_loading import load_bundle
 from serving.models import LoadedModel, ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
-from serving.settings import model_memory_bytes
+from serving.settings_models import model_memory_bytes
 
 DEADLINE_S = 60
 BETA, GAMMA = TenantId("beta"), TenantId("gamma")

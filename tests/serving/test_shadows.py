@@ -18,6 +18,9 @@ from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.recency import RecencyScorer
 from ranking.testing import T0_US, query
 from serving.shadows import ShadowConfig, ShadowFigures, ShadowTrials
+from serving.slate_log.record import LoggedSlate
+from serving.slate_log.shelf import find_slate
+from serving.slate_log.testing import logged_slates
 from serving.telemetry import Metrics
 from serving.testing import HeldModel, HeldModels, HeldShadowSlates, Served, served, wait_until
 
@@ -94,18 +97,18 @@ def told(metrics: Metrics) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-def test_both_slates_are_noted_and_compared() -> None:
+def test_slates_on_trial_are_noted_and_compared() -> None:
     metrics, noted = Metrics(), HeldShadowSlates()
     trials = ShadowTrials(metrics, noted)
     pairs = [("abcd", "abcd"), ("abcd", "dcba"), ("abcd", "abdx")]
 
     def offer() -> None:
         for live, other in pairs:
-            trials.offer(slate(live), SHADOW, lambda other=other: slate(other, "2"))  # type: ignore[misc]
+            trials.offer(query(), slate(live), SHADOW, lambda other=other: slate(other, "2"))  # type: ignore[misc]
 
     run_trials(trials, offer, lambda: trials.figures(ACME).trials == 3)
 
-    assert noted.noted == [(ACME, slate(live), slate(other, "2")) for live, other in pairs]
+    assert noted.noted == [(query(), slate(other, "2")) for _, other in pairs]
     figures = trials.figures(ACME)
     assert figures[:4] == ("2", "1", 3, 0)
     assert figures[4:] == pytest.approx((2 / 3, (1 + 1 + 3 / 4) / 3, (1 - 1 + 1) / 3))
@@ -123,7 +126,7 @@ def test_figures_are_of_the_versions_that_are_there_now() -> None:
 
     def offer() -> None:
         for model in (SHADOW, SHADOW, other):
-            trials.offer(slate("ab"), model, lambda: slate("ba"))
+            trials.offer(query(), slate("ab"), model, lambda: slate("ba"))
 
     run_trials(trials, offer, lambda: trials.figures(ACME).version == "3")
     assert trials.figures(ACME).trials == 1
@@ -134,7 +137,7 @@ def test_figures_of_tenants_without_trials_for_longest_leave() -> None:
 
     def offer() -> None:
         for tenant in (ACME, BETA):
-            trials.offer(slate("ab", tenant=tenant), SHADOW, lambda: slate("ba"))
+            trials.offer(query(), slate("ab", tenant=tenant), SHADOW, lambda: slate("ba"))
 
     run_trials(trials, offer, lambda: trials.figures(BETA).trials == 1)
     assert trials.figures(ACME).trials == 0
@@ -146,7 +149,7 @@ def test_what_does_not_fit_into_the_queue_is_dropped_and_counted() -> None:
 
     def offer() -> None:
         for _ in range(10):
-            trials.offer(slate("ab"), SHADOW, lambda: slate("ab"))
+            trials.offer(query(), slate("ab"), SHADOW, lambda: slate("ab"))
 
     run_trials(trials, offer, lambda: trials.figures(ACME).trials == 3)
     assert told(metrics)['headwater_shadow_trials_total{outcome="dropped"}'] == 7
@@ -159,7 +162,7 @@ def test_trials_keep_to_their_share_of_time() -> None:
 
     def offer() -> None:
         for _ in range(2):
-            trials.offer(slate("ab"), SHADOW, lambda: slate("ab"))
+            trials.offer(query(), slate("ab"), SHADOW, lambda: slate("ab"))
 
     run_trials(trials, offer, lambda: trials.figures(ACME).trials == 1)
     assert trials.figures(ACME).trials == 1
@@ -173,8 +176,8 @@ def test_model_on_trial_that_fails_is_counted_and_others_go_on() -> None:
         raise ZeroDivisionError("secret-of-the-model")
 
     def offer() -> None:
-        trials.offer(slate("ab"), SHADOW, fail)
-        trials.offer(slate("ab"), SHADOW, lambda: slate("ab"))
+        trials.offer(query(), slate("ab"), SHADOW, fail)
+        trials.offer(query(), slate("ab"), SHADOW, lambda: slate("ab"))
 
     with capture_logs() as logs:
         run_trials(trials, offer, lambda: trials.figures(ACME).trials == 1)
@@ -206,7 +209,18 @@ class Site:
     service: Served
     api: httpx.Client
     models: HeldModels
-    slates: HeldShadowSlates
+
+    def noted(self) -> list[LoggedSlate]:
+        """What the log of models on trial holds by now."""
+        assert self.service.services.shadow_log.flush()
+        return logged_slates(self.service.services.settings.shadow_log_path)
+
+    def live(self, slate_id: str) -> LoggedSlate:
+        """The slate that was served instead."""
+        assert self.service.services.slate_log.flush()
+        found = find_slate(self.service.services.settings.slate_log_path, ACME, slate_id)
+        assert found is not None
+        return found
 
     def read(self) -> dict[str, Any]:
         reply = self.api.get(PERSONALIZED)
@@ -217,12 +231,11 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    models, slates = HeldModels(), HeldShadowSlates()
+    models = HeldModels()
     with (
         served(
             tmp_path / "data",
             models=models,
-            shadow_slates=slates,
             deadline_ms=60_000,
             shadow_sample=1,
             shadow_time_share=0.9,
@@ -240,29 +253,35 @@ def site(tmp_path: Path) -> Iterator[Site]:
             engine.post(ACME, ann, draft).result()
         engine.follow(ACME, FeedId("timeline", "bob"), ann).result()
         models.held[ACME] = LIVE
-        yield Site(service, api, models, slates)
+        yield Site(service, api, models)
 
 
 def test_without_a_model_on_trial_nothing_is_ranked_again(site: Site) -> None:
     assert site.read()["model_version"] == "1"
     assert site.api.get("/v2/model").json()["shadow"] is None
-    assert site.slates.noted == []
+    assert site.noted() == []
 
 
-def test_what_the_model_on_trial_would_have_shown_is_noted(site: Site) -> None:
+def test_what_the_model_on_trial_would_have_shown_is_logged_apart(site: Site) -> None:
     before = site.read()["results"]
     site.models.shadows[ACME] = SHADOW
     page = site.read()
-    wait_until(lambda: len(site.slates.noted) == 1, "the trial")
+    wait_until(lambda: len(site.noted()) == 1, "the trial")
 
     shown = [result["id"] for result in page["results"]]
     assert shown == [result["id"] for result in before], "nothing shows of the trial"
-    tenant, live, shadow = site.slates.noted[0]
-    assert (tenant, live.model_version, shadow.model_version) == (ACME, "1", "2")
-    assert live.request_id == shadow.request_id == page["slate_id"]
-    assert [place.activity_id for place in live.ranked] == shown
-    assert {place.activity_id for place in shadow.ranked} == set(shown)
-    assert shadow.ranked[0].activity_id == shown[-1]
+    (shadow,), live = site.noted(), site.live(page["slate_id"])
+    assert (live.model_version, shadow.model_version) == ("1", "2")
+    assert (shadow.slate_id, shadow.time_us, shadow.seed) == (
+        *(live.slate_id, live.time_us, live.seed),
+    )
+    assert live.places.activity_ids() == shown
+    assert set(shadow.places.activity_ids()) == set(shown)
+    assert shadow.places.activity_ids()[0] == shown[-1]
+    assert len(shadow.places.score_values()) == len(shown)
+    told = site.api.get(f"/v2/slates/{page['slate_id']}/explain", params={"shadow": True}).json()
+    assert (told["model_version"], told["scorer"]) == ("2", "oldest")
+    assert [entry["activity_id"] for entry in told["activities"]] == shadow.places.activity_ids()
     wait_until(lambda: site.api.get("/v2/model").json()["shadow"]["trials"] == 1, "the figures")
     figures = site.api.get("/v2/model").json()["shadow"]
     assert (figures["version"], figures["same_top"], figures["overlap_at_10"]) == ("2", 0, 1)
@@ -274,7 +293,7 @@ def test_model_on_trial_that_fails_shows_nowhere_but_in_the_figures(site: Site) 
     page = site.read()
     assert (page["degraded"], page["model_version"]) == (None, "1")
     wait_until(lambda: site.api.get("/v2/model").json()["shadow"]["failures"] == 1, "the failure")
-    assert site.slates.noted == []
+    assert site.noted() == []
 
 
 def test_slate_by_time_is_not_compared(site: Site) -> None:
@@ -283,8 +302,8 @@ def test_slate_by_time_is_not_compared(site: Site) -> None:
     assert site.read()["degraded"] is not None
     site.models.held[ACME] = LIVE
     site.read()
-    wait_until(lambda: len(site.slates.noted) > 0, "the trial")
-    assert [live.model_version for _, live, _ in site.slates.noted] == ["1"]
+    wait_until(lambda: len(site.noted()) > 0, "the trial")
+    assert [site.live(shadow.slate_id).model_version for shadow in site.noted()] == ["1"]
 
 
 def test_activities_that_left_before_the_trial_are_left_out(site: Site) -> None:
@@ -298,10 +317,10 @@ def test_activities_that_left_before_the_trial_are_left_out(site: Site) -> None:
         services.tables.ready(ACME)  # applies the removal, before the trial has its turn
 
     newest = ActivityId(site.read()["results"][0]["id"])
-    wait_until(lambda: len(site.slates.noted) == 1, "the first trial")
+    wait_until(lambda: len(site.noted()) == 1, "the first trial")
     site.service.run(read_and_remove)
-    wait_until(lambda: len(site.slates.noted) == 2, "the trial")
-    _, live, shadow = site.slates.noted[1]
-    assert live.ranked[0].activity_id == newest
-    left = {place.activity_id for place in live.ranked} - {newest}
-    assert {place.activity_id for place in shadow.ranked} == left
+    wait_until(lambda: len(site.noted()) == 2, "the trial")
+    shadow = site.noted()[1]
+    shown = site.live(shadow.slate_id).places.activity_ids()
+    assert shown[0] == newest
+    assert set(shadow.places.activity_ids()) == set(shown) - {newest}

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from feeds.model import TenantId
 from serving.current_request import CurrentRequest, Step
 from serving.settings import SettingsInvalid, load_settings
 from serving.tenant_metrics import OTHER, TenantMetrics, render
@@ -58,6 +59,21 @@ def asked(metrics: TenantMetrics) -> dict[str, float]:
         for (name, labels), count in found.items()
         if name == "headwater_tenant_request_seconds_count"
     }
+
+
+def test_a_tenant_that_is_forgotten_leaves_every_workers_figures(tmp_path: Path) -> None:
+    workers = [TenantMetrics(10, 900.0, tmp_path / f"{number}.tenants") for number in range(2)]
+    for metrics in workers:
+        for tenant in ("acme", "other"):
+            metrics.note(request(tenant), 200, 0.01)
+        metrics.save()
+    for metrics in workers:
+        metrics.forget(TenantId("acme"))
+        metrics.forget(TenantId("nobody"))
+        metrics.save()
+    assert asked(workers[0]) == {"other": 2}
+    again = TenantMetrics(10, 900.0, tmp_path / "0.tenants")
+    assert again.tenants() == ["other"]
 
 
 def test_a_request_is_told_with_what_it_did() -> None:

@@ -114,6 +114,19 @@ def test_a_ranked_read_is_told_stage_by_stage(site: Traced) -> None:
     assert (ranked.end_time or 0) >= max(span.end_time or 0 for span in stages)
 
 
+def test_suggestions_and_related_activities_are_told_by_what_looked_for_them(site: Traced) -> None:
+    with site.service.tenant("coral") as coral:
+        posted = coral.post("/v2/feeds/user/ann/activities", json=POST).json()
+        site.spans()
+        coral.get("/v2/users/bob/follow_suggestions").raise_for_status()
+        suggested = tree(site.spans())
+        coral.get(f"/v2/activities/{posted['activity']['id']}/related").raise_for_status()
+        related = tree(site.spans())
+
+    assert suggested["suggest"] == {"friends_of_friends", "tag_authors", "popular_authors"}
+    assert related["GET /v2/activities/{activity}/related"] >= {"related"}
+
+
 def test_a_write_is_told_until_it_is_applied(site: Traced) -> None:
     with site.service.tenant("bravo") as bravo:
         bravo.post("/v2/feeds/user/ann/activities", json=POST)

@@ -16,7 +16,7 @@ from feeds.cli_cluster import init_cluster, start_cluster, stop_cluster
 from feeds.model import ActivityDraft, FeedId, TenantId
 from feeds.remote import open_remote
 from feeds.testing_ports import free_ports
-from serving.testing import COMMAND, ServiceProcess, add_tenant, wait_until
+from serving.testing import ALL_SCOPES, COMMAND, ServiceProcess, add_tenant, wait_until
 
 ACME = TenantId("acme")
 TOKEN = "operators-alone-0123456789"
@@ -40,7 +40,7 @@ def cluster() -> Iterator[Path]:
 def key(cluster: Path) -> str:
     """The API key of a tenant with a followed feed of 30 activities."""
     with open_remote(cluster / "n1.sock") as engine:
-        made = add_tenant(engine, ACME)
+        made = add_tenant(engine, ACME, ALL_SCOPES)
         engine.follow(ACME, FeedId("timeline", "bob"), FeedId("user", "ann")).result()
         for number in range(30):
             draft = ActivityDraft(actor=f"user:u{number}", verb="post", object=f"o{number}")

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from training import cli
+from training import cli, cli_evaluate
 from training.testing import community, events_of, log_of, write_export
 
 
@@ -16,14 +16,14 @@ def app() -> typer.Typer:
     made = typer.Typer()
     made.command("prepare")(cli.prepare)
     made.command("train")(cli.train)
-    made.command("evaluate")(cli.evaluate)
+    made.command("evaluate")(cli_evaluate.evaluate)
     made.add_typer(cli.models, name="models")
     return made
 
 
-def run(app: typer.Typer, *arguments: object) -> dict[str, object]:
+def run(app: typer.Typer, *arguments: object, fails: bool = False) -> dict[str, object]:
     done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == int(fails), done.output
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
 
@@ -39,9 +39,30 @@ def test_a_tenant_is_trained_promoted_shown_judged_and_rolled_back(
     assert isinstance(first["report"], dict)
     assert first["report"]["model"] == first["scorer"]
     assert first["example_users"]
-    assert run(app, *train, "--scheduler", "inline", "--seed", 7)["version"] == 2
-    assert run(app, "models", "show", "acme", *registry)["aliases"] == ["live"]
-    assert run(app, "models", "promote", "acme", 2, *registry) == {"tenant": "acme", "live": 2}
+    assert first["promoted"] is True
+    second = run(app, *train, "--scheduler", "inline", "--promote")
+    assert (second["version"], second["promoted"]) == (2, False)
+    shown = run(app, "models", "show", "acme", *registry)
+    assert shown["aliases"] == ["live"]
+    assert shown["documents"] == [
+        "MODEL_CARD.md",
+        "gates.json",
+        "report.json",
+        "signature.json",
+        "trained_users.npz",
+    ]
+    assert run(app, "models", "policy", "acme", *registry)["policy"] == "by_hand"
+    assert run(app, "models", "policy", "acme", "gated", *registry)["policy"] == "gated"
+    refused = run(app, "models", "promote", "acme", 2, *registry, fails=True)
+    assert "the new model is level with version 1" in str(refused["error"])
+    assert (
+        run(app, "models", "gate", "acme", 2, "--events", events, *registry, fails=True)["passed"]
+        is False
+    )
+    compared = run(app, "models", "compare", "acme", 2, "live", "--events", events, *registry)
+    assert (compared["first"], compared["second"]) == ("version 2", "version 1")
+    promote = ("models", "promote", "acme", 2, "--force", "the editors asked for it")
+    assert run(app, *promote, *registry) == {"tenant": "acme", "live": 2}
     assert run(app, "models", "rollback", "acme", *registry)["live"] == 1
     assert run(app, "models", "shadow", "acme", "2", *registry)["shadow"] == 2
     assert run(app, "models", "shadow", "acme", *registry)["shadow"] is None
@@ -77,3 +98,15 @@ def test_importing_training_and_its_commands_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_evaluate_asks_what_to_judge_and_tells_what_is_missing(
+    app: typer.Typer, tmp_path: Path
+) -> None:
+    nothing = CliRunner().invoke(app, ["evaluate", "--json"])
+    assert nothing.exit_code == 1
+    assert "--protocol p1 to p5" in json.loads(nothing.stdout)["error"]
+    arguments = ["evaluate", "--protocol", "p3", "--data", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["exception"] == "SourceError"

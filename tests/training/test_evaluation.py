@@ -63,11 +63,11 @@ def test_where_a_ranking_is_not_better_is_said_for_each_baseline_and_mean() -> N
     twin = judge(data, rankings, CONFIG, seed=1)[-1]
     assert not_better(twin, 10)[:3] == (
         (
-            "twin is level with chronological when every request counts alike: "
+            "twin is not distinguishable from chronological when every request counts alike: "
             "NDCG@10 +0.000 [+0.000, +0.000]."
         ),
         (
-            "twin is level with chronological when every user counts alike: "
+            "twin is not distinguishable from chronological when every user counts alike: "
             "NDCG@10 +0.000 [+0.000, +0.000]."
         ),
         (

@@ -15,8 +15,8 @@ from feeds.events import (
 )
 from feeds.model import ActivityId, UserId
 from training.errors import ExportDamaged
-from training.event_log import load_events, read_event_log
-from training.testing import log_of, write_export
+from training.event_log import DELETED_USERS, load_events, read_event_log
+from training.testing import community, events_of, log_of, write_export
 
 DAY = 86_400_000_000
 A = ActivityId("87a9eec0-fd5f-11e8-8080-80013fed2f5b")
@@ -124,3 +124,29 @@ def test_an_export_without_events_is_refused(tmp_path: Path) -> None:
     write = write_export(log_of([]), tmp_path)
     with pytest.raises(ExportDamaged, match="no events"):
         read_event_log(write, "acme")
+
+
+def test_what_deleted_users_did_is_not_read(tmp_path: Path) -> None:
+    log = log_of(events_of(community(1, users=6, days=6)))
+    write_export(log, tmp_path)
+    whole = read_event_log(tmp_path, "acme")
+    listed = tmp_path / "tenant=acme" / DELETED_USERS
+    listed.write_text("u1\n\n author3 \nnobody\n", encoding="utf-8")
+    read = read_event_log(tmp_path, "acme")
+    told = repr(read.events)
+    assert "user='u1'" in repr(whole.events)
+    assert "'timeline:u1'" in repr(whole.events)
+    assert "user='u1'" not in told
+    assert "'timeline:u1'" not in told
+    assert not [e for e in read.events if isinstance(e, Posted) and e.actor == "user:author3"]
+    # Others' follows of a deleted author, and all else, stay where they were in the log.
+    kept = dict(zip(read.indexes, read.events, strict=True))
+    assert kept.items() <= dict(zip(whole.indexes, whole.events, strict=True)).items()
+    assert len(load_events(tmp_path, "acme")) == len(read)
+
+
+def test_a_list_of_deleted_users_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_export(log_of(events_of(community(1, users=6, days=6))), tmp_path)
+    (tmp_path / "tenant=acme" / DELETED_USERS).write_bytes(b"\xff\xfe")
+    with pytest.raises(ExportDamaged, match=r"deleted_users\.txt cannot be read"):
+        read_event_log(tmp_path, "acme")

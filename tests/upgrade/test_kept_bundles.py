@@ -7,6 +7,7 @@ and a model whose golden slate holds the features of its activities.
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 
 from feeds.events import Event
 from ranking.bundle import ModelBundle
+from ranking.candidates import FeedKind
 from ranking.errors import BundleDamaged
 from ranking.features import FEATURES_VERSION
-from ranking.testing_models import community_features
+from ranking.testing_models import community_features, community_slate
 
 KEPT = sorted(Path(__file__).parent.glob("bundle-*"))
 
@@ -57,6 +59,23 @@ def test_it_scores_as_it_did_or_says_that_features_have_changed(kept: Path) -> N
         scores = golden["scores"]
     assert bundle.scorer().score(bundle.golden).tobytes() == scores.tobytes()
     assert len(np.unique(scores)) > 20
+
+
+@pytest.mark.parametrize("kind", get_args(FeedKind))
+@pytest.mark.parametrize("model", ["bundle", "heads"])
+def test_it_shows_the_slate_that_it_showed(kept: Path, model: str, kind: FeedKind) -> None:
+    """By the default config, from sources to chance; scores and propensities bit for bit.
+
+    Where this fails, an update changes what users see: if it shall, the changelog says so, and
+    `slates.json` is made anew.
+    """
+    if features_version(kept) != FEATURES_VERSION:
+        return
+    events = msgspec.json.decode((kept / "events.json").read_bytes(), type=list[Event])
+    slate = community_slate(events, ModelBundle.load(kept / model), kind)
+    shown = [[place.activity_id, place.score, place.propensity] for place in slate.ranked]
+    assert shown == json.loads((kept / "slates.json").read_bytes())[model][kind]
+    assert len(shown) > 10
 
 
 def test_its_features_are_computed_as_they_were(kept: Path) -> None:

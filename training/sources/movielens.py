@@ -7,16 +7,11 @@
 | a rating of 1 to 3 | nothing: it is neither a click nor a hide, and neither is invented |
 | the second rating of 4 or 5 in a genre | `timeline:<user>` follows `topic:<genre>`, derived |
 
-The data is read out of the wheel of recbole 1.2.1, which carries it. The wheel is downloaded by pip
-without its dependencies, is never installed or imported, and its checksum is pinned.
+The data is read out of the wheel of recbole 1.2.1, which carries it; see `wheels`.
 """
 
 import csv
-import hashlib
 import io
-import subprocess
-import sys
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +21,18 @@ from feeds.actions import Action, Engage, Follow, Post
 from feeds.model import ActivityId
 from training.errors import SourceError
 from training.sources.base import SourceReport, id_of, slug
+from training.sources.wheels import Wheel, fetch, read_member
 
-__all__ = ["DERIVED", "FOLLOW_COPY_LIMIT", "LIKE_RATING_MIN", "fetch_wheel", "read_movielens"]
+__all__ = [
+    "DERIVED",
+    "FOLLOW_COPY_LIMIT",
+    "LIKE_RATING_MIN",
+    "WHEEL",
+    "Rating",
+    "fetch_wheel",
+    "read_movielens",
+    "read_ratings",
+]
 
 DERIVED = (
     (
@@ -52,13 +57,14 @@ FOLLOW_LIKES_MIN = 2
 FOLLOW_COPY_LIMIT = 1_000
 """Activities that a new follow of a genre copies into the timeline."""
 
-WHEEL = "recbole-1.2.1-py3-none-any.whl"
-WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
-MEMBER_BYTES_MAX = 16_777_216
-"""The largest file that is read out of the wheel, in bytes."""
-
-DOWNLOAD_S_MAX = 120
-"""Seconds that the download may take."""
+WHEEL = Wheel(
+    project="recbole",
+    version="1.2.1",
+    file="recbole-1.2.1-py3-none-any.whl",
+    sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+    holds="MovieLens",
+)
+"""Carries the data."""
 
 _FOLDER = "recbole/dataset_example/ml-100k"
 _CATALOG = "studio:catalog"
@@ -73,7 +79,9 @@ class _Movie:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rating:
+class Rating:
+    """One rating: when, whose, of which movie, and how high, 1 to 5."""
+
     time_us: int
     user: str
     movie: str
@@ -85,39 +93,14 @@ def fetch_wheel(cache: Path) -> Path:
 
     Raises `SourceError` with what to do when it cannot be had.
     """
-    wheel = cache / WHEEL
-    if not wheel.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        _download(cache)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise SourceError(
-            f"{wheel}: its SHA-256 is {digest}, not {WHEEL_SHA256}; delete the file and try again, "
-            "or use a package index that serves the released file"
-        )
-    return wheel
-
-
-def _download(cache: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--disable-pip-version-check", "--quiet", "--dest", str(cache), "recbole==1.2.1"]
-    try:
-        subprocess.run(  # noqa: S603 - a fixed command; only the directory is the caller's
-            command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_S_MAX
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        raise SourceError(
-            f"MovieLens could not be downloaded ({said[-1] if said else error}). It comes in the "
-            f"wheel recbole 1.2.1: go online once, or put {WHEEL} into {cache}"
-        ) from error
+    return fetch(WHEEL, cache)
 
 
 def read_movielens(wheel: Path, report: SourceReport) -> Iterator[Action]:
     """The actions in time order; raises `SourceError` where the wheel does not hold the data."""
     movies = {movie.id: movie for movie in _movies(wheel)}
     # Equal times keep the file's order, so that the log is the same each time.
-    ratings = sorted(_ratings(wheel), key=lambda rating: rating.time_us)
+    ratings = sorted(read_ratings(wheel), key=lambda rating: rating.time_us)
     if not ratings:
         raise SourceError(f"{wheel}: holds no rating; delete the file and try again")
     posted: dict[str, ActivityId] = {}
@@ -144,7 +127,7 @@ def read_movielens(wheel: Path, report: SourceReport) -> Iterator[Action]:
         yield from _follows(rating, movie, likes)
 
 
-def _follows(rating: _Rating, movie: _Movie, likes: Counter[tuple[str, str]]) -> Iterator[Follow]:
+def _follows(rating: Rating, movie: _Movie, likes: Counter[tuple[str, str]]) -> Iterator[Follow]:
     for genre in movie.genres:
         likes[rating.user, genre] += 1
         if likes[rating.user, genre] == FOLLOW_LIKES_MIN:
@@ -177,31 +160,17 @@ def _movies(wheel: Path) -> Iterator[_Movie]:
         yield _Movie(row[0], row[1], row[2], genres)
 
 
-def _ratings(wheel: Path) -> Iterator[_Rating]:
+def read_ratings(wheel: Path) -> Iterator[Rating]:
+    """The ratings in the file's order; raises `SourceError` where they cannot be read."""
     for line, row in _rows(wheel, "ml-100k.inter", 4):
         try:
-            yield _Rating(int(row[3]) * 1_000_000, row[0], row[1], float(row[2]))
+            yield Rating(int(row[3]) * 1_000_000, row[0], row[1], float(row[2]))
         except ValueError as error:
             raise SourceError(f"{wheel}: ml-100k.inter:{line}: {error}") from error
 
 
 def _rows(wheel: Path, name: str, columns: int) -> Iterator[tuple[int, list[str]]]:
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            info = archive.getinfo(f"{_FOLDER}/{name}")
-            if info.file_size > MEMBER_BYTES_MAX:
-                raise SourceError(f"{wheel}: {name} is larger than {MEMBER_BYTES_MAX} bytes")
-            text = archive.read(info).decode("utf-8")
-    except FileNotFoundError as error:
-        raise SourceError(
-            f"{wheel}: there is no such file; give the wheel recbole 1.2.1, or leave --path out to "
-            "have it downloaded"
-        ) from error
-    except (OSError, KeyError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise SourceError(
-            f"{wheel}: {name} cannot be read out of it ({error}); give the wheel recbole 1.2.1, "
-            "or leave --path out to have it downloaded"
-        ) from error
+    text = read_member(WHEEL, wheel, f"{_FOLDER}/{name}")
     lines = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
     next(lines, None)
     for line, row in enumerate(lines, start=2):

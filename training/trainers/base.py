@@ -1,38 +1,72 @@
-"""What a trainer is: a pure function of files, config and seed that leaves a model file."""
+"""What a trainer is: hyperparameters, frozen; data and a seed go in, a model comes out.
+
+There are two natural shapes. A **matrix trainer** learns from who engaged with what, a sparse
+matrix of users by activities; its model scores every activity for any of the users. A **row
+trainer** learns from the candidates of requests with their features (`rows`), and what it gives is
+a scorer that serves as it is.
+"""
 
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Stopwatch", "Trained", "Trainer"]
+import numpy as np
+import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from scipy import sparse
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A model file and how it came about.
+__all__ = ["Floats", "MatrixModel", "MatrixTrainer", "OnEpoch", "Stopwatch"]
 
-    `figures` are numbers by name: seconds, trees, interactions, NDCG on validation.
-    """
-
-    name: str
-    path: Path
-    features: tuple[str, ...]
-    figures: dict[str, float] = field(default_factory=dict)
+Floats = npt.NDArray[np.float32]
 
 
-class Trainer(Protocol):
-    """Trains one model. Frozen, small and importable, so that any worker can run it."""
+class MatrixModel(Protocol):
+    """A model of fixed users and activities, by their numbers. Immutable once `fit` returned it."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Users and activities."""
+        ...
+
+    def scores(self, users: npt.NDArray[np.integer]) -> Floats:
+        """Higher is better: float32[len(users), activities], always finite.
+
+        What a user engaged with in training is scored as everything else is; who does not want it
+        again leaves it out. The scores of different users do not compare.
+        """
+        ...
+
+
+OnEpoch = Callable[[int, MatrixModel], None]
+"""Told after each pass over the data how many there were, and the model as it then is.
+
+It may raise to end the training (Optuna's pruning does).
+"""
+
+
+class MatrixTrainer(Protocol):
+    """Hyperparameters of a model of users by activities: a frozen dataclass, small, importable."""
 
     @property
     def name(self) -> str:
-        """The model's name in reports."""
+        """The model's name in reports and on the command line."""
         ...
 
-    def train(self, source: Path, out: Path) -> Trained:
-        """Learn from the file or directory `source`, write the model below the directory `out`.
+    def fit(
+        self,
+        interactions: "sparse.csr_matrix",
+        *,
+        user_features: "sparse.csr_matrix | None" = None,
+        activity_features: "sparse.csr_matrix | None" = None,
+        seed: int = 0,
+        on_epoch: OnEpoch | None = None,
+    ) -> MatrixModel:
+        """Learn from `interactions`, csr [users, activities] of weights above 0.
 
-        Equal inputs and seed give equal model bytes.
+        Features are csr [users, f] and [activities, g]; a trainer that cannot use them leaves them
+        alone. Equal inputs and seed give equal bytes. Raises `TooFewEvents` where there is nothing
+        to learn from, and `TrainingError` for a matrix that is none of this kind.
         """
         ...
 

@@ -1,159 +1,149 @@
-"""LightFM with WARP loss: factors of users, activities and tags; the only importer of LightFM.
+"""LightFM: vectors of users and activities, and of their features; the only importer of LightFM.
 
-An activity is the sum of its own vector and its tags' (Kula 2015), so an activity that comes later
-is scored by its tags. One thread: two race on the same vectors, and no seed repeats that.
+A user or an activity is the sum of its own vector and its features' (Kula 2015, "Metadata
+Embeddings for User and Item Cold-start Recommendations"). One without any engagement has learnt no
+vector of its own, only the noise it started with: it is its features' alone, here and in serving.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from feeds.counters import counted_tags
-from feeds.events import Engagement, Posted
-from feeds.model import ActivityId, position_of
-from ranking.scorers.factorization import Embeddings, FactorTable
-from training.config import FactorizationConfig
-from training.event_log import EventLog, read_event_log
-from training.trainers.base import Stopwatch, Trained
+from training.errors import TrainingError
+from training.trainers.base import Floats, OnEpoch
+from training.trainers.matrices import Embedded, FactorModel, checked, checked_features
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["FactorizationTrainer", "Interactions", "factorize", "interactions_until"]
-
-Name = TypeVar("Name", str, bytes)
-
-FACTORS_FILE = "factors.npz"
-
-
-@dataclass(frozen=True, slots=True)
-class Interactions:
-    """Who engaged with what, each pair once; activities with their tags. Names are sorted."""
-
-    users: list[str]
-    activities: list[ActivityId]
-    tags: list[str]
-    pairs: list[tuple[int, int]]
-    tags_of: list[tuple[int, ...]]
-
-    def __len__(self) -> int:
-        """How many distinct pairs there are."""
-        return len(self.pairs)
+__all__ = ["FactorizationTrainer"]
 
 
 @dataclass(frozen=True, slots=True)
 class FactorizationTrainer:
-    """Learns from the engagements of an export that are earlier than `until_us`."""
+    """Hyperparameters of LightFM. `loss` "warp" and "bpr" learn an order, "logistic" a probability.
 
-    tenant: str
-    until_us: int
-    config: FactorizationConfig
-    kinds: tuple[str, ...]
-    seed: int
+    WARP: Weston, Bengio and Usunier, "WSABIE", IJCAI 2011; BPR: Rendle and others, UAI 2009.
+    """
+
+    loss: Literal["warp", "bpr", "logistic"] = "warp"
+    dimensions: int = 32
+    """Length of a vector."""
+    epochs: int = 30
+    """Passes over the engagements."""
+    learning_rate: float = 0.05
+    """First step size of Adagrad."""
+    user_l2: float = 1e-5
+    """Penalty on the vectors of users and their features."""
+    activity_l2: float = 1e-5
+    """Penalty on the vectors of activities and their features."""
+    tries_max: int = 10
+    """Activities that WARP draws before it gives up finding one that is ranked too high."""
+    threads: int = 1
+    """Threads; more than one race on the same vectors, and no seed repeats that."""
 
     @property
     def name(self) -> str:
-        """The model's name."""
-        return "factorization"
+        """The model's name: the loss."""
+        return self.loss
 
-    def train(self, source: Path, out: Path) -> Trained:
-        """Read the export at `source`, write `factors.npz`; an empty file where there are too few.
+    def fit(
+        self,
+        interactions: "sparse.csr_matrix",
+        *,
+        user_features: "sparse.csr_matrix | None" = None,
+        activity_features: "sparse.csr_matrix | None" = None,
+        seed: int = 0,
+        on_epoch: OnEpoch | None = None,
+    ) -> FactorModel:
+        """See `MatrixTrainer.fit`; weights of the interactions are weights of the samples."""
+        matrix = checked(interactions)
+        users, activities = matrix.shape
+        given = checked_features(activity_features, activities, "activity")
+        user_side = _Side.of(matrix.getnnz(axis=1), checked_features(user_features, users, "user"))
+        activity_side = _Side.of(matrix.getnnz(axis=0), given)
 
-        `figures` has `interactions`, `users`, `activities`, `seconds`.
-        """
-        watch = Stopwatch()
-        found = interactions_until(read_event_log(source, self.tenant), self.until_us, self.kinds)
-        path = out / FACTORS_FILE
-        enough = len(found) >= self.config.engagements_min
-        path.write_bytes(factorize(found, self.config, self.seed).pack() if enough else b"")
-        figures = {
-            "interactions": float(len(found)),
-            "users": float(len(found.users)),
-            "activities": float(len(found.activities)),
-            "seconds": watch.seconds,
-        }
-        return Trained(self.name, path, ("factor_dot", "factor_bias"), figures)
+        def model() -> FactorModel:
+            vectors, biases = library.item_embeddings, library.item_biases
+            own = Embedded(vectors[activities:].copy(), biases[activities:].copy())
+            return FactorModel(
+                user_side.embedded(library.user_embeddings, library.user_biases),
+                activity_side.embedded(vectors, biases),
+                None if given is None else own,
+            )
 
+        library = self._library(seed)
+        wanted = matrix.tocoo()
+        weights = None if (wanted.data == 1).all() else wanted
+        for epoch in range(1, self.epochs + 1):
+            self._pass(library, wanted, weights, user_side, activity_side)
+            if on_epoch is not None:
+                on_epoch(epoch, model())
+        return model()
 
-def interactions_until(log: EventLog, until_us: int, kinds: Iterable[str]) -> Interactions:
-    """The distinct engagements of these kinds with known activities, earlier than a time."""
-    wanted = frozenset(kinds)
-    tags: dict[ActivityId, tuple[str, ...]] = {}
-    pairs: set[tuple[str, ActivityId]] = set()
-    for event in log.events:
-        if event.time_us >= until_us:
-            continue
-        if isinstance(event, Posted):
-            tags[event.activity_id] = counted_tags(event.tags)
-        elif isinstance(event, Engagement) and event.kind in wanted and event.activity_id in tags:
-            pairs.add((event.user, event.activity_id))
-    users = sorted({user for user, _ in pairs})
-    activities = sorted({activity for _, activity in pairs})
-    names = sorted({tag for activity in activities for tag in tags[activity]})
-    user_number = {user: number for number, user in enumerate(users)}
-    number_of = {activity: number for number, activity in enumerate(activities)}
-    tag_number = {tag: number for number, tag in enumerate(names)}
-    return Interactions(
-        users=users,
-        activities=activities,
-        tags=names,
-        pairs=sorted((user_number[user], number_of[activity]) for user, activity in pairs),
-        tags_of=[tuple(tag_number[tag] for tag in tags[activity]) for activity in activities],
-    )
+    def _library(self, seed: int) -> Any:  # Any: LightFM has no types
+        from lightfm import LightFM  # noqa: PLC0415 - only who trains pays for it
 
+        return LightFM(
+            no_components=self.dimensions,
+            loss=self.loss,
+            learning_rate=self.learning_rate,
+            user_alpha=self.user_l2,
+            item_alpha=self.activity_l2,
+            max_sampled=self.tries_max,
+            random_state=seed,
+        )
 
-def factorize(found: Interactions, config: FactorizationConfig, seed: int) -> FactorTable:
-    """The factors; equal inputs and seed give equal bytes."""
-    from lightfm import LightFM  # noqa: PLC0415 - only workers pay for it
-    from scipy import sparse  # noqa: PLC0415
-
-    users, activities = (np.array(side, np.int32) for side in zip(*found.pairs, strict=True))
-    shape = (len(found.users), len(found.activities))
-    ones = np.ones(len(found), np.float32)
-    features = _activity_features(found)
-    model = LightFM(
-        no_components=config.dimensions,
-        loss="warp",
-        learning_rate=config.learning_rate,
-        item_alpha=config.item_alpha,
-        user_alpha=config.user_alpha,
-        random_state=seed,
-    )
-    model.fit(
-        sparse.coo_matrix((ones, (users, activities)), shape=shape, dtype=np.float32),
-        item_features=features,
-        epochs=config.epochs,
-        num_threads=1,
-    )
-    user_biases, user_factors = model.get_user_representations()
-    biases, factors = model.get_item_representations(features)
-    own = len(found.activities)
-    return FactorTable(
-        users=_embeddings(found.users, user_factors, user_biases),
-        activities=_embeddings([position_of(a) for a in found.activities], factors, biases),
-        tags=_embeddings(found.tags, model.item_embeddings[own:], model.item_biases[own:]),
-    )
+    def _pass(
+        self,
+        library: Any,
+        wanted: "sparse.coo_matrix",
+        weights: "sparse.coo_matrix | None",
+        users: "_Side",
+        activities: "_Side",
+    ) -> None:
+        try:
+            library.fit_partial(
+                wanted,
+                user_features=users.taught,
+                item_features=activities.taught,
+                sample_weight=weights,
+                epochs=1,
+                num_threads=self.threads,
+            )
+        except ValueError as error:  # LightFM looks for numbers that are not finite
+            raise TrainingError(
+                f"LightFM diverged with {self}: give a smaller learning_rate ({error})"
+            ) from error
 
 
-def _activity_features(found: Interactions) -> "sparse.csr_matrix":
-    """float32[activities, activities + tags]: an activity is itself and each of its tags."""
-    from scipy import sparse  # noqa: PLC0415
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Users or activities: what LightFM learns from, and what represents them afterwards."""
 
-    own = len(found.activities)
-    cells = [(number, number) for number in range(own)]
-    cells += [(n, own + tag) for n, tags in enumerate(found.tags_of) for tag in tags]
-    rows, columns = zip(*cells, strict=True)
-    ones = np.ones(len(cells), np.float32)
-    return sparse.csr_matrix(
-        (ones, (rows, columns)), shape=(own, own + len(found.tags)), dtype=np.float32
-    )
+    taught: "sparse.csr_matrix"
+    """float32[n, n + f]: each is itself and its features."""
+    known: "sparse.csr_matrix"
+    """The same, where those without an engagement are their features alone."""
 
+    @classmethod
+    def of(
+        cls, engagements: npt.NDArray[np.integer], features: "sparse.csr_matrix | None"
+    ) -> "_Side":
+        from scipy import sparse  # noqa: PLC0415 - only who trains pays for it
 
-def _embeddings(
-    names: Sequence[Name], factors: npt.NDArray[np.float32], biases: npt.NDArray[np.float32]
-) -> Embeddings[Name]:
-    return Embeddings(names, factors.astype(np.float32), biases.astype(np.float32))
+        def with_features(own: Any) -> Any:  # Any: scipy has no types
+            whole = own if features is None else sparse.hstack([own, features])
+            return sparse.csr_matrix(whole, dtype=np.float32)
+
+        itself = sparse.identity(len(engagements), np.float32, format="csr")
+        warm = sparse.diags((engagements > 0).astype(np.float32), format="csr")
+        return cls(with_features(itself), with_features(warm))
+
+    def embedded(self, vectors: Floats, biases: Floats) -> Embedded:
+        return Embedded(
+            np.asarray(self.known @ vectors, np.float32),
+            np.asarray(self.known @ biases, np.float32),
+        )

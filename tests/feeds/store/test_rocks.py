@@ -1,4 +1,5 @@
 import gc
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from feeds.errors import DataDirectoryLocked, StorageError
 from feeds.store.base import COLUMN_FAMILIES, Store, Write
 from feeds.store.cursors import is_end
 from feeds.store.memory import MemoryStore
-from feeds.store.rocks import SCAN_CHUNK_ROWS, RocksStore
+from feeds.store.rocks import SCAN_CHUNK_ROWS, RocksConfig, RocksStore
 from feeds.testing import StoreContract, writes
 
 MANY = [Write("feeds", b"%08d" % n, b"value") for n in range(3 * SCAN_CHUNK_ROWS)]
@@ -166,6 +167,17 @@ def test_damage_behind_sound_rows_does_not_end_them(tmp_path: Path) -> None:
         assert keys[:100] == store.keys("feeds", b"", b"9", 100)
         with pytest.raises(StorageError, match="could not read feeds"):
             store.keys("feeds", b"", b"9", len(MANY))
+
+
+def test_index_of_a_table_is_many_blocks_so_that_a_small_cache_holds_what_is_read(
+    tmp_path: Path,
+) -> None:
+    with RocksStore.open(tmp_path, RocksConfig(metadata_block_bytes=512)) as store:
+        store.write([Write("feeds", b"%08d" % number, b"value") for number in range(20_000)])
+        store.flush()
+        told = store._families["feeds"].property_value("rocksdb.aggregated-table-properties")
+    (partitions,) = re.findall(r"# index partitions=(\d+)", told)
+    assert int(partitions) > 3
 
 
 def test_keys_hold_nothing(tmp_path: Path) -> None:

@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feeds.errors import NotFound
 from feeds.model import ActivityDraft, FeedId, TenantId
+from ranking.config import RankingConfig
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.registry import DirectoryRegistry
 from ranking.scorers.base import Scorer
-from ranking.testing_models import boosted_scorer, model_bundle
+from ranking.testing_models import boosted_scorer, model_bundle, value_scorer
 from serving.loader import Loader
 from serving.slate_log.explain import ModelVersions, explain, recompute
 from serving.slate_log.testing import ACME, made_slate
-from serving.testing import HeldModel, HeldModels, Served, served
+from serving.testing import ALL_SCOPES, HeldModel, HeldModels, Served, served
 
 PERSONALIZED = "/v2/users/bob/feeds/personalized"
 EXPLORE = "/v2/users/bob/feeds/explore"
@@ -52,13 +54,20 @@ def filled(service: Served, tenant: TenantId = ACME) -> None:
         engine.post(tenant, FeedId("user", author), draft).result()
 
 
+def kept(_: TenantId, version: int) -> RankingConfig:
+    """The default, and no other version."""
+    if version:
+        raise NotFound(f"version {version} is not kept")
+    return RankingConfig.default()
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     models = HeldModels()
     models.held[ACME] = HeldModel("7", BOOSTED)
     with (
         served(tmp_path / "data", models=models, deadline_ms=10_000) as service,
-        service.tenant(ACME) as api,
+        service.tenant(ACME, ALL_SCOPES) as api,
     ):
         filled(service)
         yield Site(service, api, models)
@@ -176,7 +185,7 @@ def test_another_model_of_the_version_is_told_apart() -> None:
     other = HeldModel("3", boosted_scorer(FeatureSpec(("age_h", "length_bytes"))))
     models = HeldModels()
     models.held[ACME] = other
-    versions = ModelVersions(models.get, Path("nowhere"))
+    versions = ModelVersions(models.get, Path("nowhere"), kept)
     found = explain(slate, versions, versions.live(ACME, "3"))
     assert "other features" in found["recomputed"]["problem"]
 
@@ -195,10 +204,82 @@ def test_a_scorer_that_fails_is_told() -> None:
     assert "ZeroDivisionError" in (again.problem or "")
 
 
-def test_a_fallback_that_this_release_does_not_have_is_told() -> None:
+def test_a_fallback_that_is_not_the_configs_is_told() -> None:
     slate = replace_scorer(made_slate("a").logged(), "expression")
-    found = explain(slate, ModelVersions(HeldModels().get, Path("nowhere")), None)
-    assert "'expression'" in found["recomputed"]["problem"]
+    found = explain(slate, ModelVersions(HeldModels().get, Path("nowhere"), kept), None)
+    assert found["recomputed"]["problem"] == (
+        "no model took part, and the scorer 'expression' is not the fallback of version 0 of the "
+        "ranking config; the values are those that were logged"
+    )
+
+
+def activate(site: Site, document: dict[str, Any]) -> int:
+    """Save a ranking config and let it rank; its version."""
+    version: int = site.api.post("/v2/ranking-configs", json=document).json()["version"]
+    now = site.read("/v2/ranking-config")["version"]
+    path = f"/v2/ranking-configs/{version}/activate"
+    assert site.api.post(path, json={"expected_version": now}).status_code == 200
+    return version
+
+
+def test_a_value_model_is_weighed_as_the_config_of_the_slate_said(site: Site) -> None:
+    scorer = value_scorer()
+    site.models.held[ACME] = HeldModel("7", scorer)
+    first = activate(site, {"personalized": {"value": {"like": 3, "hide": -2, "click": 0}}})
+    page = site.read()
+    activate(site, {"personalized": {"value": {"like": 0, "hide": 5}}})
+    after = site.read()
+
+    for served_page in (page, after):
+        found = site.explained(served_page["slate_id"])
+        assert found["recomputed"] == {"bit_identical": True, "different": 0, "problem": None}
+        for entry in found["activities"]:
+            total = sum(entry["contributions"].values()) + entry["bias"]
+            assert total == pytest.approx(entry["score"], abs=1e-5)
+    assert page["config_version"] == first
+    scores = [{one["id"]: one["score"] for one in each["results"]} for each in (page, after)]
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "decay_exp(time) * (2 + popularity)",
+        "rand_normal() + popularity",
+        "external.near + popularity",
+    ],
+)
+def test_an_expression_that_ordered_a_slate_is_evaluated_again(site: Site, formula: str) -> None:
+    site.models.held.clear()
+    document = {"score": formula, "defaults": {"external": {"near": 0.5}}}
+    if "external" not in formula:
+        document.pop("defaults")
+    activate(site, {kind: {"fallback": document} for kind in ("personalized", "explore")})
+    page = site.read()
+    ids = [entry["id"] for entry in site.read(EXPLORE)["results"]]
+    brought = {"candidates": ids, "features": {"near": [float(n) for n in range(len(ids))]}}
+    ranked = site.api.post("/v2/users/bob/rank", json=brought).json()
+
+    for slate_id in (page["slate_id"], ranked["slate_id"]):
+        found = site.explained(slate_id)
+        assert found["scorer"] == "expression"
+        assert found["recomputed"] == {"bit_identical": True, "different": 0, "problem": None}
+
+
+def test_where_the_version_of_the_config_is_gone_it_is_told(site: Site) -> None:
+    site.models.held[ACME] = HeldModel("7", value_scorer())
+    page = site.read()
+    slate = made_slate("a", 5, scorer=value_scorer(), model_version="7").logged()
+    fields = {each: getattr(slate, each) for each in slate.__struct_fields__}
+    gone = type(slate)(**fields | {"config_version": 9})
+    versions = ModelVersions(
+        site.models.get, Path("nowhere"), site.service.services.configs.version
+    )
+    found = explain(gone, versions, versions.live(ACME, "7"))
+    assert site.explained(page["slate_id"])["recomputed"]["bit_identical"]
+    assert found["recomputed"]["bit_identical"] is None
+    assert "version 9 of the ranking config is not at hand" in found["recomputed"]["problem"]
+    assert found["activities"][0]["score"] is not None
 
 
 def replace_scorer(slate: Any, name: str) -> Any:
@@ -216,7 +297,7 @@ def test_a_version_that_was_live_before_is_loaded_from_its_bundle(tmp_path: Path
         registry.promote(ACME, version)
         loader.poll()
     slate = made_slate("a", 40, scorer=BOOSTED, model_version="1").logged()
-    versions = ModelVersions(HeldModels().get, home)
+    versions = ModelVersions(HeldModels().get, home, kept)
     assert explain(slate, versions, None)["recomputed"]["bit_identical"]
     other = made_slate("a", 40, scorer=BOOSTED, model_version="3").logged()
     assert "version 3" in explain(other, versions, None)["recomputed"]["problem"]

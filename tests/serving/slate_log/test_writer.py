@@ -14,15 +14,15 @@ import structlog
 
 from feeds.model import TenantId
 from serving.slate_log.config import SlateLogConfig, SlateRules
-from serving.slate_log.record import LoggedSlate, decode
 from serving.slate_log.segments import SegmentDisk, SegmentReader
 from serving.slate_log.shelf import segments_of, tenants_of
-from serving.slate_log.testing import ACME, made_slate
+from serving.slate_log.testing import ACME, logged_slates, made_slate
 from serving.slate_log.writer import SlateLog
 from serving.telemetry import Metrics
 from serving.testing import wait_until
 
 QUICK = SlateLogConfig(flush_ms=1.0)
+FEED = (ACME, "personalized")
 
 
 def opened(
@@ -32,14 +32,6 @@ def opened(
     **given: Any,
 ) -> SlateLog:
     return SlateLog(directory, config, rules, Metrics(), lambda: 7, **given)
-
-
-def logged(directory: Path, tenant: str = ACME) -> list[LoggedSlate]:
-    return [
-        decode(record.content)
-        for segment in segments_of(directory / tenant)
-        for record in SegmentReader(segment.path)
-    ]
 
 
 def count(log: SlateLog, name: str, **labels: str) -> float:
@@ -53,11 +45,32 @@ def test_what_is_noted_is_written_as_it_was(tmp_path: Path) -> None:
     for each in made:
         log.note(*each)
     assert log.flush()
-    assert logged(tmp_path) == [each.logged() for each in made]
+    assert logged_slates(tmp_path) == [each.logged() for each in made]
     assert count(log, "slates_logged") == 29
     sizes = sum(segment.bytes - 24 for segment in segments_of(tmp_path / ACME))
     assert count(log, "slate_log_bytes") == sizes
     log.stop()
+
+
+def test_a_slate_is_drawn_by_the_lower_of_both_rates_the_same_ones_again(tmp_path: Path) -> None:
+    rates = {"mine": 0.5, "theirs": 0.5, "both": 0.5, "whole": 1.0}
+    drawn: dict[str, set[str]] = {}
+    for name, rate in rates.items():
+        rules = SlateRules(rate=1.0 if name == "mine" else rate)
+        share = 1.0 if name == "theirs" else rate
+        log = opened(
+            tmp_path / name,
+            rules=lambda _, rules=rules: rules,
+            shares=lambda tenant, kind, share=share: share if (tenant, kind) == FEED else 0.0,
+        )
+        log.start()
+        for number in range(60):
+            log.note(*made_slate(f"s{number}", 2))
+        log.stop()
+        drawn[name] = {slate.slate_id for slate in logged_slates(tmp_path / name)}
+    assert drawn["mine"] == drawn["theirs"] == drawn["both"] < drawn["whole"]
+    assert 15 < len(drawn["both"]) < 45
+    assert len(drawn["whole"]) == 60
 
 
 def test_stopping_writes_what_waits(tmp_path: Path) -> None:
@@ -66,14 +79,14 @@ def test_stopping_writes_what_waits(tmp_path: Path) -> None:
     log.note(*made_slate("a"))
     log.stop()
     log.stop()
-    assert [slate.slate_id for slate in logged(tmp_path)] == ["a"]
+    assert [slate.slate_id for slate in logged_slates(tmp_path)] == ["a"]
 
 
 def test_a_slate_waits_no_longer_than_was_set(tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.start()
     log.note(*made_slate("a"))
-    wait_until(lambda: bool(logged(tmp_path)), "a slate to be written by itself")
+    wait_until(lambda: bool(logged_slates(tmp_path)), "a slate to be written by itself")
     log.stop()
 
 
@@ -82,7 +95,9 @@ def test_no_more_slates_wait_than_was_set(tmp_path: Path) -> None:
     log.start()
     for name in "abc":
         log.note(*made_slate(name))
-    wait_until(lambda: len(logged(tmp_path)) == 3, "three slates to be written by themselves")
+    wait_until(
+        lambda: len(logged_slates(tmp_path)) == 3, "three slates to be written by themselves"
+    )
     log.stop()
 
 
@@ -93,7 +108,7 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
     assert count(log, "slates_dropped", cause="queue") == 6
     log.start()
     log.stop()
-    assert [slate.slate_id for slate in logged(tmp_path)] == ["s0", "s1", "s2", "s3"]
+    assert [slate.slate_id for slate in logged_slates(tmp_path)] == ["s0", "s1", "s2", "s3"]
 
 
 def test_all_candidates_are_logged_where_the_tenant_asks_for_them(tmp_path: Path) -> None:
@@ -103,8 +118,8 @@ def test_all_candidates_are_logged_where_the_tenant_asks_for_them(tmp_path: Path
     log.note(*few)
     log.note(*many)
     log.stop()
-    assert logged(tmp_path) == [few.logged()]
-    assert logged(tmp_path, "all") == [many.logged(candidates=True)]
+    assert logged_slates(tmp_path) == [few.logged()]
+    assert logged_slates(tmp_path, "all") == [many.logged(candidates=True)]
     assert tenants_of(tmp_path) == [ACME, "all"]
 
 
@@ -152,7 +167,7 @@ def test_a_full_disk_is_counted_and_logged_once_and_over_once_there_is_space(
     assert [line["event"] for line in told] == ["slate_log_failed", "slate_log_recovered"]
     assert told[0]["error"] == "No space left on device"
     assert count(log, "slates_dropped", cause="disk") == 3
-    assert [slate.slate_id for slate in logged(tmp_path)] == ["d"]
+    assert [slate.slate_id for slate in logged_slates(tmp_path)] == ["d"]
 
 
 def test_a_directory_that_cannot_be_made_costs_slates_alone(tmp_path: Path) -> None:
@@ -171,7 +186,7 @@ def test_a_slate_longer_than_a_segment_is_dropped_and_counted(tmp_path: Path) ->
     log.note(*made_slate("long", 200))
     log.note(*made_slate("short", 2))
     log.stop()
-    assert [slate.slate_id for slate in logged(tmp_path)] == ["short"]
+    assert [slate.slate_id for slate in logged_slates(tmp_path)] == ["short"]
     assert count(log, "slates_dropped", cause="size") == 1
 
 
@@ -187,7 +202,7 @@ def test_a_slate_that_cannot_be_packed_is_dropped_and_the_others_are_not(tmp_pat
     log.note(*broken)
     log.note(*made_slate("sound"))
     log.stop()
-    assert [slate.slate_id for slate in logged(tmp_path)] == ["sound"]
+    assert [slate.slate_id for slate in logged_slates(tmp_path)] == ["sound"]
     assert count(log, "slates_dropped", cause="failed") == 1
 
 
@@ -223,8 +238,8 @@ def test_a_limit_of_the_system_leaves_whole_records(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(len(logged(tmp_path)))
-    assert 0 < len(logged(tmp_path)) < 40
+    assert done.stdout.splitlines()[-1] == str(len(logged_slates(tmp_path)))
+    assert 0 < len(logged_slates(tmp_path)) < 40
     assert max(segment.bytes for segment in segments_of(tmp_path / ACME)) <= limit
     assert sum(SegmentReader(each.path).torn_bytes for each in segments_of(tmp_path / ACME)) == 0
 
@@ -253,5 +268,5 @@ def test_a_crash_loses_what_waits_and_nothing_else(tmp_path: Path) -> None:
             [sys.executable, "-c", CRASHING, str(tmp_path)], capture_output=True, check=False
         )
         assert done.returncode == 9, done.stderr
-        assert ["written"] * number == [slate.slate_id for slate in logged(tmp_path)]
+        assert ["written"] * number == [slate.slate_id for slate in logged_slates(tmp_path)]
         assert number == len(segments_of(tmp_path / ACME))

@@ -1,0 +1,116 @@
+"""The factors of a tenant: who engaged with what, as matrices for a trainer, and back as a table.
+
+An activity is the sum of its own vector and its tags' (Kula 2015), so an activity that comes later
+is scored by its tags. One thread: two race on the same vectors, and no seed repeats that.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from feeds.counters import counted_tags
+from feeds.events import Engagement, Posted
+from feeds.model import ActivityId, position_of
+from ranking.scorers.factorization import Embeddings, FactorTable
+from training.config import FactorizationConfig
+from training.event_log import EventLog
+from training.trainers.factorization import FactorizationTrainer
+from training.trainers.matrices import Embedded, FactorModel
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+__all__ = ["Interactions", "factorize", "interactions_until", "named_factors"]
+
+Name = TypeVar("Name", str, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Who engaged with what, each pair once; activities with their tags. Names are sorted."""
+
+    users: list[str]
+    activities: list[ActivityId]
+    tags: list[str]
+    pairs: list[tuple[int, int]]
+    tags_of: list[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        """How many distinct pairs there are."""
+        return len(self.pairs)
+
+    def matrix(self) -> "sparse.csr_matrix":
+        """float32[users, activities], 1 for each pair."""
+        return _ones(self.pairs, (len(self.users), len(self.activities)))
+
+    def tag_matrix(self) -> "sparse.csr_matrix":
+        """float32[activities, tags], 1 for each tag of an activity."""
+        cells = [(number, tag) for number, tags in enumerate(self.tags_of) for tag in tags]
+        return _ones(cells, (len(self.activities), len(self.tags)))
+
+
+def interactions_until(log: EventLog, until_us: int, kinds: Iterable[str]) -> Interactions:
+    """The distinct engagements of these kinds with known activities, earlier than a time."""
+    wanted = frozenset(kinds)
+    tags: dict[ActivityId, tuple[str, ...]] = {}
+    pairs: set[tuple[str, ActivityId]] = set()
+    for event in log.events:
+        if event.time_us >= until_us:
+            continue
+        if isinstance(event, Posted):
+            tags[event.activity_id] = counted_tags(event.tags)
+        elif isinstance(event, Engagement) and event.kind in wanted and event.activity_id in tags:
+            pairs.add((event.user, event.activity_id))
+    users = sorted({user for user, _ in pairs})
+    activities = sorted({activity for _, activity in pairs})
+    names = sorted({tag for activity in activities for tag in tags[activity]})
+    user_number = {user: number for number, user in enumerate(users)}
+    number_of = {activity: number for number, activity in enumerate(activities)}
+    tag_number = {tag: number for number, tag in enumerate(names)}
+    return Interactions(
+        users=users,
+        activities=activities,
+        tags=names,
+        pairs=sorted((user_number[user], number_of[activity]) for user, activity in pairs),
+        tags_of=[tuple(tag_number[tag] for tag in tags[activity]) for activity in activities],
+    )
+
+
+def factorize(found: Interactions, config: FactorizationConfig, seed: int) -> FactorTable:
+    """The factors; equal inputs and seed give equal bytes."""
+    trainer = FactorizationTrainer(
+        loss="warp",
+        dimensions=config.dimensions,
+        epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        user_l2=config.user_alpha,
+        activity_l2=config.item_alpha,
+    )
+    model = trainer.fit(found.matrix(), activity_features=found.tag_matrix(), seed=seed)
+    return named_factors(model, found.users, [position_of(a) for a in found.activities], found.tags)
+
+
+def named_factors(
+    model: FactorModel, users: Sequence[str], positions: Sequence[bytes], tags: Sequence[str] = ()
+) -> FactorTable:
+    """The vectors of a model under the names of its users, activities and activity features."""
+    none = np.zeros((0, model.users.vectors.shape[1]), np.float32)
+    return FactorTable(
+        users=_embeddings(users, model.users),
+        activities=_embeddings(positions, model.activities),
+        tags=_embeddings(tags, model.features or Embedded.without_biases(none)),
+    )
+
+
+def _embeddings(names: Sequence[Name], embedded: Embedded) -> Embeddings[Name]:
+    return Embeddings(names, embedded.vectors, embedded.biases)
+
+
+def _ones(pairs: Sequence[tuple[int, int]], shape: tuple[int, int]) -> "sparse.csr_matrix":
+    from scipy import sparse  # noqa: PLC0415 - only workers pay for it
+
+    rows, columns = np.array(pairs, np.int32).reshape(-1, 2).T
+    ones = np.ones(len(pairs), np.float32)
+    return sparse.csr_matrix((ones, (rows, columns)), shape=shape, dtype=np.float32)

@@ -1,0 +1,130 @@
+"""Bringing a version before the gates: in a training run, or later, with what is live by then."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from feeds.model import TenantId
+from ranking.bundle import ModelBundle
+from training.comparison import ComparisonReport, Played, chronological, compare, play
+from training.config import TrainingConfig
+from training.dataset import TrainingSet
+from training.evaluation import request_ndcg
+from training.event_log import EventLog, read_deleted_users, read_event_log
+from training.gates import (
+    Gate,
+    GateReport,
+    better_gate,
+    deleted_users_gate,
+    fairness_gate,
+    latency_gate,
+    size_gate,
+)
+from training.selection import Judged
+from training.steps import SetFiles
+from training.trained_users import TRAINED_USERS
+
+__all__ = ["Live", "compare_versions", "gate_published", "gate_trained"]
+
+Timer = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The version that is live, fetched into a directory."""
+
+    version: int
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        return f"version {self.version}"
+
+
+def gate_trained(
+    sets: SetFiles,
+    judged: Judged,
+    live: Live | None,
+    judged_us: int,
+    timer: Timer = time.perf_counter,
+) -> GateReport:
+    """Gate the model of a run on the run's own test part, beside what is live."""
+    plan, config = sets.plan, sets.plan.config
+    bundle = ModelBundle.load(judged.bundle)
+    test = TrainingSet.load(plan.set_path("test"))
+    scores = bundle.scorer().score(test.columns(bundle.spec.names))
+    ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
+    theirs = _rival(lambda: read_event_log(plan.export, plan.tenant), ours, live, config)
+    comparison = compare(ours, theirs, config.evaluation, config.seed)
+    deleted = read_deleted_users(plan.export, plan.tenant)
+    deletion = deleted_users_gate(plan.tenant, judged.documents.get(TRAINED_USERS), deleted)
+    return _report(bundle, comparison, ours.test, deletion, live, config, judged_us, timer)
+
+
+def gate_published(
+    export: Path,
+    tenant: TenantId,
+    directory: Path,
+    documents: Mapping[str, bytes],
+    live: Live | None,
+    config: TrainingConfig,
+    judged_us: int,
+    timer: Timer = time.perf_counter,
+) -> GateReport:
+    """Gate a bundle in a directory on the test part of an export, beside what is live."""
+    bundle = ModelBundle.load(directory)
+    log = read_event_log(export, tenant)
+    ours = play(log, bundle, config, "the version")
+    theirs = _rival(lambda: log, ours, live, config)
+    comparison = compare(ours, theirs, config.evaluation, config.seed)
+    deleted = read_deleted_users(export, tenant)
+    deletion = deleted_users_gate(tenant, documents.get(TRAINED_USERS), deleted)
+    return _report(bundle, comparison, ours.test, deletion, live, config, judged_us, timer)
+
+
+def compare_versions(
+    export: Path, tenant: TenantId, first: Live, second: Live, config: TrainingConfig
+) -> ComparisonReport:
+    """Two versions, each in a directory, on the test part of an export."""
+    log = read_event_log(export, tenant)
+    played = [
+        play(log, ModelBundle.load(each.directory), config, each.name) for each in (first, second)
+    ]
+    return compare(played[0], played[1], config.evaluation, config.seed)
+
+
+def _rival(
+    log: Callable[[], EventLog], ours: Played, live: Live | None, config: TrainingConfig
+) -> Played:
+    """What is live on the same requests; without a model, chronological."""
+    if live is None:
+        return chronological(ours.test, config)
+    return play(log(), ModelBundle.load(live.directory), config, live.name)
+
+
+def _report(
+    bundle: ModelBundle,
+    comparison: ComparisonReport,
+    test: TrainingSet,
+    deletion: Gate,
+    live: Live | None,
+    config: TrainingConfig,
+    judged_us: int,
+    timer: Timer,
+) -> GateReport:
+    gates = config.gates
+    return GateReport(
+        tenant=bundle.tenant,
+        digest=bundle.digest,
+        live=live.version if live else 0,
+        judged_us=judged_us,
+        gates=(
+            better_gate(comparison, gates),
+            fairness_gate(comparison, gates),
+            latency_gate(bundle, test, gates, timer),
+            size_gate(bundle, gates),
+            deletion,
+        ),
+    )
