@@ -170,16 +170,17 @@ class Consensus(Elections):
             self.flush()
 
     def _commit_what_a_majority_has(self) -> None:
-        """By Raft's rule (section 5.4.2): the newest entry of this term that a majority has.
+        """The newest entry of this term that a majority has, and this leader with it.
 
-        The library goes by the same rule one entry at a time, 0.5 us each, from the first that is
-        not committed on: a million of them after a restart.
+        That is the library's rule (section 5.4.2 of the Raft paper), which goes by it one entry at
+        a time, 0.5 us each, from the first that is not committed on: a million after a restart.
         """
         noop = self._SyncObj__noopIDx
         if noop is None or self._SyncObj__raftState != LEADER:
             return
-        has = sorted([self._SyncObj__getCurrentLogIndex(), *self._SyncObj__raftMatchIndex.values()])
-        index = has[(len(has) - 1) // 2]
+        own = self._SyncObj__getCurrentLogIndex()
+        has = sorted([own, *self._SyncObj__raftMatchIndex.values()])
+        index = min(own, has[(len(has) - 1) // 2])
         if index >= noop and index > self.commit_index:
             self._SyncObj__raftCommitIndex = index
 
