@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from training.config import TrainingConfig
     from training.set_files import StoredSet
 
-__all__ = ["dataset"]
+__all__ = ["dataset", "memory_bytes"]
 
 dataset = typer.Typer(
     name="dataset",
@@ -102,7 +102,7 @@ def build(
             out=sets,
             slates=slates,
             config=_config(window or (), unshown),
-            memory_bytes=_bytes(memory_limit),
+            memory_bytes=memory_bytes(memory_limit),
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
             progress=progress,
@@ -204,8 +204,8 @@ def _window(text: str) -> tuple[str, int]:
     return match[1], int(match[2]) * _SECONDS[match[3]]
 
 
-def _bytes(text: str) -> int:
-    """Bytes of a size with a unit."""
+def memory_bytes(text: str) -> int:
+    """The bytes of a size such as 512MiB; raises `typer.BadParameter`."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?) ?([A-Za-z]*)", text.strip())
     if match is None or match[2].upper() not in _UNITS:
         raise typer.BadParameter(
