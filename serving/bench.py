@@ -94,8 +94,10 @@ def command(
 
     fanout: rows a second before the followers of a post, to the last follower. page: 100 rows of a
     feed. restart: from a node's start to its first write, with a long log. replay: an action log
-    into one engine. rank, ranker: 500 candidates. tenants: a read beside a tenant that asks for ten
-    times its quota. point_in_time: the features of every impression of a log.
+    into one engine. rank: 500 candidates in one process, then 100, 500 and 2,000 from HTTP request
+    to reply, beside `mlflow models serve` where it is installed. ranker: 500 candidates, no engine.
+    tenants: a read beside a tenant that asks for ten times its quota. point_in_time: the features
+    of every impression of a log.
 
     For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """
@@ -180,6 +182,7 @@ def _benches() -> "Mapping[str, Run]":
         bench_cluster,
         bench_fanout,
         bench_feeds,
+        bench_http,
         bench_lag,
         bench_rank,
         bench_restart,
@@ -198,6 +201,10 @@ def _benches() -> "Mapping[str, Run]":
         yield from bench_feeds.page(work, seconds)
         yield from bench_store.page_at_scale(work, seconds, sizes)
 
+    def rank(work: Path, seconds: float, sizes: "Sizes") -> Iterator["Doing | Figure"]:
+        yield from bench_rank.rank(work, seconds)
+        yield from bench_http.rank_http(work, seconds, sizes)
+
     return {
         "commit": commit,
         "replay": alone(bench_feeds.replay),
@@ -206,7 +213,7 @@ def _benches() -> "Mapping[str, Run]":
         "failover": bench_cluster.failover,
         "lag": bench_lag.lag,
         "restart": bench_restart.restart,
-        "rank": alone(bench_rank.rank),
+        "rank": rank,
         "ranker": alone(bench_rank.ranker),
         "tenants": bench_tenants.tenants,
         **{name: _outside(found) for name, found in sorted(_OUTSIDE.items())},
