@@ -31,6 +31,10 @@ EVENTS: Final = "/v2/events"
 """The path whose bodies are events."""
 
 
+_PASSES: Final = 3
+"""Passes of the event loop between two turns: one works, one reads what arrived, one begins it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionConfig:
     """How those who are over their quota are answered."""
@@ -42,7 +46,11 @@ class AdmissionConfig:
 
 
 class Turns:
-    """In each turn of the running event loop, one of each tenant begins."""
+    """In each turn of the running event loop, one of each tenant begins.
+
+    Between two turns the loop looks at its sockets once: who came meanwhile begins before the next
+    of a tenant who has begun already.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[TenantId, deque[asyncio.Future[None]]] = {}
@@ -57,7 +65,7 @@ class Turns:
         queue = self._waiting.get(tenant)
         if queue is None:
             if not self._waiting:
-                loop.call_soon(self._next, loop)
+                self._look_first(loop)
             self._waiting[tenant] = deque()
             return
         turn = loop.create_future()
@@ -73,7 +81,14 @@ class Turns:
             else:
                 del self._waiting[tenant]
         if self._waiting:
-            loop.call_soon(self._next, loop)
+            self._look_first(loop)
+
+    def _look_first(self, loop: asyncio.AbstractEventLoop, passes: int = _PASSES) -> None:
+        """Take the next turn once what has arrived by then was read, and has begun."""
+        if passes:
+            loop.call_soon(self._look_first, loop, passes - 1)
+        else:
+            self._next(loop)
 
 
 class AdmissionMiddleware:

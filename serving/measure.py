@@ -6,22 +6,12 @@ both.
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
-__all__ = [
-    "Comparison",
-    "Doing",
-    "Figure",
-    "Sizes",
-    "Stopwatch",
-    "SyncedFile",
-    "Times",
-    "compared",
-    "rounds",
-]
+__all__ = ["Doing", "Figure", "Sizes", "Stopwatch", "SyncedFile", "Times", "rounds"]
 
 REPEATS_MIN: Final = 20
 """Times that anything is measured at least, however short the run."""
@@ -43,13 +33,23 @@ class Sizes:
     kills: int = 5
     """Times that a leader is killed, or a node started again."""
 
-    engagements: int = 1_000_000
-    """Made-up engagements that are trained on."""
+    candidates: tuple[int, ...] = (100, 500, 2_000)
+    """Candidates of a ranked read over HTTP, one figure each."""
+
+    peers: bool = True
+    """Whether `mlflow models serve` is started beside it."""
 
     @classmethod
     def short(cls) -> Self:
         """The smallest."""
-        return cls(page_rows=20_000, log_entries=2_000, followers=20, kills=1, engagements=3_000)
+        return cls(
+            page_rows=20_000,
+            log_entries=2_000,
+            followers=20,
+            kills=1,
+            candidates=(100,),
+            peers=False,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,65 +191,3 @@ class Figure:
             ratio=per_s / reference_per_s,
             details=details,
         )
-
-
-class Comparison(Protocol):
-    """What a bench of another package tells: durations beside a reference, or what comes next."""
-
-    @property
-    def what(self) -> str:
-        """What was measured, or is next."""
-        ...
-
-    @property
-    def share(self) -> float:
-        """How much of the bench is done."""
-        ...
-
-    @property
-    def durations_ns(self) -> Sequence[int]:
-        """Nanoseconds each time; none where nothing was measured yet."""
-        ...
-
-    @property
-    def reference(self) -> str:
-        """What it stands beside."""
-        ...
-
-    @property
-    def reference_ns(self) -> Sequence[int]:
-        """Nanoseconds of the reference each time."""
-        ...
-
-    @property
-    def goal(self) -> str:
-        """The ratio to meet."""
-        ...
-
-    @property
-    def details(self) -> Mapping[str, float]:
-        """Counts and sizes that say what was done."""
-        ...
-
-
-def compared(
-    name: str, run: Callable[[Path, float, int], Iterable[Comparison]]
-) -> Callable[[Path, float, Sizes], Iterator[Doing | Figure]]:
-    """The bench of another package as one of ours."""
-
-    def told(work: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
-        for one in run(work, seconds, sizes.engagements):
-            if not one.durations_ns:
-                yield Doing(one.what, one.share)
-                continue
-            yield Figure.of_times(
-                name,
-                one.what,
-                Times.of(one.durations_ns),
-                one.reference,
-                Times.of(one.reference_ns),
-                one.goal,
-                **one.details,
-            )
-
-    return told

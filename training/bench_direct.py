@@ -36,7 +36,7 @@ BOOSTED: Final = BoostedTrainer(
     BoostedConfig(trees_max=TREES, ask_every=TREES, user_weight_power=0.0),
 )
 SEED: Final = 1
-FEATURES: Final = ("age_h", "engagements_7d", "engagements_total", "length")
+FEATURES: Final = ("age_h", "engagements_7d", "engagements_total", "engagements_1d")
 _ROWS_PER_REQUEST: Final = 20
 _VALIDATED: Final = 50
 

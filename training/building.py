@@ -24,6 +24,7 @@ from training.cluster import Task, Workers, open_workers
 from training.columns import EventColumns, read_columns
 from training.config import ClusterConfig, TrainingConfig
 from training.errors import TrainingError
+from training.event_log import read_manifest
 from training.fingerprints import code_version, fingerprint_of
 from training.labels import LabelledImpressions, label_impressions
 from training.served import NO_SLATES, ServedPlaces, has_slates, read_slates
@@ -39,7 +40,14 @@ from training.set_tasks import (
 from training.shelf import Shelf
 from training.sources.base import Progress, no_progress
 
-__all__ = ["LEFT_OUT", "MEMORY_BYTES_DEFAULT", "MEMORY_BYTES_MIN", "build_training_set"]
+__all__ = [
+    "LEFT_OUT",
+    "MEMORY_BYTES_DEFAULT",
+    "MEMORY_BYTES_MIN",
+    "build_training_set",
+    "default_spec",
+    "rows_and_questions",
+]
 
 LEFT_OUT: Final = ("position",)
 """Features that training does not use: where an activity will be shown is not known before."""
@@ -52,6 +60,8 @@ _ROW_BYTES: Final = 1_500
 """Memory of a row while its part is put together: sides, features, and both again as Arrow."""
 _EVENT_BYTES: Final = 500
 """Memory of an event while users' records are searched: its tags one by one, sorted."""
+_READING_BYTES: Final = 300
+"""Memory of an event while the log is read, labelled and resolved, before workers begin."""
 _PART_ROWS_MAX: Final = 262_144
 _FACTORS: Final = "factor_"
 
@@ -99,18 +109,14 @@ def build_training_set(
     """
     config = (config or TrainingConfig()).check()
     name = check_tenant_id(tenant)
-    if memory_bytes < MEMORY_BYTES_MIN:
-        raise TrainingError(
-            f"{memory_bytes} bytes of memory are too few to build a training set: give "
-            f"{MEMORY_BYTES_MIN // 1024**2} MiB at least"
-        )
-    spec = spec or FeatureSpec(tuple(each for each in FEATURES if each not in LEFT_OUT))
+    spec = spec or default_spec()
     if twice := set(LEFT_OUT) & set(spec.names):
         raise TrainingError(
             f"{min(twice)} is a column of every training set: leave it out of the feature spec"
         )
     cluster = replace(cluster or ClusterConfig(), worker_memory_bytes=memory_bytes)
     share = memory_bytes // (cluster.workers + 1)
+    _check_memory(Path(events), name, memory_bytes)
     with new_set(Path(out).resolve(), name) as made:
         scratch = made.directory.with_name(f"{made.directory.name}-shelf")
         scratch.mkdir()
@@ -124,6 +130,22 @@ def build_training_set(
             _compute_sides(workers, shelf, prepared, share, progress)
             written = _write_parts(workers, shelf, made, prepared, spec, progress)
         return made.commit(_manifest(prepared, written, spec, config))
+
+
+def _check_memory(events: Path, tenant: str, memory_bytes: int) -> None:
+    """Raises `TrainingError` where the log cannot be read within the memory that is given."""
+    _, manifest = read_manifest(events, tenant)
+    needed = max(MEMORY_BYTES_MIN, _READING_BYTES * sum(file.rows for file in manifest.files))
+    if memory_bytes < needed:
+        raise TrainingError(
+            f"{memory_bytes} bytes of memory are too few to build a training set of this log: give "
+            f"{-(-needed // 1024**2)} MiB at least"
+        )
+
+
+def default_spec() -> FeatureSpec:
+    """Every feature but those that training leaves out."""
+    return FeatureSpec(tuple(name for name in FEATURES if name not in LEFT_OUT))
 
 
 def _served(
@@ -156,7 +178,7 @@ def _prepare(
     made_us = np.zeros(len(log.slates), np.int64)
     made_us[served.slate] = served.time_us
     labelled = label_impressions(log, config.labels, now_us, made_us)
-    rows, questions = _rows(log, labelled, served)
+    rows, questions = rows_and_questions(log, labelled, served)
     case = resolve(log, questions, config.requests.table_rows)
     shelf.put("rows", rows)
     shelf.put("case", case)
@@ -177,7 +199,7 @@ def _prepare(
     )
 
 
-def _rows(
+def rows_and_questions(
     log: EventColumns, labelled: LabelledImpressions, served: ServedPlaces
 ) -> tuple[Rows, Questions]:
     """The rows of the set, and the questions whose answers their features are."""

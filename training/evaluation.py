@@ -20,9 +20,11 @@ from ranking.metrics import (
     RELATION,
     Interval,
     coverage,
+    gini,
     mean_by_user,
     mean_defined,
     ndcg_at_k,
+    novelty,
     paired_difference,
     recall_at_k,
     reciprocal_rank,
@@ -33,6 +35,7 @@ from training.dataset import NEGATIVES, TrainingSet
 from training.errors import TooFewEvents
 
 __all__ = [
+    "BASELINES",
     "CHOSEN",
     "CHRONOLOGICAL",
     "CONVENTIONS",
@@ -56,11 +59,17 @@ RANDOM = "random"
 CHRONOLOGICAL = "chronological"
 LATEST_ACTIVITY = "latest activity"
 POPULAR = "popular"
+BASELINES = (RANDOM, CHRONOLOGICAL, LATEST_ACTIVITY, POPULAR)
+"""What always stands beside the models."""
+
 COMPARED = (CHRONOLOGICAL, POPULAR, LATEST_ACTIVITY)
 """The baselines that every ranking is compared with."""
 
 POPULAR_COLUMNS = ("engagements_1d", "engagements_7d", "engagements_total")
 """What popular can mean; validation says which is strongest."""
+
+ENGAGEMENTS = "engagements_total"
+"""The column by which novelty is told."""
 
 CONVENTIONS = (
     (
@@ -134,6 +143,11 @@ class RankerResult(msgspec.Struct, frozen=True):
     recall: float
     coverage: float
     comparisons: tuple[Comparison, ...] = ()
+    novelty: float | None = None
+    """Bits: how little known what was shown was, see `ranking.metrics.novelty`; counted are the
+    engagements before, of as many users as the test part has."""
+    gini: float | None = None
+    """How unequally places go to activities, 0 to 1; None where nothing was shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +158,7 @@ class _Measured:
     mrr: npt.NDArray[np.float64]
     recall: npt.NDArray[np.float64]
     shown: npt.NDArray[np.int64]
+    shown_rows: npt.NDArray[np.int64]
 
 
 def baseline_scores(data: TrainingSet, popular: str, seed: int) -> dict[str, Scores]:
@@ -197,6 +212,8 @@ def judge(
             mrr=mean_defined(one.mrr),
             recall=mean_defined(one.recall),
             coverage=coverage(one.shown, catalogue),
+            novelty=_novelty(data, one.shown_rows),
+            gini=_gini(data, one.shown),
             comparisons=tuple(
                 _compare(name, baseline, measured, data.users, config, seed)
                 for baseline in COMPARED
@@ -261,17 +278,33 @@ def _figures(interval: Interval) -> str:
 
 def _measure(data: TrainingSet, scores: Scores, k: int) -> _Measured:
     ndcg, mrr, recall = (np.full(len(data), np.nan) for _ in range(3))
-    shown = []
+    shown = [np.zeros(0, np.int64)]
     starts, relevant = data.starts.tolist(), data.relevant.tolist()
     # Non-finite last; a stable sort leaves ties in the set's order, which is that of positions.
     falling = np.where(np.isfinite(scores), -scores, np.inf)
     for request in range(len(data)):
         rows = slice(starts[request], starts[request + 1])
         order = np.argsort(falling[rows], kind="stable")
-        shown.append(data.activities[rows][order[:k]])
+        shown.append(starts[request] + order[:k])
         if relevant[request]:
             labels = data.labels[rows][order]
             ndcg[request] = ndcg_at_k(labels, k)
             mrr[request] = reciprocal_rank(labels)
             recall[request] = recall_at_k(labels, k)
-    return _Measured(ndcg, mrr, recall, np.concatenate([np.zeros(0, np.int64), *shown]))
+    shown_rows = np.concatenate(shown)
+    return _Measured(ndcg, mrr, recall, data.activities[shown_rows], shown_rows)
+
+
+def _novelty(data: TrainingSet, shown_rows: npt.NDArray[np.int64]) -> float | None:
+    """None where the set has no engagements of activities."""
+    if ENGAGEMENTS not in data.names or not len(shown_rows):
+        return None
+    engagements = data.matrix.column(ENGAGEMENTS)[shown_rows]
+    return novelty(engagements, users=len(set(data.users)))
+
+
+def _gini(data: TrainingSet, shown: npt.NDArray[np.int64]) -> float | None:
+    if not len(shown):
+        return None
+    every = np.unique(data.activities)
+    return gini(np.bincount(np.searchsorted(every, shown), minlength=len(every)))

@@ -4,7 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from feeds.errors import FeedsError
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound, RankingError
-from ranking.files import replace_file
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
+from ranking.scorers.base import Scorer
 from training.cluster import Task, Workers, open_workers
 from training.comparison import ComparisonReport
 from training.config import ClusterConfig, SearchConfig, TrainingConfig
@@ -24,7 +24,8 @@ from training.gates import GATES, GateReport
 from training.gating import Live, compare_versions, gate_published, gate_trained
 from training.model_card import CARD, SIGNATURE, model_card, signature
 from training.promotion import promote_version
-from training.report import EvaluationReport
+from training.report import REPORT, EvaluationReport, LiveReport
+from training.report_pages import rendered
 from training.selection import (
     Choice,
     Judged,
@@ -54,14 +55,13 @@ __all__ = [
     "find_version",
     "gate",
     "promote",
+    "published_scorer",
     "train_all",
     "train_tenant",
 ]
 
 STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "gates", "publish")
 """The steps of a run, in order."""
-
-REPORT = "report.json"
 
 _LOOK_S = 1.0
 """Seconds between two looks at a search."""
@@ -127,9 +127,10 @@ def train_tenant(
 ) -> TrainingResult:
     """Train, judge and publish a model for a tenant from its exported events.
 
-    The bundle and `report.json` are left in `out/<tenant>`. With a `registry` (as `open_registry`
-    takes it) the bundle is published with its documents. It becomes live if every gate passes and
-    `promote`, or the tenant's policy, says so; else it is put on trial as `shadow` if they pass.
+    The bundle and the report (`report.json`, `.md`, `.html`) are left in `out/<tenant>`. With a
+    `registry` (as `open_registry` takes it) the bundle is published with its documents. It becomes
+    live if every gate passes and `promote`, or the tenant's policy, says so; else it is put on
+    trial as `shadow` if they pass.
     `scheduler` None makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process.
     `progress` is told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is
     published then.
@@ -296,6 +297,16 @@ def promote(
         return promote_version(opened, name, found, expected=expected, force=force)
 
 
+def published_scorer(
+    tenant: str, version: int | Alias, *, registry: str
+) -> tuple[ModelVersion, Scorer]:
+    """A published version and what it scores with; raises `ModelNotFound`."""
+    name = check_tenant_id(tenant)
+    with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
+        found = find_version(opened, name, version)
+        return found, ModelBundle.load(opened.fetch(found, scratch / "version")).scorer()
+
+
 def _submit(
     workers: Workers,
     tenant: TenantId,
@@ -341,17 +352,34 @@ def _finish(
             if searched is not None and tasks is run.rankers:
                 _watch(task, searched, progress, label)
             task.result()
-    judged, gates = run.judged.result(), run.gated.result()
+    gates = run.gated.result()
+    judged = _beside_live(run.judged.result(), gates)
     progress(f"{label}{STEPS[-1]}", len(STEPS) - 1, len(STEPS))
     version, promoted = None, False
     if registry is not None:
         version, promoted = _publish(run.tenant, judged, gates, registry, promote)
     seconds = judged.report.seconds | {"all": run.watch.seconds}
     report = msgspec.structs.replace(judged.report, seconds=seconds, model_version=version)
-    path = run.out / REPORT
-    replace_file(path, report.to_json())
+    report.write(run.out)
     progress(f"{label}done", len(STEPS), len(STEPS))
-    return TrainingResult(run.tenant, judged.bundle, report, path, version, gates, promoted)
+    return TrainingResult(
+        run.tenant, judged.bundle, report, run.out / REPORT, version, gates, promoted
+    )
+
+
+def _beside_live(judged: Judged, gates: GateReport) -> Judged:
+    """With what was live, which the gates measured, in the report."""
+    better = next((gate for gate in gates.gates if gate.name == "better"), None)
+    if not gates.live or better is None:
+        return judged
+    live = LiveReport(
+        version=gates.live,
+        ndcg=better.figures["live_ndcg"],
+        difference=better.figures["difference"],
+        interval=(better.figures["low"], better.figures["high"]),
+        sentence=better.reason,
+    )
+    return replace(judged, report=msgspec.structs.replace(judged.report, live=live))
 
 
 def _watch(task: Task[object], searched: SearchConfig, progress: Progress, label: str) -> None:
@@ -385,6 +413,7 @@ def _publish(
         GATES: gates.to_json(),
         SIGNATURE: signature(bundle),
         CARD: model_card(bundle, judged.report, gates),
+        **rendered(judged.report),
     }
     notes = " ".join(judged.report.verdicts)
     version = registry.publish(tenant, judged.bundle, notes, documents)

@@ -1,22 +1,28 @@
 """EvaluationReport: what a training run or an evaluation found, as JSON, a frame and a table."""
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ranking.files import replace_file
 from training.evaluation import CHRONOLOGICAL, RankerResult
+from training.report_details import BandReport, ReliabilityReport
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["EvaluationReport", "ExploreReport", "PartReport"]
+__all__ = ["REPORT", "EvaluationReport", "ExploreReport", "LiveReport", "PartReport"]
 
 CAPTION_COLUMNS = 72
 """Width of the sentences below a report's table."""
 
-REPORT_VERSION = 1
+REPORT = "report.json"
+"""The document of a version that holds its report."""
+
+REPORT_VERSION = 2
 """Rises when a field changes its meaning."""
 
 
@@ -51,6 +57,19 @@ class ExploreReport(msgspec.Struct, frozen=True, kw_only=True):
     """Where the model is level with a baseline or worse, by either mean; empty: nowhere."""
 
 
+class LiveReport(msgspec.Struct, frozen=True):
+    """The version that was live, on the same requests, and the model's difference to it.
+
+    `interval` is the difference's.
+    """
+
+    version: int
+    ndcg: float
+    difference: float
+    interval: tuple[float, float]
+    sentence: str
+
+
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, on what, how, and what it means; every name in it is explained by itself.
 
@@ -73,6 +92,14 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     rankers: tuple[RankerResult, ...]
     explore: ExploreReport | None = None
     """The explore feed; None where no request touched a candidate of it."""
+    live: LiveReport | None = None
+    """What was live; None where nothing was, or where nothing was published."""
+    bands: tuple[BandReport, ...] = ()
+    """The baselines and the model by how much their users had engaged before."""
+    reliability: ReliabilityReport | None = None
+    """How far the model's scores are probabilities; None where validation cannot tell."""
+    importance: dict[str, float] = {}
+    """Mean absolute contribution of each feature to the model's score; empty: it has none."""
     validation: dict[str, float]
     """NDCG of every model on validation, by which the model was chosen."""
     reach: float
@@ -91,8 +118,9 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def statements(self) -> tuple[str, ...]:
         """All that a reader must know beside the figures, a sentence each."""
+        live = (self.live.sentence,) if self.live else ()
         explored = (self.explore.verdict,) if self.explore else ()
-        return (*self.verdicts, *explored, *self.derived, *self.conventions)
+        return (*self.verdicts, *live, *explored, *self.derived, *self.conventions)
 
     @property
     def result(self) -> RankerResult:
@@ -118,6 +146,26 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     def from_json(cls, text: bytes | str) -> "EvaluationReport":
         """Read what `to_json` wrote."""
         return msgspec.json.decode(text, type=cls)
+
+    def to_markdown(self) -> str:
+        """As Markdown, without plots."""
+        from training.report_pages import as_markdown  # noqa: PLC0415 - only where it is written
+
+        return as_markdown(self)
+
+    def to_html(self) -> str:
+        """As one HTML file with its plots inside; nothing is loaded from elsewhere."""
+        from training.report_pages import as_html  # noqa: PLC0415 - only where it is written
+
+        return as_html(self)
+
+    def write(self, directory: Path) -> None:
+        """Leave `report.json`, `report.md` and `report.html` in a directory; made if need be."""
+        from training.report_pages import rendered  # noqa: PLC0415 - only where it is written
+
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in {REPORT: self.to_json(), **rendered(self)}.items():
+            replace_file(directory / name, content)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a ranking, by its name: NDCG with interval, the other figures, the difference."""

@@ -1,7 +1,7 @@
 """Choosing a model on validation, judging all of them on test, and bundling the chosen one."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from training.config import TrainingConfig
 from training.dataset import TrainingSet, joined
 from training.errors import TooFewEvents
 from training.evaluation import (
+    BASELINES,
     CHOSEN,
     CHRONOLOGICAL,
     CONVENTIONS,
@@ -30,6 +31,7 @@ from training.evaluation import (
 )
 from training.event_log import read_event_log
 from training.report import EvaluationReport, ExploreReport
+from training.report_details import Details, detail
 from training.splits import PartName, split_by_time
 from training.steps import (
     SetFiles,
@@ -127,6 +129,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     results = judge(test, rankings, config.evaluation, config.seed)
     of_chosen = next(result for result in results if result.name == choice.model)
     scorer = scorers[choice.model]
+    validation = TrainingSet.load(plan.set_path("validation"))
+    details = _detail(test, rankings, choice.model, scorer, validation, config)
     notes = dict.fromkeys(note for trained in choice.rankers for note in trained.notes)
     explored = TrainingSet.load(plan.set_path("explore"))
     explore = _judge_explore(explored, choice.model, scorer, choice.popular, config)
@@ -139,6 +143,9 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         not_better=not_better(of_chosen, config.evaluation.k),
         rankers=results,
         explore=explore,
+        bands=details.bands,
+        reliability=details.reliability,
+        importance=details.importance,
         validation=choice.validated,
         reach=test.reach,
         parts=sets.parts,
@@ -183,13 +190,15 @@ def judge_bundle(
     }
     parameters = bundle.spec.parameters
     sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters)
-    popular = most_popular_column(sets.pop("validation"), config.evaluation.k)
+    validation = sets["validation"]
+    popular = most_popular_column(validation, config.evaluation.k)
     test = sets["test"]
     scorer = bundle.scorer()
     rankings = baseline_scores(test, popular, config.seed)
     rankings[bundle.kind] = _scores(scorer, test)
     results = judge(test, rankings, config.evaluation, config.seed)
     explore = _judge_explore(sets["explore"], bundle.kind, scorer, popular, config)
+    details = _detail(test, rankings, bundle.kind, scorer, validation, config)
     return EvaluationReport(
         tenant=tenant,
         model=bundle.kind,
@@ -199,6 +208,9 @@ def judge_bundle(
         not_better=not_better(results[-1], config.evaluation.k),
         rankers=results,
         explore=explore,
+        bands=details.bands,
+        reliability=details.reliability,
+        importance=details.importance,
         validation={},
         reach=test.reach,
         parts=(part_report("test", test, split),),
@@ -216,6 +228,19 @@ def judge_bundle(
         events_fingerprint=log.fingerprint,
         training_fingerprint=bundle.training_fingerprint,
     )
+
+
+def _detail(
+    test: TrainingSet,
+    rankings: Mapping[str, Scores],
+    model: str,
+    scorer: Scorer,
+    validation: TrainingSet,
+    config: TrainingConfig,
+) -> Details:
+    """What is told of the model beside the table, with the baselines."""
+    shown = {name: each for name, each in rankings.items() if name in BASELINES or name == model}
+    return detail(test, shown, scorer, validation, config.evaluation, config.seed)
 
 
 def _judge_explore(

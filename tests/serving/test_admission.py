@@ -1,6 +1,7 @@
 """Requests over a quota are refused before anything of them is read; others take turns."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -150,6 +151,35 @@ def test_who_sends_much_waits_for_himself_and_others_wait_for_one_of_his() -> No
     assert places[0] <= 3
     assert places[-1] <= 12
     assert began.count(NOISY) == 50
+
+
+def test_who_comes_while_another_works_waits_for_that_one_alone() -> None:
+    """What arrives at a socket during a long request begins before the next of its tenant."""
+    began: list[str] = []
+
+    async def crowd() -> None:
+        turns, loop = Turns(), asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        tasks: list[asyncio.Task[None]] = []
+
+        async def ask(tenant: TenantId, number: int) -> None:
+            await turns.take(tenant)
+            began.append(f"{tenant} {number}")
+            if (tenant, number) == (NOISY, 2):
+                theirs.send(b"x")  # while this request has the loop, another one arrives
+
+        def arrived() -> None:
+            loop.remove_reader(ours)
+            tasks.append(asyncio.create_task(ask(QUIET, 0)))
+
+        loop.add_reader(ours, arrived)
+        await asyncio.gather(*(ask(NOISY, number) for number in range(6)))
+        await asyncio.gather(*tasks)
+        ours.close()
+        theirs.close()
+
+    asyncio.run(crowd())
+    assert began[:4] == ["noisy 0", "noisy 1", "noisy 2", "quiet 0"]
 
 
 def test_a_cancelled_request_keeps_nobody_waiting() -> None:

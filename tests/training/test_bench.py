@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.measure import Doing, Figure, Sizes, compared
-from training.bench import Compared, train
+from serving.measure import Figure
+from training.bench import train
 from training.bench_direct import MODELS, Model, Side, measured, save_data
 
 
@@ -23,19 +23,18 @@ def test_trainer_and_library_train_on_the_same_file(
     assert taken.peak_bytes > 10_000_000
 
 
-def test_the_command_finds_it_and_tells_it_as_its_own() -> None:
+def test_the_command_finds_it() -> None:
     (found,) = entry_points(group="headwater.benches", name="train")
     assert found.load() is train
 
-    def made_up(work: Path, seconds: float, events: int) -> list[Compared]:
-        del work, seconds
-        return [
-            Compared("next", 0.5),
-            Compared("als", 1.0, [20], "library", [10], "below 1.15", {"rows": float(events)}),
-        ]
 
-    doing, figure = compared("train", made_up)(Path(), 1.0, Sizes(engagements=7))
-    assert doing == Doing("next", 0.5)
-    assert isinstance(figure, Figure)
-    assert (figure.bench, figure.what, figure.ratio) == ("train", "als", 2.0)
-    assert figure.details == {"rows": 7.0}
+@pytest.mark.slow
+def test_each_model_is_told_beside_its_library(tmp_path: Path) -> None:
+    told = list(train(tmp_path, 0.1))
+    assert [each[0] for each in told[::2]] == [
+        f"{model} on 3,000 made-up engagements" for model in MODELS
+    ]
+    for figure in told[1::2]:
+        assert isinstance(figure, dict)
+        Figure.of_rates("train", **figure)
+        assert figure["peak_bytes"] > 10_000_000

@@ -263,6 +263,8 @@ def test_the_first_model_passes_the_gates_against_chronological(
     documents = registry.documents(version)
     assert GateReport.from_json(documents["gates.json"]) == result.gates
     assert EvaluationReport.from_json(documents["report.json"]).model == "boosted-3"
+    assert b"<svg" in documents["report.html"]
+    assert documents["report.md"].startswith(b"# acme: boosted-3")
     card = documents["MODEL_CARD.md"].decode()
     assert f"bundle `{version.digest[:16]}`" in card
     assert "| better | passed | the new model is better than chronological" in card
@@ -274,6 +276,8 @@ def test_the_same_again_is_not_better_and_stays_published(export: Path, home: Pa
     assert (again.promoted, again.gates.live, again.gates.passed) == (False, 1, False)
     (failed,) = again.gates.failures
     assert failed.name == "better"
+    assert again.report.live is not None
+    assert (again.report.live.version, again.report.live.difference) == (1, 0)
     assert failed.figures["difference"] == 0
     registry = f"dir:{home / 'registry'}"
     assert again.version is not None

@@ -20,7 +20,7 @@ from feeds.model import ActivityId, UserId
 from ranking.candidates import FeedKind
 from training.simulation.config import SimulationConfig
 from training.simulation.platform import Platform, ServedSlate
-from training.simulation.preferences import Activities, Members, Preferences
+from training.simulation.preferences import Activities, Members, Preferences, Reaction
 
 __all__ = ["Community", "Visit"]
 
@@ -41,7 +41,7 @@ class Visit:
 
     `numbers` are the slate's activities among all `activities`, int64[places]; `followed`
     bool[users] is whom the member follows, `passed` bool[activities] what the member wrote, engaged
-    with or hid before; `rewards` float64[places] is what came of each place.
+    with or hid before; `rewards` float64[places] is what came of each place by the `reactions`.
     """
 
     day: int
@@ -54,6 +54,7 @@ class Visit:
     numbers: npt.NDArray[np.int64]
     followed: npt.NDArray[np.bool_]
     passed: npt.NDArray[np.bool_]
+    reactions: tuple[Reaction, ...]
     rewards: npt.NDArray[np.float64]
 
 
@@ -130,6 +131,7 @@ class Member(mesa.Agent):  # type: ignore[misc]  # mesa has no types
                 numbers=numbers,
                 followed=self.followed.copy(),
                 passed=self._passed(),
+                reactions=tuple(reactions),
                 rewards=truth.rewards(reactions, len(numbers)),
             )
         )

@@ -64,14 +64,17 @@ def plot_estimates(report: "SimulationReport") -> Any:  # Any: a matplotlib figu
 
 
 def plot_learning(points: Sequence["LearningPoint"]) -> Any:  # Any: a matplotlib figure
-    """Regret of models by the events that they were trained on."""
+    """Regret of models by the events that they were trained on, beside that of no model."""
     figure, (axes,) = _figure(1)
+    points, untrained = [p for p in points if p.events], [p for p in points if not p.events]
     low = [max(point.regret - point.interval[0], 0) for point in points]
     high = [max(point.interval[1] - point.regret, 0) for point in points]
     events = [point.events for point in points]
     axes.errorbar(events, [point.regret for point in points], yerr=[low, high], fmt="o-", capsize=3)
     for point in points:
         axes.annotate(point.model, (point.events, point.regret), (4, 6), textcoords="offset points")
+    for point in untrained:
+        axes.axhline(point.regret, color="grey", ls=":", label=f"{point.model}, without a model")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
     _labelled(axes, "Regret against the best slates", "events trained on", "value of a visit lost")

@@ -6,12 +6,13 @@ the place whatever stands before it. Weights made of these are smaller than prod
 and as unbiased.
 """
 
+import functools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from ranking.candidates import Candidates, Query, Slate
+from ranking.candidates import Candidates, Query
 from ranking.config import FeedOptions, RankingConfig
 from ranking.exploration import NoExplorer
 from ranking.fallback import bound, fallback_scorer
@@ -20,6 +21,7 @@ from ranking.pipeline import build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
 from ranking.scorers.popularity import PopularityScorer
+from ranking.slates import Slate
 from ranking.sources import propose
 from ranking.table import ActivityTable
 from training.errors import SimulationError
@@ -34,6 +36,10 @@ SERVING = "exploring"
 
 EXPLORED_RATE = 0.3
 """Share of places that chance fills in the arm that serves by default, so that its log can tell."""
+
+
+KEPT = 1_024
+"""Tables of chances that are kept: there is one for each number of candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,7 @@ def _unforeseeable(feed: FeedOptions) -> str | None:
     return f"post_filters.{on[0]} is on" if on else None
 
 
+@functools.lru_cache(maxsize=KEPT)
 def placement(candidates: int, places: int, epsilon: float) -> Floats:
     """The probability that epsilon-greedy exploration puts each rank in each place.
 
@@ -124,7 +131,7 @@ def placement(candidates: int, places: int, epsilon: float) -> Floats:
     all equally likely, otherwise the first that is left (`ranking.exploration.EpsilonExplorer`).
 
     A rank is followed through the places by how many of those before it have gone, at most one a
-    place: O(candidates * places^2).
+    place: O(candidates * places^2). The array is kept, and read-only.
 
     >>> placement(3, 2, 0.0).tolist()
     [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
@@ -146,4 +153,5 @@ def placement(candidates: int, places: int, epsilon: float) -> Floats:
         moved = np.zeros_like(still)
         moved[:, 1:] = (still * before_goes)[:, :-1]
         still = still * behind_goes + moved
+    chances.flags.writeable = False
     return chances

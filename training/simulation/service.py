@@ -200,7 +200,8 @@ class ServiceDays:
         return self._platform
 
     def _new_tenant(self) -> str:
-        command = _command("tenants", "create", self._config.tenant, "--json")
+        scopes = [word for scope in _SCOPES for word in ("--scope", scope)]
+        command = _command("tenants", "create", self._config.tenant, *scopes, "--json")
         done = subprocess.run(  # noqa: S603 (our own command)
             [*command, "--data-dir", str(self.directory / "data")],
             capture_output=True,
@@ -253,6 +254,9 @@ def service_days(
 def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", _PROGRAM, *arguments]
 
+
+_SCOPES: Final = ("read", "write", "admin")
+"""What the key of a simulation may do: an admin says how feeds are ranked."""
 
 _PROGRAM: Final = "serving"
 """The `headwater` command as a module: it is started, not imported."""

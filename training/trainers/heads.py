@@ -137,7 +137,7 @@ class HeadsTrainer:
 
     def _rows_and_labels(self, kind: str, data: Examples, part: str) -> tuple[Flags, Flags]:
         """bool[n] each: the rows that count, and those with an engagement of this kind."""
-        engaged = data.engaged.get(kind, np.zeros(len(data), np.int8))
+        engaged = np.asarray(data.engaged.get(kind, np.zeros(len(data), np.int8)), np.int8)
         labels, rows = engaged > 0, engaged != UNKNOWN
         if data.known_places and data.shown_at is not None:
             rows &= data.shown_at != UNKNOWN

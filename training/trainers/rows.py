@@ -62,9 +62,11 @@ class Examples:
     """int64[q]: candidates of each request, possibly none."""
     users: npt.NDArray[np.str_]
     """str[q]: whose request it was."""
-    engaged: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
+    engaged: Mapping[str, npt.NDArray[np.int8] | npt.NDArray[np.bool_]] = field(
+        default_factory=dict
+    )
     """int8[n] for each kind of engagement: 1 where the candidate got one, 0 where not, `UNKNOWN`
-    where it is too early to say."""
+    where it is too early to say; bool[n] where it never is."""
     shown_at: npt.NDArray[np.integer] | None = None
     """int[n]: the 0-based place where the candidate was shown, `UNKNOWN` where that is not
     known; None where nothing was logged."""
