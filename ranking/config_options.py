@@ -35,8 +35,8 @@ __all__ = [
     "no_filters",
 ]
 
-QUOTA_MAX: Final = 500
-"""Candidates of one source at most: as many as a request ranks."""
+QUOTA_MAX: Final = 2_000
+"""Candidates of one source at most: as many as a service can be told to rank."""
 
 PINS_MAX: Final = 20
 """Pins of one feed at most."""

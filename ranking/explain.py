@@ -6,20 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from feeds.model import Follow
 from ranking.adjustments import Adjusted
-from ranking.candidates import (
-    ActivityExplanation,
-    Candidates,
-    Explanation,
-    Query,
-    RankedActivity,
-    RemovedActivity,
-    Stage,
-)
+from ranking.candidates import Candidates, Query
 from ranking.exploration import Shown
 from ranking.features import FeatureMatrix
 from ranking.filters import Removed
 from ranking.scorers.base import ExplainingScorer, Scorer
+from ranking.slates import ActivityExplanation, Explanation, RankedActivity, RemovedActivity, Stage
 from ranking.table import ActivityTable
 
 __all__ = ["Trace", "explanation", "reasons", "removed_activities"]
@@ -66,12 +60,13 @@ class Trace:
 def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityTable) -> list[str]:
     """For each place a phrase that tells the end user why it is there."""
     rows = candidates.rows[shown.places]
+    because_followed = _because_followed(query, table)
     by_source = [_BY_SOURCE.get(name, f"from {name}") for name in candidates.sources]
     return [
         "shown to learn whether you like it"
         if explored
         else _BY_RULE.get(shown.placed.get(candidate, ""))
-        or _because_followed(query, feeds, author, table)
+        or because_followed(feeds, author)
         or by_source[source]
         for candidate, explored, source, feeds, author in zip(
             shown.places.tolist(),
@@ -133,15 +128,27 @@ def _by_name(features: FeatureMatrix, row: npt.NDArray[np.float32]) -> dict[str,
 
 
 def _because_followed(
-    query: Query, feeds: Sequence[int], author: int, table: ActivityTable
-) -> str | None:
-    """The feed that the user follows and this activity is in, or its author's."""
-    follows, names = query.follows, table.names.feeds.names
-    name = f"user:{table.names.users.names[author]}"
-    for feed in feeds:
-        if feed >= 0 and names[feed] in follows:
-            name = names[feed]
-            break
-    if (follow := follows.get(name)) is None:
-        return None
+    query: Query, table: ActivityTable
+) -> Callable[[Sequence[int], int], str | None]:
+    """Of an activity's feeds (-1 pads, at the end) and author: which of them the user follows."""
+    follows, feed_names, user_names = (
+        query.follows,
+        table.names.feeds.names,
+        table.names.users.names,
+    )
+
+    def phrase(feeds: Sequence[int], author: int) -> str | None:
+        for feed in feeds:
+            if feed < 0:
+                break
+            if (follow := follows.get(feed_names[feed])) is not None:
+                return _followed(feed_names[feed], follow)
+        name = f"user:{user_names[author]}"
+        followed = follows.get(name)
+        return None if followed is None else _followed(name, followed)
+
+    return phrase
+
+
+def _followed(name: str, follow: Follow) -> str:
     return f"because you follow {name}" + (" (derived)" if follow.derived else "")

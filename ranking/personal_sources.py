@@ -17,7 +17,7 @@ from ranking.candidates import Query
 from ranking.extractors.base import Column, Factors
 from ranking.follows import followed_users
 from ranking.interning import UNKNOWN
-from ranking.sources import CANDIDATES_MAX, Mask, Rows, first_rows, latest_active, left_out
+from ranking.sources import Mask, Rows, first_rows, latest_active, left_out, proposed_max
 from ranking.table import ActivityTable
 from ranking.vectors import Vectors, unit_vectors
 
@@ -50,7 +50,7 @@ class EditorialSource:
         """The rows of the promoted activities."""
         del query
         rows = table.rows(self.activities)
-        held: Rows = rows[rows != UNKNOWN][:CANDIDATES_MAX]
+        held: Rows = rows[rows != UNKNOWN][: proposed_max(self.quota)]
         return held
 
 
@@ -74,6 +74,7 @@ class SecondDegreeSource:
             return _nothing()
         rows = _engaged_lately(query, self.days, table)
         return _by_worth(
+            self.quota,
             rows,
             users[table.engagers.take(rows, axis=0)].sum(axis=1),
             table,
@@ -109,6 +110,7 @@ class TopicsSource:
         worth[UNKNOWN] = 0.0
         rows = latest_active(query.now_us - int(self.days * DAY_US), table, SCANNED_MAX)
         return _by_worth(
+            self.quota,
             rows,
             worth[table.tags.take(rows, axis=0)].sum(axis=1),
             table,
@@ -146,6 +148,7 @@ class SimilarSource:
         engagers = table.engagers.take(rows, axis=0)
         many = np.maximum((engagers != UNKNOWN).sum(axis=1), 1)
         return _by_worth(
+            self.quota,
             rows,
             weights[engagers].sum(axis=1) / np.sqrt(many),
             table,
@@ -181,6 +184,7 @@ class SimilarVectorsSource:
         units = unit_vectors(self.vectors.activity_vectors(table.positions(rows)))
         likeness = np.einsum("nd,d->n", units, direction)
         return _by_worth(
+            self.quota,
             rows,
             np.where(likeness > _LIKENESS_MIN, likeness, 0.0),
             table,
@@ -210,7 +214,8 @@ class FactorsSource:
         known = np.isfinite(dots)
         by_row = np.zeros(len(table.alive))
         by_row[rows[known]] = dots[known] + biases[known]
-        return first_rows(rows[known], by_row, table, left_out(query, table, self.outside))
+        kept_out = left_out(query, table, self.outside)
+        return first_rows(self.quota, rows[known], by_row, table, kept_out)
 
 
 def _nothing() -> Rows:
@@ -229,6 +234,7 @@ def _engaged_lately(query: Query, days: float, table: ActivityTable) -> Rows:
 
 
 def _by_worth(
+    quota: int,
     rows: Rows,
     worth: Column,
     table: ActivityTable,
@@ -237,4 +243,4 @@ def _by_worth(
     """The rows of a worth above 0, the highest first."""
     by_row = np.zeros(len(table.alive))
     by_row[rows] = worth
-    return first_rows(rows[by_row[rows] > 0], by_row, table, left_out)
+    return first_rows(quota, rows[by_row[rows] > 0], by_row, table, left_out)

@@ -74,7 +74,14 @@ from ranking.sources import (
 )
 from ranking.vectors import vectors_of
 
-__all__ = ["build_feedback_filters", "build_filters", "build_ranker", "build_sources", "describe"]
+__all__ = [
+    "build_feedback_filters",
+    "build_filters",
+    "build_ranker",
+    "build_sources",
+    "describe",
+    "weighed",
+]
 
 Description = dict[str, Any]  # Any: JSON
 
@@ -121,10 +128,8 @@ def build_ranker(
     A value model is given the weights of the config; another scorer's scores are taken as they are.
     """
     feed = config.feed(kind)
-    if isinstance(scorer, ValueScorer):
-        scorer = scorer.weighed(feed.value.weights())
     return Ranker(
-        scorer=scorer,
+        scorer=weighed(config, kind, scorer),
         filters=build_filters(config, kind),
         adjustments=_adjustments(feed.adjustments),
         selector=_selector(feed.adjustments.author_spread),
@@ -134,6 +139,13 @@ def build_ranker(
         factors=factors,
         model_version=model_version,
     )
+
+
+def weighed(config: RankingConfig, kind: FeedKind, scorer: Scorer) -> Scorer:
+    """A value model's scorer with the weights of the config; another as it is."""
+    if isinstance(scorer, ValueScorer):
+        return scorer.weighed(config.feed(kind).value.weights())
+    return scorer
 
 
 def _editorial(feed: FeedOptions) -> EditorialSource:

@@ -1,7 +1,7 @@
 """The ranker: from candidates to a slate."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from ranking.adjustments import Adjustment, adjust
 from ranking.arrangements import Arrangement
 from ranking.backfill import backfill
 from ranking.buckets import ENGAGEMENT, IMPRESSION
-from ranking.candidates import Candidates, Query, RankedActivity, Scoring, Slate
+from ranking.candidates import Candidates, Query
 from ranking.errors import InvalidScores
 from ranking.explain import Trace, explanation, reasons, removed_activities
 from ranking.exploration import Explorer, NoExplorer, Shown, Trials
@@ -20,6 +20,7 @@ from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
 from ranking.filters import Filter, RemovedFilter, apply_filters
 from ranking.scorers.base import Scorer
 from ranking.selectors import Selector, TopKSelector
+from ranking.slates import RankedActivity, Scoring, Slate
 from ranking.table import ActivityTable
 
 __all__ = ["Ranker"]
@@ -29,8 +30,9 @@ __all__ = ["Ranker"]
 class Ranker:
     """Ranks candidates; immutable, so that one ranker serves many requests.
 
-    `spec` names the features that are built: the scorer's own by default. `clock_ns` is a monotonic
-    clock in nanoseconds for the times of the stages, which decide nothing.
+    `spec` names the features that are built: the scorer's own by default; families in `missing` are
+    left out of them. `clock_ns` is a monotonic clock in nanoseconds for the times of the stages,
+    which decide nothing.
     """
 
     scorer: Scorer
@@ -43,6 +45,7 @@ class Ranker:
     spec: FeatureSpec | None = None
     factors: Factors | None = None
     model_version: str | None = None
+    missing: Collection[str] = ()
     clock_ns: Callable[[], int] = time.perf_counter_ns
 
     def rank(
@@ -58,7 +61,7 @@ class Ranker:
         kept = filtered.kept
         trace.passed("filter", len(candidates), len(kept))
         spec = self.spec or self.scorer.spec
-        features = build(spec, query, kept, table, self.factors)
+        features = build(spec, query, kept, table, self.factors, missing=self.missing)
         trace.passed("features", len(kept), len(features))
         scores = _scores(self.scorer, features)
         trace.passed("score", len(features), len(scores))
@@ -132,16 +135,15 @@ def _ranked(
 ) -> tuple[RankedActivity, ...]:
     of_places = scores[shown.places]
     numbers = np.where(np.isfinite(of_places), of_places, np.nan).tolist()
+    names = candidates.sources
     return tuple(
-        RankedActivity(activity, position, score, candidates.sources[source], reason, propensity)
-        for position, (activity, score, source, reason, propensity) in enumerate(
-            zip(
-                table.ids(candidates.rows[shown.places]),
-                numbers,
-                candidates.source[shown.places].tolist(),
-                reasons(query, shown, candidates, table),
-                shown.propensities.tolist(),
-                strict=True,
-            )
+        map(
+            RankedActivity,
+            table.ids(candidates.rows[shown.places]),
+            range(len(numbers)),
+            numbers,
+            [names[source] for source in candidates.source[shown.places].tolist()],
+            reasons(query, shown, candidates, table),
+            shown.propensities.tolist(),
         )
     )

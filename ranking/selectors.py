@@ -1,8 +1,10 @@
 """From scores to an order: a total one, whatever a scorer returns."""
 
 import heapq
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -132,6 +134,11 @@ def total_order(
     return np.lexsort((table.tail[rows], -table.time_us[rows], falling, ~finite))
 
 
+@lru_cache(maxsize=64)
+def _multipliers(spread: AuthorSpread, count: int) -> tuple[float, ...]:
+    return tuple(spread.multiplier(before) for before in range(count))
+
+
 def _spread_out(
     spread: AuthorSpread,
     order: npt.NDArray[np.intp],
@@ -148,25 +155,27 @@ def _spread_out(
     window = window[np.isfinite(scores[window])]
     lifts = scores[window].astype(np.float64)
     lifts -= lifts[-1] if len(lifts) else 0.0
-    waiting: dict[int, list[int]] = {}
+    waiting: defaultdict[int, list[int]] = defaultdict(list)
     for rank, author in enumerate(authors[window].tolist()):
-        waiting.setdefault(author, []).append(rank)
-    lift, multipliers = lifts.tolist(), [spread.multiplier(before) for before in range(count)]
-    heads = [(-lift[ranks[0]], ranks[0], author, 0) for author, ranks in waiting.items()]
+        waiting[author].append(rank)
+    lift, multipliers = lifts.tolist(), _multipliers(spread, count + 1)
+    heads = [(-lift[ranks[0]], ranks[0], 0, ranks) for ranks in waiting.values()]
     heapq.heapify(heads)
 
     chosen: list[int] = []
-    applied = np.ones(count)
+    spreading: list[float] = []
     while heads and len(chosen) < count:
-        _, rank, author, before = heads[0]
-        applied[len(chosen)] = multipliers[before]
+        _, rank, before, ranks = heads[0]  # ranks differ, so entries never compare beyond them
+        spreading.append(multipliers[before])
         chosen.append(rank)
-        if before + 1 < min(len(waiting[author]), count):
-            after = waiting[author][before + 1]
-            entry = (-lift[after] * multipliers[before + 1], after, author, before + 1)
-            heapq.heapreplace(heads, entry)
+        before += 1
+        if before < len(ranks):
+            after = ranks[before]
+            heapq.heapreplace(heads, (-lift[after] * multipliers[before], after, before, ranks))
         else:
             heapq.heappop(heads)
+    applied = np.ones(count)
+    applied[: len(spreading)] = spreading
     rest = np.ones(len(order), dtype=np.bool_)
     rest[chosen] = False
     return Selection(np.concatenate([window[chosen], order[rest]]), count, applied)

@@ -1,7 +1,7 @@
 """Where candidates come from: sources propose rows, each the best first; merging takes turns.
 
-A source's quota is how many candidates it may add that no source before it proposed. Proposals are
-bounded by `CANDIDATES_MAX` each, so that a source can fill up where the ones before it fall short.
+A source's quota is how many candidates it may add that no source before it proposed. It proposes
+more, `proposed_max` says how many, so that it can fill up where the ones before it fall short.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from ranking.follows import followed
 from ranking.table import ActivityTable
 
 __all__ = [
+    "CANDIDATES_LIMIT",
     "CANDIDATES_MAX",
     "ActiveSource",
     "CandidateSource",
@@ -29,10 +30,14 @@ __all__ = [
     "latest_active",
     "left_out",
     "propose",
+    "proposed_max",
 ]
 
 CANDIDATES_MAX: Final = 500
-"""Candidates that a request ranks at most."""
+"""Candidates that a request ranks at most, unless the service is told another number."""
+
+CANDIDATES_LIMIT: Final = 2_000
+"""Candidates that a service can be told to rank at most; a row of features is 0.2 KB."""
 
 Rows = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -54,8 +59,13 @@ class CandidateSource(Protocol):
         ...
 
     def propose(self, query: Query, table: ActivityTable) -> Rows:
-        """Rows of the table, the best first, without repeats, `CANDIDATES_MAX` at most."""
+        """Rows of the table, the best first, without repeats, `proposed_max(quota)` at most."""
         ...
+
+
+def proposed_max(quota: int) -> int:
+    """How many rows a source of this quota proposes at most."""
+    return max(CANDIDATES_MAX, quota)
 
 
 def propose(
@@ -107,7 +117,7 @@ class FollowingSource:
         posted_to = table.feeds[rows].T
         posted_since = table.index[rows] > after[posted_to]
         belongs = posted_since | (table.time_us[rows] >= since_us[posted_to])
-        return first_rows(rows[belongs.any(axis=0)], table.time_us, table)
+        return first_rows(self.quota, rows[belongs.any(axis=0)], table.time_us, table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,8 @@ class ActiveSource:
         """The rows that were active last."""
         active_us = np.maximum(table.time_us, table.counts.last_us[:, ENGAGEMENT])
         rows = _since(query.now_us - int(self.days * DAY_US), active_us, table)
-        return first_rows(rows, active_us, table, left_out(query, table, self.outside))
+        kept_out = left_out(query, table, self.outside)
+        return first_rows(self.quota, rows, active_us, table, kept_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +159,7 @@ class TrendingSource:
         most = np.zeros(len(table.alive))
         most[rows] = counts.totals[rows, ENGAGEMENT] * (np.exp2(-ages_us / half_life_us) + 1e-6)
         return first_rows(
+            self.quota,
             rows,
             most,
             table,
@@ -168,7 +180,7 @@ class FreshSource:
     def propose(self, query: Query, table: ActivityTable) -> Rows:
         """The rows that were posted last."""
         rows, kept_out = table.alive_rows(), left_out(query, table, self.outside)
-        return first_rows(rows, table.time_us, table, kept_out)
+        return first_rows(self.quota, rows, table.time_us, table, kept_out)
 
 
 def _since(time_us: int, column: npt.NDArray[np.int64], table: ActivityTable) -> Rows:
@@ -193,28 +205,30 @@ def latest_active(since_us: int, table: ActivityTable, most: int, *, engaged: bo
 
 
 def first_rows(
+    quota: int,
     rows: Rows,
     most: Column,
     table: ActivityTable,
     left_out: Callable[[Rows], Mask] | None = None,
     weigh: Callable[[Rows], Column] | None = None,
 ) -> Rows:
-    """The `CANDIDATES_MAX` rows with the highest value, ties in the order of positions.
+    """The `proposed_max(quota)` rows with the highest value, ties in the order of positions.
 
     The value is `weigh(rows)` where that is given, and those of 0 are left out; `most`, by row, is
     at least the value, and without `weigh` it is the value. Rows are looked at from the highest
     `most` on until no other can be among the first: `left_out` and `weigh` are the dear part.
     """
-    size = CANDIDATES_MAX if weigh is None else 4 * CANDIDATES_MAX
+    wanted = proposed_max(quota)
+    size = wanted if weigh is None else 4 * wanted
     while True:
         best = _highest(rows, most, size)
         kept = best if left_out is None else best[~left_out(best)]
         values = most[kept] if weigh is None else weigh(kept)
         if weigh is not None:
             kept, values = kept[values > 0], values[values > 0]
-        order = np.lexsort((table.tail[kept], -table.time_us[kept], -values))[:CANDIDATES_MAX]
+        order = np.lexsort((table.tail[kept], -table.time_us[kept], -values))[:wanted]
         if len(best) == len(rows) or (
-            len(order) == CANDIDATES_MAX and values[order[-1]] >= most[best].min()
+            len(order) == wanted and values[order[-1]] >= most[best].min()
         ):
             first: Rows = kept[order]
             return first

@@ -12,7 +12,7 @@ import pytest
 from feeds.events import Event
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
-from ranking.candidates import FeedKind, Slate
+from ranking.candidates import FeedKind
 from ranking.config import RankingConfig
 from ranking.documents import DOCUMENT_BYTES_MAX, DOCUMENTS_MAX
 from ranking.errors import AliasConflict, BundleDamaged, ModelNotFound, RankingError
@@ -26,6 +26,7 @@ from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.scorers.linear import LinearScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.scorers.value import Head, ValueScorer
+from ranking.slates import Slate
 from ranking.sources import propose
 from ranking.testing import (
     T0_US,

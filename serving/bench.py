@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the figures' modules bring numpy, RocksDB and XGBoost: not 
 
 __all__ = ["command", "machine"]
 
-Bench = Literal[
+_OWN: Final = (
     "commit",
     "replay",
     "page",
@@ -34,15 +34,26 @@ Bench = Literal[
     "rank",
     "ranker",
     "tenants",
-    "all",
-]
+)
+
+BENCH_GROUP: Final = "headwater.benches"
+"""The entry-point group of other packages' benches: functions of (directory, seconds).
+
+Such a function yields what it does next as (text, share that is done), and its figures as mappings:
+`what`, `per_s`, `reference`, `reference_per_s`, perhaps `goal`, and any numbers as details.
+"""
+
+_OUTSIDE: Final = {found.name: found for found in entry_points(group=BENCH_GROUP)}
+_NAMES: Final = (*_OWN, *sorted(_OUTSIDE))
 
 _LIBRARIES: Final = ("numpy", "orjson", "rocksdict", "xgboost-cpu")
 _SHORT_S: Final = 0.1
 
 
 def command(
-    bench: Annotated[Bench, typer.Argument(help="What to measure.")] = "all",
+    bench: Annotated[
+        str, typer.Argument(help=f"What to measure: all, {', '.join(_NAMES)}.", metavar="BENCH")
+    ] = "all",
     seconds: Annotated[
         float, typer.Option(min=0.1, max=600, help="About how long to measure each, in seconds.")
     ] = 5.0,
@@ -83,11 +94,15 @@ def command(
 
     fanout: rows a second before the followers of a post, to the last follower. page: 100 rows of a
     feed. restart: from a node's start to its first write, with a long log. replay: an action log
-    into one engine. rank, ranker: 500 candidates. tenants: a read beside a tenant that asks for ten
-    times its quota.
+    into one engine. rank: 500 candidates in one process, then 100, 500 and 2,000 from HTTP request
+    to reply, beside `mlflow models serve` where it is installed. ranker: 500 candidates, no engine.
+    tenants: a read beside a tenant that asks for ten times its quota. point_in_time: the features
+    of every impression of a log.
 
     For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """
+    if bench not in (*_NAMES, "all"):
+        raise typer.BadParameter(f"there is no bench {bench!r}: name all, {', '.join(_NAMES)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     wanted = _sizes(rows, followers, entries, kills, short=short)
     benches = _benches()
@@ -167,6 +182,7 @@ def _benches() -> "Mapping[str, Run]":
         bench_cluster,
         bench_fanout,
         bench_feeds,
+        bench_http,
         bench_lag,
         bench_rank,
         bench_restart,
@@ -185,6 +201,10 @@ def _benches() -> "Mapping[str, Run]":
         yield from bench_feeds.page(work, seconds)
         yield from bench_store.page_at_scale(work, seconds, sizes)
 
+    def rank(work: Path, seconds: float, sizes: "Sizes") -> Iterator["Doing | Figure"]:
+        yield from bench_rank.rank(work, seconds)
+        yield from bench_http.rank_http(work, seconds, sizes)
+
     return {
         "commit": commit,
         "replay": alone(bench_feeds.replay),
@@ -193,10 +213,26 @@ def _benches() -> "Mapping[str, Run]":
         "failover": bench_cluster.failover,
         "lag": bench_lag.lag,
         "restart": bench_restart.restart,
-        "rank": alone(bench_rank.rank),
+        "rank": rank,
         "ranker": alone(bench_rank.ranker),
         "tenants": bench_tenants.tenants,
+        **{name: _outside(found) for name, found in sorted(_OUTSIDE.items())},
     }
+
+
+def _outside(found: EntryPoint) -> "Run":
+    """Another package's bench, told as ours are."""
+
+    def run(work: Path, seconds: float, _: "Sizes") -> Iterator["Doing | Figure"]:
+        from serving.measure import Doing, Figure  # noqa: PLC0415 - as in `_benches`
+
+        for told in found.load()(work, seconds):
+            if isinstance(told, Mapping):
+                yield Figure.of_rates(found.name, **told)
+            else:
+                yield Doing(*told)
+
+    return run
 
 
 def _file_system(path: Path) -> str:

@@ -23,7 +23,7 @@ from serving.follows import HeldFollows
 from serving.models import ModelCache, ModelCacheConfig, ModelCounts, ModelStatus
 from serving.previews import Previews
 from serving.quotas import QuotaConfig, TenantQuotas
-from serving.reader import FeedReader, LiveModels
+from serving.reader import FeedReader
 from serving.served import Served, ServedMemory
 from serving.served_requests import RecentRequests
 from serving.settings import Settings
@@ -31,6 +31,7 @@ from serving.shadows import ShadowConfig, ShadowTrials
 from serving.slate_log.config import config_of, rules_of, shares_of
 from serving.slate_log.requests import LoggedRequests
 from serving.slate_log.writer import SlateLog
+from serving.slate_maker import LiveModels
 from serving.telemetry import Metrics
 from serving.tenant_metrics import TenantMetrics
 from serving.tenants import Authenticator

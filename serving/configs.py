@@ -20,8 +20,9 @@ from feeds.events import Event
 from feeds.model import TenantId
 from feeds.reader import StoreReader
 from ranking.config import RankingConfig
-from ranking.config_options import ExplorationOptions
+from ranking.config_options import ExplorationOptions, SourcesOptions
 from ranking.errors import InvalidRankingConfig
+from ranking.sources import CANDIDATES_MAX
 from serving.settings import Settings
 
 __all__ = [
@@ -156,7 +157,21 @@ def service_config(settings: Settings) -> RankingConfig:
     default = RankingConfig.default()
     common = {"deadline_ms": settings.deadline_ms, "slate_size": settings.slate_size_max}
     chance = ExplorationOptions(policy="epsilon", rate=settings.explore_epsilon)
+    more = max(1.0, settings.candidates_max / CANDIDATES_MAX)
+    personalized, explore = (
+        feed.model_copy(update={**common, "sources": _grown(feed.sources, more)})
+        for feed in (default.personalized, default.explore)
+    )
     return RankingConfig(
-        personalized=default.personalized.model_copy(update=common),
-        explore=default.explore.model_copy(update={**common, "exploration": chance}),
+        personalized=personalized, explore=explore.model_copy(update={"exploration": chance})
+    )
+
+
+def _grown(sources: SourcesOptions, factor: float) -> SourcesOptions:
+    """The sources with quotas so many times as large."""
+    return sources.model_copy(
+        update={
+            name: each.model_copy(update={"quota": round(each.quota * factor)})
+            for name, each in sources.named().items()
+        }
     )

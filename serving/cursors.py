@@ -17,7 +17,8 @@ from typing import Final, NamedTuple, Protocol
 
 from feeds.errors import InvalidCursor
 from feeds.model import ActivityId, TenantId, UserId
-from ranking.candidates import FeedKind, Slate
+from ranking.candidates import FeedKind
+from ranking.slates import Slate
 from serving.errors import SlateExpired
 
 __all__ = ["PinnedSlate", "SlateCursor", "SlateStore", "Slates", "expired"]

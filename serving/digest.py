@@ -11,17 +11,19 @@ from feeds.counters import DAY_US
 from feeds.errors import InvalidTime
 from feeds.model import FeedId, TenantId, UserId, format_time
 from feeds.reader import StoreReader
-from ranking.candidates import Feedback, Query, Slate
+from ranking.candidates import Feedback, Query
 from ranking.config import RankingConfig
 from ranking.config_options import AgeOptions, ExplorationOptions, FilterOptions
 from ranking.fallback import bound, fallback_scorer
 from ranking.pipeline import build_ranker, build_sources
 from ranking.ranker import Ranker
+from ranking.slates import Slate
 from ranking.sources import CandidateSource, propose
 from ranking.table import ActivityTable
 from serving.cursors import PinnedSlate
 from serving.pages import RankedPages
-from serving.reader import FeedReader, LiveModel
+from serving.rankers import LiveModel
+from serving.reader import FeedReader
 from serving.sources import EngineFollowingSource
 
 __all__ = ["SINCE_DAYS", "DigestMaker", "DigestReader", "check_since", "digest_config"]

@@ -24,7 +24,7 @@ from feeds.errors import DataDirectoryLocked, FormatUnsupported, InvalidInput, S
 from feeds.export import ExportDisk
 from feeds.model import TenantId, UserId, format_time, position_of
 from feeds.reader import StoreReader
-from ranking.candidates import Slate
+from ranking.slates import Slate
 from serving.digest import DigestMaker
 
 __all__ = ["DigestExport", "DigestManifest", "Format", "RunOptions", "count_users"]

@@ -10,6 +10,7 @@ import struct
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, Final, cast
 
 import httptools
@@ -23,10 +24,13 @@ from uvicorn.protocols.http.httptools_impl import (
 from serving.errors import ApiError, BadRequest, ClientTooSlow, HeadTooLarge, error_response
 from serving.settings import Settings
 
-__all__ = ["BROKEN", "LINGER_S", "BoundedHttpProtocol", "uvicorn_config"]
+__all__ = ["BEGAN_NS", "BROKEN", "LINGER_S", "BoundedHttpProtocol", "uvicorn_config"]
 
 BROKEN: Final = "headwater.broken"
 """Key of a request's scope under which the `ApiError` stands that ended its body."""
+
+BEGAN_NS: Final = "headwater.began_ns"
+"""Key of a request's scope under which stands when its head was read, by `perf_counter_ns`."""
 
 LINGER_S: Final = 2.0
 """Seconds that a refused client may go on sending: cut off at once, it might not get the answer."""
@@ -112,6 +116,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._reading_head = False
         self._heads += 1
         self._head_deadline.end()
+        cast("dict[str, Any]", self.scope)[BEGAN_NS] = perf_counter_ns()  # Any: a scope's values
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -33,10 +33,23 @@ class Sizes:
     kills: int = 5
     """Times that a leader is killed, or a node started again."""
 
+    candidates: tuple[int, ...] = (100, 500, 2_000)
+    """Candidates of a ranked read over HTTP, one figure each."""
+
+    peers: bool = True
+    """Whether `mlflow models serve` is started beside it."""
+
     @classmethod
     def short(cls) -> Self:
         """The smallest."""
-        return cls(page_rows=20_000, log_entries=2_000, followers=20, kills=1)
+        return cls(
+            page_rows=20_000,
+            log_entries=2_000,
+            followers=20,
+            kills=1,
+            candidates=(100,),
+            peers=False,
+        )
 
 
 @dataclass(frozen=True, slots=True)

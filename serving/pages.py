@@ -8,8 +8,7 @@ import orjson
 
 from feeds.engine import FeedEngine
 from feeds.model import Follow, Position, TenantId, position_of
-from ranking.candidates import Slate
-from ranking.table import ActivityTable
+from ranking.slates import Slate
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor
 
@@ -83,24 +82,39 @@ class RankedPages:
         table = self.tables.ready(tenant)
         if table is None or not follows:
             return [None] * len(positions)
-        return [_origin(table, row, follows) for row in table.rows(positions).tolist()]
+        names = table.names.feeds.names
+        rows = table.rows(positions)
+        return [
+            None if row < 0 else _origin(feeds, index, time_us, follows, names)
+            for row, feeds, index, time_us in zip(
+                rows.tolist(),
+                table.feeds[rows].tolist(),
+                table.index[rows].tolist(),
+                table.time_us[rows].tolist(),
+                strict=True,
+            )
+        ]
 
 
-def _origin(table: ActivityTable, row: int, follows: Mapping[str, Follow]) -> str | None:
+def _origin(
+    feeds: Sequence[int],
+    index: int,
+    time_us: int,
+    follows: Mapping[str, Follow],
+    names: Sequence[str],
+) -> str | None:
     """The first in byte order of the followed feeds that the activity belongs to, as the engine."""
-    if row < 0:
-        return None
-    index, time_us = int(table.index[row]), int(table.time_us[row])
-    names = table.names.feeds.names
-    followed = [
-        edge
-        for number in table.feeds[row].tolist()
-        if number >= 0 and (edge := follows.get(names[number])) is not None
-    ]
-    return min(
-        (str(edge.target) for edge in followed if index > edge.index or time_us >= edge.since_us),
-        default=None,
-    )
+    first: str | None = None
+    for number in feeds:
+        if number < 0:
+            break
+        name = names[number]
+        edge = follows.get(name)
+        if edge is None or not (index > edge.index or time_us >= edge.since_us):
+            continue
+        if first is None or name < first:
+            first = name
+    return first
 
 
 def _ranking(slate: PinnedSlate, place: int, origin: str | None) -> bytes:
@@ -127,6 +141,7 @@ def slate_head(slate: Slate) -> bytes:
             "model_version": slate.model_version,
             "config_version": slate.config_version,
             "degraded": slate.degraded,
+            "quality": slate.quality,
         }
     )
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from feeds.errors import Overloaded
 from feeds.model import ActivityId, TenantId
-from ranking.candidates import Slate
 from ranking.comparison import kendall_tau, overlap_at
 from ranking.config import RankingConfig
+from ranking.slates import Slate
 from serving.configs import RankingConfigs
 from serving.errors import ConfigRefused
 from serving.reader import FeedReader

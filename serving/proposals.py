@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from feeds.model import Position
-from ranking.candidates import Candidates, Query, Stage
+from ranking.candidates import Candidates, Query
+from ranking.slates import Stage
 from ranking.sources import CandidateSource
 from ranking.table import ActivityTable
 from serving.sources import PositionsSource

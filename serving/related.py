@@ -6,11 +6,12 @@ from time import perf_counter_ns
 from typing import Final
 
 import orjson
+from msgspec.structs import replace as replace_fields
 
 from feeds.errors import NotFound
 from feeds.model import ActivityId, Follow, TenantId, UserId, position_of
-from ranking.candidates import RankedActivity, Slate
 from ranking.related import RELATIONS, RelatedSource, Seed, related
+from ranking.slates import RankedActivity, Slate
 from ranking.vectors import Vectors
 from serving.current_request import note_step
 from serving.cursors import PinnedSlate
@@ -46,7 +47,7 @@ class RelatedReader:
             query, slate = await self.reader.rank_source(tenant, user, source, limit)
             follows = query.follows
             ranked = [
-                replace(place, reason=RELATIONS[source.relations[place.activity_id]][1])
+                replace_fields(place, reason=RELATIONS[source.relations[place.activity_id]][1])
                 for place in slate.ranked
             ]
             slate = replace(slate, ranked=ranked)

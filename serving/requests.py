@@ -330,7 +330,7 @@ class RankBody(Body):
     )
 
     candidates: list[str] = Field(
-        min_length=1, description="Activity ids, at most `candidates_max` (500)."
+        min_length=1, description="Activity ids, at most `candidates_max` (500 unless set)."
     )
     features: dict[str, list[float | None]] = Field(
         {},
@@ -339,6 +339,9 @@ class RankBody(Body):
         "where there is none; 20 names at most. Expressions read them as `external.<name>`.",
     )
     explain: bool = Field(False, description="Whether stages, features and contributions come.")
+    deadline_ms: float | None = Field(
+        None, ge=0, le=60_000, description="Milliseconds that it may take; 0: the cheapest answer."
+    )
 
     @model_validator(mode="after")
     def _check_features(self) -> "RankBody":

@@ -12,13 +12,15 @@ from itertools import chain
 from typing import Final, Protocol
 
 import numpy as np
+from msgspec.structs import replace as replace_fields
 
 from feeds.model import Position, TenantId, UserId
-from ranking.candidates import Candidates, Explanation, Query, Scoring, Slate
+from ranking.candidates import Candidates, Query
 from ranking.config import RankingConfig
 from ranking.exploration import Shown
 from ranking.features import FeatureMatrix
 from ranking.filters import SERVED
+from ranking.slates import Explanation, Scoring, Slate
 from ranking.table import ActivityTable
 
 __all__ = ["Served", "ServedMemory", "followed_by", "repeats", "ring_after", "ring_positions"]
@@ -113,7 +115,7 @@ def repeats(
 def followed_by(slate: Slate, again: Slate) -> Slate:
     """The slate with the places of another behind its own; what these show was not removed."""
     behind = len(slate.ranked)
-    ranked = [replace(place, position=behind + place.position) for place in again.ranked]
+    ranked = [replace_fields(place, position=behind + place.position) for place in again.ranked]
     known = {removed.activity_id for removed in again.removed}
     known |= {place.activity_id for place in ranked}
     kept = [each for each in slate.removed if each.activity_id not in known]

@@ -154,7 +154,11 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
         "most, about 1 ms a MiB; 0 looks at none.",
     )
     candidates_max: int = Field(
-        500, ge=1, le=500, description="Activities that one ranked read considers at most."
+        500,
+        ge=1,
+        le=2_000,
+        description="Activities that one ranked read considers at most. Above 500 the quotas of "
+        "the default sources grow in proportion.",
     )
     slate_size_max: int = Field(
         100, ge=1, le=1_000, description="Activities of one slate, over all of its pages, at most."
@@ -193,6 +197,29 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
         ge=1,
         le=60_000,
         description="Milliseconds after which a ranked read no longer waits for model or table.",
+    )
+    quality_min: float = Field(
+        0.1,
+        ge=0.01,
+        le=1,
+        description="The quality factor, which scales candidates while reads are late, never "
+        "falls below it; 1 turns it off.",
+    )
+    quality_late_share: float = Field(
+        0.02, ge=0.001, le=0.5, description="Share of late reads at which the quality factor rests."
+    )
+    quality_rise: float = Field(
+        0.002,
+        ge=0.0001,
+        le=0.1,
+        description="What a read within its target adds to the quality factor; a late one takes "
+        "`(1 - quality_late_share) / quality_late_share` times as much.",
+    )
+    quality_target_share: float = Field(
+        0.5,
+        ge=0.01,
+        le=1,
+        description="Share of `deadline_ms` after which a ranked read is late.",
     )
     explore_epsilon: float = Field(
         0.1, ge=0, le=1, description="Share of explore's places that are drawn at random."

@@ -16,9 +16,10 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from feeds.model import TenantId
-from ranking.candidates import Query, Slate
+from ranking.candidates import Query
 from ranking.metrics import Agreement, agreement
 from ranking.scorers.base import Scorer
+from ranking.slates import Slate
 from serving.telemetry import Metrics
 
 __all__ = ["ShadowConfig", "ShadowFigures", "ShadowModel", "ShadowSlates", "ShadowTrials"]

@@ -17,12 +17,13 @@ import structlog
 from feeds.model import FeedId, Position, TenantId
 from feeds.reader import StoreReader
 from ranking.candidates import Query
-from ranking.sources import CANDIDATES_MAX, CandidateSource
+from ranking.sources import CandidateSource, proposed_max
 from ranking.table import ActivityTable
 from serving.current_request import note_source
+from serving.quality import Deadline, SourceCosts
 from serving.table_loading import load_names
 
-__all__ = ["EngineFollowingSource", "PositionsSource", "SparedSource", "own_table"]
+__all__ = ["EngineFollowingSource", "PositionsSource", "SparedSource", "TimedSource", "own_table"]
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +54,8 @@ class EngineFollowingSource:
     home_group: str
     quota: int = 400
     name: str = "following"
+    rows_max: int | None = None
+    """Rows that are read at most, where that is less than what the quota asks for."""
 
     def propose(self, query: Query, table: ActivityTable) -> Rows:
         """The rows of the home feed that are in the table, newest first."""
@@ -61,7 +64,8 @@ class EngineFollowingSource:
     def read(self, query: Query) -> PositionsSource:
         """The home feed as of now, as a source of its own."""
         home = FeedId(self.home_group, query.user)
-        positions = self.engine.rows(query.tenant, home, CANDIDATES_MAX)
+        rows = proposed_max(self.quota) if self.rows_max is None else self.rows_max
+        positions = self.engine.rows(query.tenant, home, rows)
         return PositionsSource(self.name, self.quota, positions)
 
 
@@ -69,11 +73,35 @@ class EngineFollowingSource:
 class SparedSource:
     """A source whose failure leaves its candidates out, and the request alive.
 
-    `failed` is told the source's name.
+    `failed` is told the source's name; `quota` stands in place of the source's own.
     """
 
     source: CandidateSource
     failed: Callable[[str], None]
+    quota: int
+
+    @property
+    def name(self) -> str:
+        """The source's name."""
+        return self.source.name
+
+    def propose(self, query: Query, table: ActivityTable) -> Rows:
+        """What the source proposes; nothing where it fails."""
+        try:
+            return note_source(self.source.name, partial(self.source.propose, query, table))
+        except Exception as error:  # noqa: BLE001 - whatever a source does, the feed is answered
+            _log.error("source_failed", source=self.source.name, error=type(error).__name__)
+            self.failed(self.source.name)
+            return np.zeros(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSource:
+    """A source that is left out, and named, where it lately took longer than there is time."""
+
+    source: CandidateSource
+    deadline: Deadline
+    costs: SourceCosts
 
     @property
     def name(self) -> str:
@@ -86,13 +114,14 @@ class SparedSource:
         return self.source.quota
 
     def propose(self, query: Query, table: ActivityTable) -> Rows:
-        """What the source proposes; nothing where it fails."""
-        try:
-            return note_source(self.source.name, partial(self.source.propose, query, table))
-        except Exception as error:  # noqa: BLE001 - whatever a source does, the feed is answered
-            _log.error("source_failed", source=self.source.name, error=type(error).__name__)
-            self.failed(self.source.name)
+        """What the source proposes; nothing where there is no time for it."""
+        began_ms = self.deadline.took_ms()
+        if not self.costs.fits(self.name, self.deadline.limit_ms - began_ms):
+            self.deadline.late_sources.append(self.name)
             return np.zeros(0, dtype=np.int32)
+        rows = self.source.propose(query, table)
+        self.costs.note(self.name, self.deadline.took_ms() - began_ms)
+        return rows
 
 
 def own_table(

@@ -73,11 +73,26 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
+        self._stages: dict[str, Histogram] = {}
         self.ranked = Counter(
             "headwater_ranked_reads",
-            "Slates made: by model, or why by time: no_model, loading, no_table, deadline, failed.",
+            "Slates made: by model, or why by time: no_model, loading, no_table, deadline, failed, "
+            "quality (too little time).",
             ("kind", "outcome"),
             registry=self.registry,
+        )
+        self.quality_steps = Counter(
+            "headwater_quality_steps",
+            "Slates that gave something up for lack of time: candidates, diversity, features, "
+            "sources, model, chronological.",
+            ("step",),
+            registry=self.registry,
+        )
+        self.quality_factor = Gauge(
+            "headwater_quality_factor",
+            "The quality factor, above 0 and up to 1; of several workers the lowest.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
         )
         self.source_failures = Counter(
             "headwater_source_failures",
@@ -204,7 +219,10 @@ class Metrics:
         """Count a slate, and time its stages."""
         self.ranked.labels(kind, outcome).inc()
         for stage, time_us in stages_us.items():
-            self.stage_seconds.labels(stage).observe(time_us / 1e6)
+            timed = self._stages.get(stage)
+            if timed is None:
+                timed = self._stages[stage] = self.stage_seconds.labels(stage)
+            timed.observe(time_us / 1e6)
 
     def note_trial(self, same_top: bool, overlap: float, correlation: float) -> None:
         """Count a trial of a model; what is NaN is left out."""

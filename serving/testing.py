@@ -21,14 +21,15 @@ from feeds.config import FeedsConfig
 from feeds.credentials import format_api_key, hash_secret
 from feeds.engine import FeedEngine
 from feeds.model import TenantId
-from ranking.candidates import Query, Slate
+from ranking.candidates import Query
 from ranking.features import Factors
 from ranking.scorers.base import Scorer
+from ranking.slates import Slate
 from serving.app import create_app
 from serving.compose import FollowedModels, Services, compose
 from serving.http_protocol import uvicorn_config
 from serving.models import ModelCounts, ModelStatus
-from serving.reader import LiveModel
+from serving.rankers import LiveModel
 from serving.settings import load_settings
 from serving.tracing import Tracing
 

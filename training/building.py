@@ -39,7 +39,14 @@ from training.set_tasks import (
 from training.shelf import Shelf
 from training.sources.base import Progress, no_progress
 
-__all__ = ["LEFT_OUT", "MEMORY_BYTES_DEFAULT", "MEMORY_BYTES_MIN", "build_training_set"]
+__all__ = [
+    "LEFT_OUT",
+    "MEMORY_BYTES_DEFAULT",
+    "MEMORY_BYTES_MIN",
+    "build_training_set",
+    "default_spec",
+    "rows_and_questions",
+]
 
 LEFT_OUT: Final = ("position",)
 """Features that training does not use: where an activity will be shown is not known before."""
@@ -104,7 +111,7 @@ def build_training_set(
             f"{memory_bytes} bytes of memory are too few to build a training set: give "
             f"{MEMORY_BYTES_MIN // 1024**2} MiB at least"
         )
-    spec = spec or FeatureSpec(tuple(each for each in FEATURES if each not in LEFT_OUT))
+    spec = spec or default_spec()
     if twice := set(LEFT_OUT) & set(spec.names):
         raise TrainingError(
             f"{min(twice)} is a column of every training set: leave it out of the feature spec"
@@ -124,6 +131,11 @@ def build_training_set(
             _compute_sides(workers, shelf, prepared, share, progress)
             written = _write_parts(workers, shelf, made, prepared, spec, progress)
         return made.commit(_manifest(prepared, written, spec, config))
+
+
+def default_spec() -> FeatureSpec:
+    """Every feature but those that training leaves out."""
+    return FeatureSpec(tuple(name for name in FEATURES if name not in LEFT_OUT))
 
 
 def _served(
@@ -156,7 +168,7 @@ def _prepare(
     made_us = np.zeros(len(log.slates), np.int64)
     made_us[served.slate] = served.time_us
     labelled = label_impressions(log, config.labels, now_us, made_us)
-    rows, questions = _rows(log, labelled, served)
+    rows, questions = rows_and_questions(log, labelled, served)
     case = resolve(log, questions, config.requests.table_rows)
     shelf.put("rows", rows)
     shelf.put("case", case)
@@ -177,7 +189,7 @@ def _prepare(
     )
 
 
-def _rows(
+def rows_and_questions(
     log: EventColumns, labelled: LabelledImpressions, served: ServedPlaces
 ) -> tuple[Rows, Questions]:
     """The rows of the set, and the questions whose answers their features are."""

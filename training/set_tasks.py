@@ -208,9 +208,7 @@ def _named(names: NameList, numbers: npt.NDArray[np.int32]) -> Any:  # Any: pyar
     import pyarrow as pa  # noqa: PLC0415
 
     used, codes = np.unique(numbers, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(
-        pa.array(codes.astype(np.int32)), pa.array([names[number] for number in used.tolist()])
-    )
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), names.arrow(used))
 
 
 def _request_ids(shelf: Shelf, rows: Rows, kept: Ints) -> Any:  # Any: pyarrow has no types
@@ -218,14 +216,13 @@ def _request_ids(shelf: Shelf, rows: Rows, kept: Ints) -> Any:  # Any: pyarrow h
     import pyarrow as pa  # noqa: PLC0415
 
     used, first, codes = np.unique(rows.request[kept], return_index=True, return_inverse=True)
-    slates, users = shelf.names("slates"), shelf.names("users")
-    ids = [
-        slates[slate] if slate != UNNAMED else f"{users[user]}@{format_time(time_us)}"
-        for slate, user, time_us in zip(
-            rows.slate[used].tolist(),
-            rows.user[kept[first]].tolist(),
-            rows.time_us[used].tolist(),
-            strict=True,
-        )
-    ]
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(ids))
+    slate = rows.slate[used]
+    ids = shelf.names("slates").arrow(slate[slate != UNNAMED])
+    lone = np.flatnonzero(slate == UNNAMED)
+    if len(lone):
+        users = shelf.names("users").arrow(rows.user[kept[first[lone]]]).to_pylist()
+        times_us = rows.time_us[used[lone]].tolist()
+        made = [f"{user}@{format_time(at)}" for user, at in zip(users, times_us, strict=True)]
+        order = np.argsort(np.concatenate([np.flatnonzero(slate != UNNAMED), lone]))
+        ids = pa.concat_arrays([ids, pa.array(made)]).take(pa.array(order))
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), ids)

@@ -22,26 +22,25 @@ T = TypeVar("T")
 
 
 class NameList(Sequence[str]):
-    """Names one behind the other in one array; about as many bytes as they have."""
+    """Names one behind the other in one array; about as many bytes as they have.
 
-    def __init__(self, text: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
-        self._text = text
-        self._ends = ends
+    `text` is uint8, all names; `starts` is int64[n + 1], where each begins, and the end.
+    """
+
+    def __init__(self, text: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> None:
+        self.text = text
+        self.starts = starts
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "NameList":
         """The same names."""
         encoded = [name.encode() for name in names]
-        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
-
-    @property
-    def arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The bytes of all names, and where each ends."""
-        return self._text, self._ends
+        starts = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(name) for name in encoded], out=starts[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), starts)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.starts) - 1
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -53,11 +52,18 @@ class NameList(Sequence[str]):
         if not -len(self) <= place < len(self):
             raise IndexError(place)
         place %= len(self)
-        start = int(self._ends[place - 1]) if place else 0
-        return self._text[start : int(self._ends[place])].tobytes().decode()
+        return self.text[self.starts[place] : self.starts[place + 1]].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
         return (self[place] for place in range(len(self)))
+
+    def arrow(self, places: npt.NDArray[np.integer]) -> Any:  # Any: pyarrow has no types
+        """The names at some places, as Arrow strings."""
+        import pyarrow as pa  # noqa: PLC0415 - half a second that only training pays
+
+        buffers = [pa.py_buffer(np.ascontiguousarray(each)) for each in (self.starts, self.text)]
+        names = pa.LargeStringArray.from_buffers(len(self), *buffers)
+        return names.take(pa.array(places)).cast(pa.string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,9 @@ class Shelf:
             for field in dataclasses.fields(value):
                 self.put(f"{name}.{field.name}", getattr(value, field.name))
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            text, ends = (value if isinstance(value, NameList) else NameList.of(value)).arrays
-            self.put(f"{name}.text", text)
-            self.put(f"{name}.ends", ends)
+            names = value if isinstance(value, NameList) else NameList.of(value)
+            self.put(f"{name}.text", names.text)
+            self.put(f"{name}.starts", names.starts)
         else:
             self._path(name, ".json").write_bytes(msgspec.json.encode(value))
 
@@ -96,7 +102,7 @@ class Shelf:
 
     def names(self, name: str) -> NameList:
         """Names as they were put there, mapped."""
-        return NameList(self.array(f"{name}.text"), self.array(f"{name}.ends"))
+        return NameList(self.array(f"{name}.text"), self.array(f"{name}.starts"))
 
     def make(
         self, name: str, shape: tuple[int, ...], kind: type[np.generic]

@@ -9,7 +9,9 @@ from feeds.model import check_user_id
 from ranking.candidates import FeedKind
 from ranking.extractors.caller import CALLER
 from serving.consistency import Consistent
+from serving.http_protocol import BEGAN_NS
 from serving.pages import explanation_bytes, slate_head
+from serving.quality import TimeGiven
 from serving.requests import JsonRoute, RankBody
 from serving.routes import replies
 from serving.routes.feeds import json_reply
@@ -46,6 +48,12 @@ async def read(
         tuple[str, ...],
         Query(description="Ids of activities to leave out, 200 at most, each as `exclude=`."),
     ] = (),
+    deadline_ms: Annotated[
+        float | None,
+        Query(
+            ge=0, le=60_000, description="Milliseconds that it may take; 0: the cheapest answer."
+        ),
+    ] = None,
 ) -> Response:
     """`personalized`: what the user follows, in the best order. `explore`: what lies outside."""
     services = services_of(request)
@@ -57,6 +65,7 @@ async def read(
         cursor=cursor,
         explain=explain,
         exclude=exclude,
+        time=TimeGiven(deadline_ms, request.scope.get(BEGAN_NS)),
     )
     return json_reply(page.content)
 
@@ -67,8 +76,9 @@ async def rank(
 ) -> Response:
     """The caller's activities in the best order for the user; nothing vanishes without a reason."""
     services = services_of(request)
+    time = TimeGiven(body.deadline_ms, request.scope.get(BEGAN_NS))
     slate, unknown = await services.reader.rank(
-        tenant, check_user_id(user), body.candidates, caller=body.caller
+        tenant, check_user_id(user), body.candidates, caller=body.caller, time=time
     )
     results = [
         {

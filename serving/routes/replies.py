@@ -225,13 +225,27 @@ class ExplainedSlate(BaseModel):
     activities: list[LoggedActivity]
 
 
+class SlateQuality(BaseModel):
+    """What was given up for lack of time."""
+
+    factor: float = Field(description="Share of the candidates that were looked at, up to 1.")
+    steps: list[str] = Field(
+        description="Of candidates, diversity, features, sources, model and chronological."
+    )
+    late_sources: list[str] = Field(description="Sources that were left out: they take too long.")
+
+
 class _Slate(BaseModel):
     slate_id: str = Field(description="Send it back with impressions and engagements.")
     kind: str
     scorer: str
     model_version: str | None = Field(description="Null where no model took part.")
     config_version: int = Field(description="The ranking config's version; 0 is the default.")
-    degraded: str | None = Field(description="Why the feed is ordered by time; null if it is not.")
+    degraded: str | None = Field(
+        description="Why no model ranked, and what was given up for lack of time; null where "
+        "nothing was."
+    )
+    quality: SlateQuality | None = Field(description="The same for programs.")
 
 
 class RankedPage(_Slate):

@@ -26,7 +26,7 @@ from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.scorers.value import ValueScorer
 from serving.handover import is_bundle_name
-from serving.reader import LiveModel
+from serving.rankers import LiveModel
 from serving.slate_log.record import LoggedSlate
 
 __all__ = ["ModelVersions", "Recomputed", "explain", "explanation_of", "recompute"]

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.model import ActivityId
-from ranking.candidates import FeedKind, Query, Slate, Stage
+from ranking.candidates import FeedKind, Query
 from ranking.features import FeatureMatrix, FeatureSpec
+from ranking.slates import Slate, Stage
 
 __all__ = ["LoggedRows", "LoggedSlate", "RecordDamaged", "RemovedCount", "decode", "encode", "log"]
 

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from feeds.model import TenantId
-from ranking.candidates import Query, Slate
+from ranking.candidates import Query
 from ranking.exploration import EpsilonExplorer
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
 from ranking.scorers.recency import RecencyScorer
+from ranking.slates import Slate
 from ranking.table import ActivityTable
 from ranking.testing import T0_US, all_candidates, posted, query, table_of
 from serving.slate_log.record import LoggedSlate, decode, encode, log

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 
 from feeds.model import TenantId
-from ranking.candidates import Query, Slate
+from ranking.candidates import Query
+from ranking.slates import Slate
 from ranking.table import ActivityTable
 from serving.slate_log.config import Shares, SlateLogConfig, SlateRules
 from serving.slate_log.record import encode, log

@@ -12,8 +12,8 @@ import yaml
 from serving import docs
 from serving.exposition import Family
 from serving.node_metrics import ROLES
-from serving.reader import _OUTCOMES
 from serving.settings import Settings
+from serving.slate_maker import OUTCOMES
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "headwater.json"
@@ -103,7 +103,7 @@ def test_a_query_of_what_is_not_there_is_found(expression: str, expected: list[s
 
 
 def test_every_value_that_is_matched_exists() -> None:
-    outcomes = {*_OUTCOMES.values(), "model", "failed"}
+    outcomes = {*OUTCOMES.values(), "model", "failed"}
     for expression in expressions():
         for label, known in (("outcome", outcomes), ("role", set(ROLES))):
             for value in re.findall(rf'\b{label}(?:=|!=|=~|!~)"([^"]*)"', expression):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from feeds.counters import DAY_US, HOUR_US, UserRecord
 from feeds.model import position_of
-from ranking.candidates import Feedback, FeedKind, Query, Slate
+from ranking.candidates import Feedback, FeedKind, Query
 from ranking.config import RankingConfig
 from ranking.config_options import SourcesOptions
 from ranking.exploration import EpsilonExplorer, NoExplorer
@@ -19,6 +19,7 @@ from ranking.filters import ENGAGED, HIDDEN, OwnFilter, RemovedFilter
 from ranking.pipeline import build_filters, build_ranker, build_sources, describe
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import AuthorSpread, TopKSelector
+from ranking.slates import Slate
 from ranking.sources import ActiveSource, FollowingSource, FreshSource, TrendingSource
 from ranking.testing import (
     T0_US,

@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pytest
 
 from ranking.buckets import ENGAGEMENT
-from ranking.candidates import Slate
 from ranking.config import RankingConfig
 from ranking.errors import InvalidScores
 from ranking.features import FeatureMatrix, FeatureSpec
@@ -15,6 +14,7 @@ from ranking.pipeline import build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import AuthorSpread, TopKSelector
+from ranking.slates import Slate
 from ranking.sources import propose
 from ranking.table import ActivityTable
 from ranking.testing import (

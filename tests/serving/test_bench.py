@@ -116,6 +116,16 @@ def test_a_put_is_a_command_with_its_number_and_so_many_bytes(number: int, size:
     assert decode_command(Puts(size)(number)) == expected
 
 
+def test_ranked_reads_are_measured_over_http_too(work: Path) -> None:
+    in_process, latency, rate = _figures(work, "rank")
+    assert in_process["what"].endswith("rows to reply bytes")
+    assert latency["what"] == "100 candidates, 30 features, 100 trees: HTTP request to reply"
+    assert latency["details"]["candidates"] == 100
+    assert latency["details"]["service_cpu_us"] > 0
+    assert rate["per_s"] > 0
+    assert rate["reference"] == "inplace_predict alone", "a short run starts no MLflow"
+
+
 @pytest.mark.parametrize("value_bytes", [0, 300, 100_000])
 def test_quick_client_puts_as_many_keys_as_it_says(value_bytes: int, work: Path) -> None:
     with three_nodes(work / "nodes", plain=True):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from feeds.errors import InvalidCursor
 from feeds.model import ActivityId, TenantId, UserId, activity_id
-from ranking.candidates import RankedActivity, Slate
+from ranking.slates import RankedActivity, Slate
 from serving.cursors import PinnedSlate, SlateCursor, Slates, SlateStore
 from serving.errors import SlateExpired
 from serving.shared_slates import SharedSlates

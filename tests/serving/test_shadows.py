@@ -13,9 +13,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId
-from ranking.candidates import RankedActivity, Slate
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.recency import RecencyScorer
+from ranking.slates import RankedActivity, Slate
 from ranking.testing import T0_US, query
 from serving.shadows import ShadowConfig, ShadowFigures, ShadowTrials
 from serving.slate_log.record import LoggedSlate

@@ -138,12 +138,12 @@ class BrokenSource:
 
 def test_a_failing_source_is_left_out_and_told() -> None:
     failed: list[str] = []
-    source = SparedSource(BrokenSource(), failed.append)
+    source = SparedSource(BrokenSource(), failed.append, quota=3)
 
     rows = source.propose(query_of(), ActivityTable(10))
 
     assert (rows.dtype, len(rows), failed) == (np.int32, 0, ["broken"])
-    assert (source.name, source.quota) == ("broken", 5)
+    assert (source.name, source.quota) == ("broken", 3)
 
 
 def test_positions_that_are_not_in_the_table_are_left_out() -> None:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from feeds.actions import Follow, Post
 from feeds.events import Engagement, Event, Followed, Impression, Posted
 from feeds.model import Activity, ActivityId, TenantId, UserId, encode_body
-from ranking.candidates import FeedKind, Query, Slate
+from ranking.candidates import FeedKind, Query
+from ranking.slates import Slate
 from ranking.table import ActivityTable
 from training.event_log import EventLog
 from training.replay import ReplayState

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from ranking.candidates import Candidates, Query, Slate
+from ranking.candidates import Candidates, Query
 from ranking.config import FeedOptions, RankingConfig
 from ranking.exploration import NoExplorer
 from ranking.fallback import bound, fallback_scorer
@@ -21,6 +21,7 @@ from ranking.pipeline import build_ranker, build_sources
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
 from ranking.scorers.popularity import PopularityScorer
+from ranking.slates import Slate
 from ranking.sources import propose
 from ranking.table import ActivityTable
 from training.errors import SimulationError
