@@ -13,8 +13,8 @@ import msgspec
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound
-from ranking.files import replace_file
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
+from ranking.scorers.base import Scorer
 from training.cluster import Task, Workers, open_workers
 from training.comparison import ComparisonReport
 from training.config import ClusterConfig, TrainingConfig
@@ -23,7 +23,7 @@ from training.gates import GATES, GateReport
 from training.gating import Live, compare_versions, gate_published, gate_trained
 from training.model_card import CARD, SIGNATURE, model_card, signature
 from training.promotion import promote_version
-from training.report import EvaluationReport, LiveReport
+from training.report import REPORT, EvaluationReport, LiveReport
 from training.report_pages import rendered
 from training.selection import (
     Choice,
@@ -53,14 +53,13 @@ __all__ = [
     "find_version",
     "gate",
     "promote",
+    "published_scorer",
     "train_all",
     "train_tenant",
 ]
 
 STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "gates", "publish")
 """The steps of a run, in order."""
-
-REPORT = "report.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +279,16 @@ def promote(
         return promote_version(opened, name, found, expected=expected, force=force)
 
 
+def published_scorer(
+    tenant: str, version: int | Alias, *, registry: str
+) -> tuple[ModelVersion, Scorer]:
+    """A published version and what it scores with; raises `ModelNotFound`."""
+    name = check_tenant_id(tenant)
+    with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
+        found = find_version(opened, name, version)
+        return found, ModelBundle.load(opened.fetch(found, scratch / "version")).scorer()
+
+
 def _submit(
     workers: Workers,
     tenant: TenantId,
@@ -318,12 +327,11 @@ def _finish(
         version, promoted = _publish(run.tenant, judged, gates, registry, promote)
     seconds = judged.report.seconds | {"all": run.watch.seconds}
     report = msgspec.structs.replace(judged.report, seconds=seconds, model_version=version)
-    path = run.out / REPORT
-    replace_file(path, report.to_json())
-    for name, content in rendered(report).items():
-        replace_file(run.out / name, content)
+    report.write(run.out)
     progress(f"{label}done", len(STEPS), len(STEPS))
-    return TrainingResult(run.tenant, judged.bundle, report, path, version, gates, promoted)
+    return TrainingResult(
+        run.tenant, judged.bundle, report, run.out / REPORT, version, gates, promoted
+    )
 
 
 def _beside_live(judged: Judged, gates: GateReport) -> Judged:
