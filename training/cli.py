@@ -6,6 +6,7 @@ command that runs.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,16 @@ from training.cli_output import (
     told,
     write_json,
 )
+from training.cli_schedule import (
+    AgeDays,
+    ExportFrom,
+    LookEvery,
+    NewEvents,
+    Rounds,
+    Watch,
+    train_on_schedule,
+)
+from training.config import DAY_S, ScheduleConfig
 
 if TYPE_CHECKING:
     from training.flow import TrainingResult
@@ -61,6 +72,9 @@ models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
 models.command("policy")(set_policy)
+
+
+SCHEDULE = ScheduleConfig()
 
 
 def prepare(
@@ -92,10 +106,18 @@ def prepare(
 
 
 def train(
+    events: Events,
     tenant: Annotated[
         list[str], typer.Option("--tenant", help="The tenant's name; may be repeated.")
-    ],
-    events: Events,
+    ] = [],  # noqa: B006 - typer copies it
+    every: Annotated[
+        bool, typer.Option("--all", help="Every tenant of the events that is due to be trained.")
+    ] = False,
+    watch: Watch = False,
+    new_events: NewEvents = SCHEDULE.new_events_min,
+    age_days: AgeDays = SCHEDULE.age_s_max / DAY_S,
+    look_every_s: LookEvery = SCHEDULE.look_every_s,
+    export_from: ExportFrom = None,
     out: Annotated[
         Path, typer.Option("--out", help="Where bundles and reports go, a folder a tenant.")
     ] = Path(".headwater/training"),
@@ -136,7 +158,31 @@ def train(
     from training.errors import TenantsFailed  # noqa: PLC0415
     from training.flow import train_all  # noqa: PLC0415
 
+    config = searching(config_of(dataset, seed), 60 * tune_minutes)
     failed: dict[str, Exception] = {}
+    if every or watch:
+        schedule = replace(
+            SCHEDULE,
+            new_events_min=new_events,
+            age_s_max=age_days * DAY_S,
+            look_every_s=look_every_s,
+        )
+        rounds = Rounds(
+            events=events,
+            out=out,
+            registry=registry_uri(registry, data_dir),
+            tenants=tenant,
+            schedule=schedule,
+            config=config,
+            promote=promote,
+            scheduler=scheduler,
+            cluster=ClusterConfig(workers=workers),
+            export_from=export_from,
+        )
+        train_on_schedule(rounds, watch=watch, json=json)
+        return
+    if not tenant:
+        raise typer.BadParameter("name a tenant with --tenant, or --all")
     with told(json), progress_bar(json) as progress:
         try:
             results = train_all(
@@ -145,7 +191,7 @@ def train(
                 out=out,
                 registry=registry_uri(registry, data_dir),
                 promote=promote,
-                config=searching(config_of(dataset, seed), 60 * tune_minutes),
+                config=config,
                 scheduler=scheduler,
                 cluster=ClusterConfig(workers=workers),
                 progress=progress,
