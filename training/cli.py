@@ -4,6 +4,7 @@ Answers go to standard output, progress to standard error. Heavy libraries are i
 command that runs.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,16 @@ from training.cli_output import (
     told,
     write_json,
 )
+from training.cli_schedule import (
+    AgeDays,
+    ExportFrom,
+    LookEvery,
+    NewEvents,
+    Rounds,
+    Watch,
+    train_on_schedule,
+)
+from training.config import DAY_S, ScheduleConfig
 
 if TYPE_CHECKING:
     from training.flow import TrainingResult
@@ -59,6 +70,9 @@ models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
 models.command("policy")(set_policy)
+
+
+SCHEDULE = ScheduleConfig()
 
 
 def prepare(
@@ -90,10 +104,18 @@ def prepare(
 
 
 def train(
+    events: Events,
     tenant: Annotated[
         list[str], typer.Option("--tenant", help="The tenant's name; may be repeated.")
-    ],
-    events: Events,
+    ] = [],  # noqa: B006 - typer copies it
+    every: Annotated[
+        bool, typer.Option("--all", help="Every tenant of the events that is due to be trained.")
+    ] = False,
+    watch: Watch = False,
+    new_events: NewEvents = SCHEDULE.new_events_min,
+    age_days: AgeDays = SCHEDULE.age_s_max / DAY_S,
+    look_every_s: LookEvery = SCHEDULE.look_every_s,
+    export_from: ExportFrom = None,
     out: Annotated[
         Path, typer.Option("--out", help="Where bundles and reports go, a folder a tenant.")
     ] = Path(".headwater/training"),
@@ -124,6 +146,29 @@ def train(
     from training.config import ClusterConfig  # noqa: PLC0415 - heavy imports inside
     from training.flow import train_all  # noqa: PLC0415
 
+    if every or watch:
+        schedule = replace(
+            SCHEDULE,
+            new_events_min=new_events,
+            age_s_max=age_days * DAY_S,
+            look_every_s=look_every_s,
+        )
+        rounds = Rounds(
+            events=events,
+            out=out,
+            registry=registry_uri(registry, data_dir),
+            tenants=tenant,
+            schedule=schedule,
+            config=config_of(dataset, seed),
+            promote=promote,
+            scheduler=scheduler,
+            cluster=ClusterConfig(workers=workers),
+            export_from=export_from,
+        )
+        train_on_schedule(rounds, watch=watch, json=json)
+        return
+    if not tenant:
+        raise typer.BadParameter("name a tenant with --tenant, or --all")
     with told(json), progress_bar(json) as progress:
         results = train_all(
             events,

@@ -1,7 +1,7 @@
 """Every setting and limit of training, in one frozen class with its units."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -9,6 +9,7 @@ from feeds.events import ENGAGEMENT_KINDS
 from training.errors import TrainingError
 
 __all__ = [
+    "DAY_S",
     "PRESETS",
     "BoostedConfig",
     "BoostedVariant",
@@ -18,10 +19,14 @@ __all__ = [
     "GateConfig",
     "LabelConfig",
     "RequestConfig",
+    "ScheduleConfig",
     "SplitConfig",
     "TrainingConfig",
     "preset",
 ]
+
+DAY_S = 86_400.0
+"""Seconds of a day."""
 
 _LABELS = ("click", "like", "comment", "share", "bookmark")
 
@@ -291,3 +296,31 @@ def preset(name: str) -> TrainingConfig:
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
     return replace(TrainingConfig(), split=PRESETS[name])
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """When a tenant is trained again."""
+
+    new_events_min: int = 1_000
+    """Events since the last training from which on a tenant is due."""
+    age_s_max: float = 7 * DAY_S
+    """Seconds after which a model is trained anew, if there is any new event at all."""
+    retry_s: float = 3_600.0
+    """Seconds that a tenant whose training failed is left alone, unless it has as many new events
+    as make it due."""
+    look_every_s: float = 60.0
+    """Seconds between two looks, of `--watch`."""
+    tenants_max: int = 10_000
+    """Tenants of an export that are looked at; with more, none is."""
+
+    def check(self) -> "ScheduleConfig":
+        """Itself; raises `TrainingError` with every mistake at once."""
+        found = [
+            f"{each.name} is {getattr(self, each.name)}: give a number above 0"
+            for each in fields(self)
+            if not getattr(self, each.name) > 0
+        ]
+        if found:
+            raise TrainingError("; ".join(found))
+        return self

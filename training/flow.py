@@ -52,6 +52,7 @@ __all__ = [
     "evaluate",
     "find_version",
     "gate",
+    "place_version",
     "promote",
     "published_scorer",
     "train_all",
@@ -381,14 +382,21 @@ def _publish(
     }
     notes = " ".join(judged.report.verdicts)
     version = registry.publish(tenant, judged.bundle, notes, documents)
+    return version.version, place_version(registry, version, gates, promote)
+
+
+def place_version(
+    registry: ModelRegistry, version: ModelVersion, gates: GateReport, promote: bool
+) -> bool:
+    """Put a published version live, or on trial, as gates and policy allow; whether it is live."""
     if not gates.passed:
-        return version.version, False
-    if promote or registry.policy(tenant) == "gated":
+        return False
+    if promote or registry.policy(version.tenant) == "gated":
         # Only in place of what it was judged against: whoever promoted meanwhile had a reason.
-        registry.promote(tenant, version.version, gates.live)
-        return version.version, True
-    registry.set_shadow(tenant, version.version)
-    return version.version, False
+        registry.promote(version.tenant, version.version, gates.live)
+        return True
+    registry.set_shadow(version.tenant, version.version)
+    return False
 
 
 def find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:
