@@ -239,12 +239,14 @@ def gate(
     version: int | Alias,
     *,
     registry: str,
+    slates: Path | str | None = None,
     config: TrainingConfig | None = None,
     clock: Callable[[], int] = wall_clock_us,
 ) -> GateReport:
     """Bring a published version before the gates, with what is live now; the answer is kept.
 
-    Raises `ModelNotFound`; what the gates say is no error.
+    With exported `slates`, gates on what was served judge too. Raises `ModelNotFound`; what the
+    gates say is no error.
     """
     name = check_tenant_id(tenant)
     with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
@@ -257,6 +259,8 @@ def gate(
             _fetch_live(opened, name, scratch),
             (config or TrainingConfig()).check(),
             clock(),
+            version=wanted.version,
+            slates=None if slates is None else Path(slates),
         )
         opened.attach(wanted, {GATES: report.to_json()})
     return report
