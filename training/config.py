@@ -13,6 +13,7 @@ __all__ = [
     "PRESETS",
     "BoostedConfig",
     "BoostedVariant",
+    "BudgetConfig",
     "ClusterConfig",
     "EvaluationConfig",
     "FactorizationConfig",
@@ -20,9 +21,11 @@ __all__ = [
     "LabelConfig",
     "RequestConfig",
     "ScheduleConfig",
+    "SearchConfig",
     "SplitConfig",
     "TrainingConfig",
     "preset",
+    "searching",
 ]
 
 DAY_S = 86_400.0
@@ -236,6 +239,30 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """How long, and how much, is searched for hyperparameters."""
+
+    seconds: float = 600.0
+    """Seconds after which no trial begins, and one that goes on ends at its next step."""
+    trials_max: int = 100
+    """Trials of each space."""
+    startup_trials: int = 6
+    """Trials of each space before any is pruned or proposed by what was seen."""
+    seed: int = 20_180_312
+    """Seeds what is proposed: with `trials_max` as the only limit, a search repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetConfig:
+    """What one tenant's training may take; beyond it the training ends and nothing is published."""
+
+    seconds_max: float = 14_400.0
+    """Seconds from the reading of its events to its last step."""
+    memory_bytes_max: int = 8_589_934_592
+    """Resident memory of a worker while it does a step of this tenant."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The Dask cluster that is made when no scheduler is named."""
 
@@ -247,6 +274,10 @@ class ClusterConfig:
     """Seconds that a scheduler may take to answer."""
     start_s_max: int = 60
     """Seconds to wait for the first worker."""
+    without_workers_s_max: int = 60
+    """Seconds without any worker after which the training ends."""
+    deaths_max: int = 2
+    """Workers of the local cluster that a step may take with it before the training ends."""
     dashboard_address: str = "127.0.0.1:0"
     """Where Dask's dashboard listens: loopback, any free port."""
 
@@ -264,6 +295,9 @@ class TrainingConfig:
     boosted: BoostedConfig = field(default_factory=BoostedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gates: GateConfig = field(default_factory=GateConfig)
+    search: SearchConfig | None = None
+    """Search for hyperparameters of the rankers on validation first; None: those above are used."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     derived: tuple[str, ...] = ()
     """Sentences on what the data's source derived; they are repeated in every report."""
 
@@ -296,6 +330,17 @@ def preset(name: str) -> TrainingConfig:
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
     return replace(TrainingConfig(), split=PRESETS[name])
+
+
+def searching(config: TrainingConfig, seconds: float) -> TrainingConfig:
+    """The config with a search of so many seconds, and as much more time to train; 0: as it is."""
+    if not seconds:
+        return config
+    return replace(
+        config,
+        search=SearchConfig(seconds=seconds, seed=config.seed),
+        budget=replace(config.budget, seconds_max=config.budget.seconds_max + seconds),
+    )
 
 
 @dataclass(frozen=True, slots=True)
