@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from training.flow import evaluate as evaluate
     from training.flow import gate as gate
     from training.flow import promote as promote
+    from training.flow import published_scorer as published_scorer
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
     from training.gates import GateReport as GateReport
@@ -35,25 +36,33 @@ if TYPE_CHECKING:
     from training.protocols import ProtocolReport as ProtocolReport
     from training.protocols import run_protocol as run_protocol
     from training.report import EvaluationReport as EvaluationReport
+    from training.service_frames import ConfigPreview as ConfigPreview
+    from training.service_frames import ExplainedSlate as ExplainedSlate
+    from training.service_frames import ServedTenant as ServedTenant
     from training.set_files import StoredSet as StoredSet
     from training.set_files import read_training_set as read_training_set
     from training.simulation.config import SimulationConfig as SimulationConfig
     from training.simulation.policy import Arm as Arm
     from training.simulation.run import Simulation as Simulation
     from training.simulation.run import simulate as simulate
+    from training.simulation.served import ServedCommunity as ServedCommunity
 
 _HOMES = {
     "Arm": "training.simulation.policy",
     "ComparisonReport": "training.comparison",
+    "ConfigPreview": "training.service_frames",
     "CounterfactualConfig": "training.counterfactual",
     "CounterfactualReport": "training.counterfactual",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
+    "ExplainedSlate": "training.service_frames",
     "GateReport": "training.gates",
     "LabelConfig": "training.config",
     "LoggedPlaces": "training.counterfactual",
     "ParityReport": "training.parity",
     "ProtocolReport": "training.protocols",
+    "ServedCommunity": "training.simulation.served",
+    "ServedTenant": "training.service_frames",
     "Simulation": "training.simulation.run",
     "SimulationConfig": "training.simulation.config",
     "StoredSet": "training.set_files",
@@ -69,6 +78,7 @@ _HOMES = {
     "parity_of": "training.parity",
     "preset": "training.config",
     "promote": "training.flow",
+    "published_scorer": "training.flow",
     "read_event_log": "training.event_log",
     "read_training_set": "training.set_files",
     "run_protocol": "training.protocols",
@@ -80,15 +90,19 @@ _HOMES = {
 __all__ = [
     "Arm",
     "ComparisonReport",
+    "ConfigPreview",
     "CounterfactualConfig",
     "CounterfactualReport",
     "EvaluationReport",
     "EventLog",
+    "ExplainedSlate",
     "GateReport",
     "LabelConfig",
     "LoggedPlaces",
     "ParityReport",
     "ProtocolReport",
+    "ServedCommunity",
+    "ServedTenant",
     "Simulation",
     "SimulationConfig",
     "StoredSet",
@@ -104,6 +118,7 @@ __all__ = [
     "parity_of",
     "preset",
     "promote",
+    "published_scorer",
     "read_event_log",
     "read_training_set",
     "run_protocol",
