@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from training.building import build_training_set as build_training_set
     from training.comparison import ComparisonReport as ComparisonReport
+    from training.config import ClusterConfig as ClusterConfig
+    from training.config import GateConfig as GateConfig
     from training.config import LabelConfig as LabelConfig
+    from training.config import SearchConfig as SearchConfig
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
     from training.counterfactual import CounterfactualConfig as CounterfactualConfig
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from training.protocols import ProtocolReport as ProtocolReport
     from training.protocols import run_protocol as run_protocol
     from training.report import EvaluationReport as EvaluationReport
+    from training.search import Study as Study
     from training.service_frames import ConfigPreview as ConfigPreview
     from training.service_frames import ExplainedSlate as ExplainedSlate
     from training.service_frames import ServedTenant as ServedTenant
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Arm": "training.simulation.policy",
+    "ClusterConfig": "training.config",
     "ComparisonReport": "training.comparison",
     "ConfigPreview": "training.service_frames",
     "CounterfactualConfig": "training.counterfactual",
@@ -56,16 +61,19 @@ _HOMES = {
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
     "ExplainedSlate": "training.service_frames",
+    "GateConfig": "training.config",
     "GateReport": "training.gates",
     "LabelConfig": "training.config",
     "LoggedPlaces": "training.counterfactual",
     "ParityReport": "training.parity",
     "ProtocolReport": "training.protocols",
+    "SearchConfig": "training.config",
     "ServedCommunity": "training.simulation.served",
     "ServedTenant": "training.service_frames",
     "Simulation": "training.simulation.run",
     "SimulationConfig": "training.simulation.config",
     "StoredSet": "training.set_files",
+    "Study": "training.search",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
@@ -89,6 +97,7 @@ _HOMES = {
 
 __all__ = [
     "Arm",
+    "ClusterConfig",
     "ComparisonReport",
     "ConfigPreview",
     "CounterfactualConfig",
@@ -96,16 +105,19 @@ __all__ = [
     "EvaluationReport",
     "EventLog",
     "ExplainedSlate",
+    "GateConfig",
     "GateReport",
     "LabelConfig",
     "LoggedPlaces",
     "ParityReport",
     "ProtocolReport",
+    "SearchConfig",
     "ServedCommunity",
     "ServedTenant",
     "Simulation",
     "SimulationConfig",
     "StoredSet",
+    "Study",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
