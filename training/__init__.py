@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from training.config import LabelConfig as LabelConfig
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
+    from training.counterfactual import CounterfactualConfig as CounterfactualConfig
+    from training.counterfactual import CounterfactualReport as CounterfactualReport
+    from training.counterfactual import LoggedPlaces as LoggedPlaces
+    from training.counterfactual_slates import compare_with_served as compare_with_served
     from training.dataset import TrainingSet as TrainingSet
     from training.event_log import EventLog as EventLog
     from training.event_log import load_events as load_events
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
     from training.gates import GateReport as GateReport
+    from training.parity import ParityReport as ParityReport
+    from training.parity import parity_of as parity_of
+    from training.protocols import ProtocolReport as ProtocolReport
+    from training.protocols import run_protocol as run_protocol
     from training.report import EvaluationReport as EvaluationReport
     from training.set_files import StoredSet as StoredSet
     from training.set_files import read_training_set as read_training_set
@@ -37,10 +45,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Arm": "training.simulation.policy",
     "ComparisonReport": "training.comparison",
+    "CounterfactualConfig": "training.counterfactual",
+    "CounterfactualReport": "training.counterfactual",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
     "GateReport": "training.gates",
     "LabelConfig": "training.config",
+    "LoggedPlaces": "training.counterfactual",
+    "ParityReport": "training.parity",
+    "ProtocolReport": "training.protocols",
     "Simulation": "training.simulation.run",
     "SimulationConfig": "training.simulation.config",
     "StoredSet": "training.set_files",
@@ -49,13 +62,16 @@ _HOMES = {
     "TrainingSet": "training.dataset",
     "build_training_set": "training.building",
     "compare_published": "training.flow",
+    "compare_with_served": "training.counterfactual_slates",
     "evaluate": "training.flow",
     "gate": "training.flow",
     "load_events": "training.event_log",
+    "parity_of": "training.parity",
     "preset": "training.config",
     "promote": "training.flow",
     "read_event_log": "training.event_log",
     "read_training_set": "training.set_files",
+    "run_protocol": "training.protocols",
     "simulate": "training.simulation.run",
     "train_all": "training.flow",
     "train_tenant": "training.flow",
@@ -64,10 +80,15 @@ _HOMES = {
 __all__ = [
     "Arm",
     "ComparisonReport",
+    "CounterfactualConfig",
+    "CounterfactualReport",
     "EvaluationReport",
     "EventLog",
     "GateReport",
     "LabelConfig",
+    "LoggedPlaces",
+    "ParityReport",
+    "ProtocolReport",
     "Simulation",
     "SimulationConfig",
     "StoredSet",
@@ -76,13 +97,16 @@ __all__ = [
     "TrainingSet",
     "build_training_set",
     "compare_published",
+    "compare_with_served",
     "evaluate",
     "gate",
     "load_events",
+    "parity_of",
     "preset",
     "promote",
     "read_event_log",
     "read_training_set",
+    "run_protocol",
     "simulate",
     "train_all",
     "train_tenant",
