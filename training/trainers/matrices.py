@@ -17,7 +17,7 @@ def blas_threads(count: int) -> AbstractContextManager[object]:
     """Products of matrices use so many threads in a `with` block.
 
     Sums depend on their number, so that a trainer names it. More threads than idle cores wait for
-    each other: on a busy machine of two cores, two were fifty times slower than one.
+    each other: on a busy machine of two cores, two were forty times slower than one.
     """
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only who trains pays for it
 
