@@ -107,9 +107,9 @@ class Applier:
             return encode_result(Rejected("invalid", str(error))), None, ()
         outcome = machine.apply(command, index, self._held)
         writes, events = outcome.writes, outcome.events
-        self._left += [
-            key for family, key, value in writes if family == "outbox" and value is not None
-        ]
+        for family, key, value in writes:
+            if family == "outbox" and value is not None:
+                self._left.append(key)
         if (events or outcome.of_tenant) and self._listeners:
             self._untold.append((TenantId(command.tenant), index, events))
         if type(command) is WipeTenant and outcome.result == Drained(index) and writes:

@@ -53,11 +53,9 @@ class ChangeJournal:
         `tenant` is whose events it leaves; None if it leaves none.
         """
         value = write_number(index)
-        noted = Write(
-            "meta",
-            ChangeKey.of(index % self._size),
-            value + tenant.encode() if tenant else value,
-        )
+        if tenant:
+            value += tenant.encode()
+        noted = Write("meta", ChangeKey.of(index % self._size), value)
         if self._begun:
             return (noted,)
         self._begun = True

@@ -340,6 +340,8 @@ Unkeyed = (
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Command)
 _VERSION = bytes((COMMAND_VERSION,))
+_COPY_BYTES_MAX: Final = 4_096
+"""Bytes of a command up to which a copy costs less than a view."""
 
 
 def encode_command(command: Command) -> bytes:
@@ -359,7 +361,8 @@ def decode_command(data: bytes) -> Command:
             f"{COMMAND_VERSION}: start the release that wrote it, or a newer one"
         )
     try:
-        command: Command = _decoder.decode(memoryview(data)[1:])
+        rest = data[1:] if len(data) < _COPY_BYTES_MAX else memoryview(data)[1:]
+        command: Command = _decoder.decode(rest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"not a command: {error}") from error
     return command

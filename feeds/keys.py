@@ -147,7 +147,12 @@ class TenantKey(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The key's bytes."""
-        return b"t" + self.tenant.encode()
+        return self.of(self.tenant)
+
+    @staticmethod
+    def of(tenant: str) -> bytes:
+        """The bytes of a tenant's key: every command reads one."""
+        return b"t" + tenant.encode()
 
     @classmethod
     def decode(cls, key: bytes) -> Self:

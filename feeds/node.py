@@ -23,7 +23,7 @@ from feeds.errors import ClusterMismatch, FeedsError, StorageError
 from feeds.flushing import BackgroundFlusher
 from feeds.identity import Identity
 from feeds.node_config import NodeConfig
-from feeds.replication.base import LogPosition, ReplicaStatus
+from feeds.replication.base import LogPosition
 from feeds.replication.cluster import ClusterReplica
 from feeds.replication.config import ClusterConfig, ConsensusConfig, LogConfig, MemberConfig
 from feeds.replication.snapshots import recover_install
@@ -212,9 +212,9 @@ class EngineNode:
             asyncio.run_coroutine_threadsafe(server.stop(), replica.loop).result()
             replica.close()
 
-    def _work(self, status: ReplicaStatus) -> None:
+    def _work(self) -> None:
         """After commands were applied, or the role has changed."""
-        self._machine.lead(leads=status.role == "leader")
+        self._machine.lead(leads=self.replica.leads)
         self._machine.work()
 
     def _joined(self) -> None:

@@ -11,13 +11,14 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 
 from feeds.errors import FeedsError, InvalidInput, Overloaded, StorageError
 from feeds.replication.base import Applied, LogPosition, ReplicaStatus
-from feeds.replication.frames import FrameReader, frame
+from feeds.replication.connection import Connection
+from feeds.replication.frames import frame
 from feeds.replication.waiting import Done as Told
 from feeds.socket_protocol import (
     PROTOCOL_VERSION,
@@ -40,7 +41,6 @@ from feeds.socket_protocol import (
 __all__ = ["ServedReplica", "SocketConfig", "SocketServer", "silence_s"]
 
 _log = structlog.get_logger(__name__)
-_READ_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class ServedReplica(Protocol):
         """Propose a command; `done` is called on the loop, once."""
         ...
 
-    def watch(self, watcher: Callable[[ReplicaStatus], None]) -> None:
+    def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher` on the loop when something was applied or the role changed."""
         ...
 
@@ -85,8 +85,8 @@ class ServedReplica(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Connection:
-    writer: asyncio.StreamWriter
+class _Client:
+    connection: Connection
     open: int = 0
     replies: list[bytes] = field(default_factory=list)
 
@@ -109,7 +109,7 @@ class SocketServer:
         self._config = config or SocketConfig()
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
-        self._connections: set[_Connection] = set()
+        self._clients: set[_Client] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_due = False
         self._beating: asyncio.Task[None] | None = None
@@ -127,7 +127,9 @@ class SocketServer:
             _make_way(path)
             before = os.umask(0o177)
             try:
-                self._server = await asyncio.start_unix_server(self._accept, str(path))
+                self._server = await self._replica.loop.create_unix_server(
+                    self._new_connection, str(path)
+                )
             finally:
                 os.umask(before)
         except OSError as error:
@@ -153,65 +155,57 @@ class SocketServer:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        connection = _Connection(writer)
-        if len(self._connections) >= self._config.connections_max:
-            _log.warning("socket_full", connections=len(self._connections))
-            writer.close()
+    def _new_connection(self) -> Connection:
+        return Connection(REQUEST_BYTES_MAX, self._config.frame_s_max, self._accept)
+
+    def _accept(self, connection: Connection) -> None:
+        task = self._replica.loop.create_task(self._serve(_Client(connection)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client: _Client) -> None:
+        if len(self._clients) >= self._config.connections_max:
+            _log.warning("socket_full", connections=len(self._clients))
+            client.connection.transport.close()
             return
-        self._connections.add(connection)
+        self._clients.add(client)
         try:
-            await self._serve(reader, connection)
-        except (OSError, InvalidInput, TimeoutError) as error:
-            _log.warning(
-                "socket_connection_failed",
-                why=str(error)[:300] or "half a request, and then silence",
-            )
+            self._reply(client, self._welcome)
+            self._reply(client, self._where())
+            await client.connection.listen(lambda contents: self._received(client, contents))
+        except (OSError, InvalidInput) as error:
+            _log.warning("socket_connection_failed", why=str(error)[:300])
         except asyncio.CancelledError:
             pass
         finally:
-            self._connections.discard(connection)
-            writer.close()
+            self._clients.discard(client)
+            client.connection.transport.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
-        self._reply(connection, self._welcome)
-        self._reply(connection, self._where(self._replica.status()))
-        frames = FrameReader(REQUEST_BYTES_MAX)
-        deadline_s: float | None = None
-        while data := await _read(reader, deadline_s):
-            contents = frames.feed(data)
-            for content in contents:
-                self._take(connection, decode_request(content))
-            if not frames.waiting:
-                deadline_s = None
-            elif contents or deadline_s is None:
-                deadline_s = self._replica.loop.time() + self._config.frame_s_max
+    def _received(self, client: _Client, contents: list[bytes]) -> None:
+        for content in contents:
+            self._take(client, decode_request(content))
 
-    def _take(self, connection: _Connection, request: Request) -> None:
-        if connection.open >= self._config.requests_max:
-            what = f"{connection.open} requests of this connection are unanswered: retry later"
-            self._reply(connection, failed(request.id, Overloaded(what)))
+    def _take(self, client: _Client, request: Request) -> None:
+        if client.open >= self._config.requests_max:
+            what = f"{client.open} requests of this connection are unanswered: retry later"
+            self._reply(client, failed(request.id, Overloaded(what)))
             return
         match request:
             case Submit(number, command):
-                self._submit(connection, number, command)
+                self._submit(client, number, command)
             case Barrier(number):
-                self._submit(connection, number, b"")
+                self._submit(client, number, b"")
             case Status(number):
-                self._reply(connection, Done(number, status=self._replica.status()))
+                self._reply(client, Done(number, status=self._replica.status()))
             case Checkpoint(number, path):
-                self._reply(connection, self._take_checkpoint(number, Path(path)))
+                self._reply(client, self._take_checkpoint(number, Path(path)))
 
-    def _submit(self, connection: _Connection, number: int, command: bytes) -> None:
-        connection.open += 1
+    def _submit(self, client: _Client, number: int, command: bytes) -> None:
+        client.open += 1
 
         def done(told: Applied | FeedsError) -> None:
-            connection.open -= 1
-            self._reply(connection, outcome(number, told))
+            client.open -= 1
+            self._reply(client, outcome(number, told))
 
         self._replica.submit_on_loop(command, done)
 
@@ -222,7 +216,8 @@ class SocketServer:
             return failed(number, InvalidInput(str(error)))
         return Done(number, position.index, position.term)
 
-    def _where(self, status: ReplicaStatus) -> AppliedUpTo:
+    def _where(self) -> AppliedUpTo:
+        status = self._replica.status()
         return AppliedUpTo(
             status.applied_index,
             status.commit_index,
@@ -234,18 +229,18 @@ class SocketServer:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
-            self._moved(self._replica.status())
+            self._moved()
 
-    def _moved(self, status: ReplicaStatus) -> None:
+    def _moved(self) -> None:
         """Tell everyone how far the store is: at most once a turn."""
-        if self._connections:
-            said = frame(encode(self._where(status)))
-            for connection in self._connections:
-                connection.replies.append(said)
-            self._flush_soon()
+        if self._clients:
+            said = frame(encode(self._where()))
+            for client in self._clients:
+                client.replies.append(said)
+            self._flush()  # what was answered in this turn leaves with it
 
-    def _reply(self, connection: _Connection, reply: Reply) -> None:
-        connection.replies.append(frame(encode(reply)))
+    def _reply(self, client: _Client, reply: Reply) -> None:
+        client.replies.append(frame(encode(reply)))
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -255,24 +250,16 @@ class SocketServer:
 
     def _flush(self) -> None:
         self._flush_due = False
-        for connection in self._connections:
-            if connection.replies:
-                data = b"".join(connection.replies)
-                connection.replies.clear()
-                transport = connection.writer.transport
+        for client in self._clients:
+            if client.replies:
+                data = b"".join(client.replies)
+                client.replies.clear()
+                transport = client.connection.transport
                 if transport.get_write_buffer_size() > self._config.unread_bytes_max:
                     _log.warning("socket_hung_up", why="it does not read its replies")
                     transport.abort()
                 elif not transport.is_closing():
-                    connection.writer.write(data)
-
-
-async def _read(reader: asyncio.StreamReader, deadline_s: float | None) -> bytes:
-    """What comes next; empty at the end. Raises `TimeoutError` after a time of the loop's clock."""
-    if deadline_s is None:
-        return await reader.read(_READ_BYTES)
-    async with asyncio.timeout_at(deadline_s):
-        return await reader.read(_READ_BYTES)
+                    transport.write(data)
 
 
 def silence_s(status: ReplicaStatus) -> float | None:

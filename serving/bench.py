@@ -99,7 +99,7 @@ def command(
     to reply, beside `mlflow models serve` where it is installed. ranker: 500 candidates, no engine.
     overload: reads at twice the load that a worker carries, from when they were due.
     tenants: a read beside a tenant that asks for ten times its quota. point_in_time: the features
-    of every impression of a log.
+    of every impression of a log. train: LightFM, ALS and XGBoost beside the libraries alone.
 
     For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """

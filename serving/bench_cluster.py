@@ -46,10 +46,11 @@ def commit(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Fi
     synced = _synced(directory / "commit.raw", seconds / 4)
     for name, plain, share in (("TLS", False, 0.3), ("plain", True, 0.65)):
         yield Doing(f"three nodes, {name}", share)
-        with three_nodes(directory / f"commit-{name}", plain=plain) as leader:
-            one, rate = _commits(directory / f"commit-{name}", VALUE_BYTES, seconds)
-            put = Puts()
-            threaded = pipelined(lambda number: leader.propose(put(700_000_000 + number)), seconds)  # noqa: B023
+        nodes = directory / f"commit-{name}"
+        with three_nodes(nodes, plain=plain) as writer:
+            writer.close()  # the client that is measured is alone, as that of etcd is
+            one, rate = _commits(nodes, VALUE_BYTES, seconds)
+            threaded = _threaded(nodes, seconds)
         goal = "1 ms, or 3 fdatasync + 0.5 ms"
         what = f"a durable commit on three nodes, {name}, one client"
         yield Figure.of_times(
@@ -100,7 +101,8 @@ def failover(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | 
 
 def nodes_rate(directory: Path, seconds: float, value_bytes: int, *, plain: bool) -> float:
     """Durable commits a second of so many bytes each, 64 in flight, on three new nodes."""
-    with three_nodes(directory, plain=plain):
+    with three_nodes(directory, plain=plain) as writer:
+        writer.close()  # as in `commit`
         return _commits(directory, value_bytes, seconds)[1]
 
 
@@ -165,6 +167,16 @@ def _commits(nodes: Path, value_bytes: int, seconds: float) -> tuple[Times, floa
     client = QuickClient(nodes / f"{leader_of(nodes)}.sock", value_bytes)
     try:
         return _measure(client, seconds, lambda: _keys(nodes))
+    finally:
+        client.close()
+
+
+def _threaded(nodes: Path, seconds: float) -> float:
+    """Durable commits a second, 64 in flight, through the client that workers use."""
+    put = Puts()
+    client = EngineClient.connect(nodes / f"{leader_of(nodes)}.sock")
+    try:
+        return pipelined(lambda number: client.propose(put(700_000_000 + number)), seconds)
     finally:
         client.close()
 

@@ -24,6 +24,7 @@ from training.cluster import Task, Workers, open_workers
 from training.columns import EventColumns, read_columns
 from training.config import ClusterConfig, TrainingConfig
 from training.errors import TrainingError
+from training.event_log import read_manifest
 from training.fingerprints import code_version, fingerprint_of
 from training.labels import LabelledImpressions, label_impressions
 from training.served import NO_SLATES, ServedPlaces, has_slates, read_slates
@@ -46,6 +47,7 @@ __all__ = [
     "build_training_set",
     "default_spec",
     "rows_and_questions",
+    "served_places",
 ]
 
 LEFT_OUT: Final = ("position",)
@@ -59,6 +61,8 @@ _ROW_BYTES: Final = 1_500
 """Memory of a row while its part is put together: sides, features, and both again as Arrow."""
 _EVENT_BYTES: Final = 500
 """Memory of an event while users' records are searched: its tags one by one, sorted."""
+_READING_BYTES: Final = 300
+"""Memory of an event while the log is read, labelled and resolved, before workers begin."""
 _PART_ROWS_MAX: Final = 262_144
 _FACTORS: Final = "factor_"
 
@@ -106,11 +110,6 @@ def build_training_set(
     """
     config = (config or TrainingConfig()).check()
     name = check_tenant_id(tenant)
-    if memory_bytes < MEMORY_BYTES_MIN:
-        raise TrainingError(
-            f"{memory_bytes} bytes of memory are too few to build a training set: give "
-            f"{MEMORY_BYTES_MIN // 1024**2} MiB at least"
-        )
     spec = spec or default_spec()
     if twice := set(LEFT_OUT) & set(spec.names):
         raise TrainingError(
@@ -118,13 +117,14 @@ def build_training_set(
         )
     cluster = replace(cluster or ClusterConfig(), worker_memory_bytes=memory_bytes)
     share = memory_bytes // (cluster.workers + 1)
+    _check_memory(Path(events), name, memory_bytes)
     with new_set(Path(out).resolve(), name) as made:
         scratch = made.directory.with_name(f"{made.directory.name}-shelf")
         scratch.mkdir()
         shelf = Shelf(scratch)
         log = read_columns(events, name, progress)
         progress("labels", 0, None)
-        served = _served(slates, Path(events), log, spec, factors)
+        served = served_places(slates, Path(events), log, spec, factors)
         prepared = _prepare(shelf, log, served, config, share, clock(), factors)
         del log, served
         with open_workers(scheduler, cluster) as workers:
@@ -133,12 +133,23 @@ def build_training_set(
         return made.commit(_manifest(prepared, written, spec, config))
 
 
+def _check_memory(events: Path, tenant: str, memory_bytes: int) -> None:
+    """Raises `TrainingError` where the log cannot be read within the memory that is given."""
+    _, manifest = read_manifest(events, tenant)
+    needed = max(MEMORY_BYTES_MIN, _READING_BYTES * sum(file.rows for file in manifest.files))
+    if memory_bytes < needed:
+        raise TrainingError(
+            f"{memory_bytes} bytes of memory are too few to build a training set of this log: give "
+            f"{-(-needed // 1024**2)} MiB at least"
+        )
+
+
 def default_spec() -> FeatureSpec:
     """Every feature but those that training leaves out."""
     return FeatureSpec(tuple(name for name in FEATURES if name not in LEFT_OUT))
 
 
-def _served(
+def served_places(
     slates: Path | str | None,
     events: Path,
     log: EventColumns,

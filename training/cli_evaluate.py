@@ -1,7 +1,8 @@
 """The command `headwater evaluate`: a model on the past, a protocol, or a counterfactual."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,8 +17,19 @@ from training.cli_options import (
     config_of,
     registry_uri,
 )
-from training.cli_output import print_protocol, print_report, progress_bar, told, write_json
+from training.cli_output import (
+    print_counterfactual,
+    print_protocol,
+    print_report,
+    progress_bar,
+    told,
+    write_json,
+)
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from ranking.scorers.base import Scorer
+    from training.parity import ParityReport
 
 __all__ = ["evaluate"]
 
@@ -56,6 +68,41 @@ def evaluate(
             "--cache", envvar="HEADWATER_CACHE", help="Where a downloaded data set is kept."
         ),
     ] = CACHE,
+    counterfactual: Annotated[
+        Path | None,
+        typer.Option(
+            "--counterfactual",
+            help="Estimate instead what the version would have earned on these slates: the "
+            "directory that `headwater slates export` wrote to.",
+        ),
+    ] = None,
+    formula: Annotated[
+        str | None,
+        typer.Option(
+            "--formula", help="Of a counterfactual: a ranking expression instead of a version."
+        ),
+    ] = None,
+    explore: Annotated[
+        float,
+        typer.Option(
+            "--explore",
+            min=0,
+            max=1,
+            help="Of a counterfactual: the share of places that the candidate leaves to chance.",
+        ),
+    ] = 0.0,
+    assumption: Annotated[
+        Literal["independent", "cascade"],
+        typer.Option(
+            "--assumption",
+            help="Of a counterfactual: what comes of a place depends on it alone, or on those "
+            "above it as well.",
+        ),
+    ] = "independent",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Leave report.json, report.md and report.html here too."),
+    ] = None,
     dataset: Described = None,
     registry: Registry = None,
     data_dir: DataDir = DATA_DIR,
@@ -71,19 +118,86 @@ def evaluate(
             raise TrainingError(
                 "say what to judge: --tenant and --events for a model, or --protocol p1 to p5"
             )
+        uri = registry_uri(registry, data_dir)
+        if counterfactual is not None:
+            asked = _Counterfactual(counterfactual, events, tenant, explore, assumption)
+            _compare(asked, None if formula else (uri, version), formula, seed, json)
+            return
         from training.flow import evaluate as evaluate_version  # noqa: PLC0415 - heavy imports
 
         report = evaluate_version(
             events,
             tenant,
-            registry=registry_uri(registry, data_dir),
+            registry=uri,
             version=version_of(version),
             config=config_of(dataset, seed),
         )
+        if out is not None:
+            report.write(out)
         if json:
             write_json(report.as_dict())
         else:
             print_report(report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counterfactual:
+    """What a counterfactual is asked of."""
+
+    slates: Path
+    events: Path
+    tenant: str
+    explore: float
+    assumption: Literal["independent", "cascade"]
+
+
+def _compare(
+    asked: _Counterfactual,
+    published: tuple[str, str] | None,
+    formula: str | None,
+    seed: int | None,
+    json: bool,
+) -> None:
+    """A published version (the registry's address, and which), or a formula, beside the served."""
+    import msgspec  # noqa: PLC0415 - heavy imports inside
+
+    from ranking.scorers.expression import ExpressionScorer  # noqa: PLC0415
+    from training.counterfactual import CounterfactualConfig  # noqa: PLC0415
+    from training.counterfactual_slates import compare_with_served  # noqa: PLC0415
+    from training.flow import published_scorer  # noqa: PLC0415
+    from training.parity import parity_of  # noqa: PLC0415
+
+    with progress_bar(json) as progress:
+        parity = None
+        if published is None:
+            scorer: Scorer = ExpressionScorer.of({"score": formula})
+        else:
+            uri, version = published
+            found, scorer = published_scorer(asked.tenant, version_of(version), registry=uri)
+            progress("scoring served slates again", 0, None)
+            parity = parity_of(asked.slates, asked.tenant, scorer, found.version)
+        report = compare_with_served(
+            asked.slates,
+            asked.events,
+            asked.tenant,
+            scorer,
+            explore=asked.explore,
+            config=CounterfactualConfig(assumption=asked.assumption),
+            seed=seed or 0,
+            progress=progress,
+        )
+    if json:
+        write_json({**msgspec.to_builtins(report), "parity": _parity(parity)})
+    else:
+        print_counterfactual(report, parity)
+
+
+def _parity(report: "ParityReport | None") -> dict[str, object] | None:
+    import msgspec  # noqa: PLC0415 - only an answer as JSON
+
+    if report is None:
+        return None
+    return {**msgspec.to_builtins(report), "identical": report.identical}
 
 
 def _run_protocol(

@@ -12,13 +12,16 @@ from ranking.errors import RankingError
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from training.counterfactual import CounterfactualReport
     from training.gates import GateReport
+    from training.parity import ParityReport
     from training.protocols import ProtocolReport
     from training.report import EvaluationReport
     from training.sources import Progress
 
 __all__ = [
     "print_answer",
+    "print_counterfactual",
     "print_gates",
     "print_protocol",
     "print_report",
@@ -59,6 +62,17 @@ def print_protocol(report: "ProtocolReport") -> None:
     console.print(report.table())
     for sentence in report.lines():
         console.print(f"• {sentence}", highlight=False, markup=False)
+
+
+def print_counterfactual(report: "CounterfactualReport", parity: "ParityReport | None") -> None:
+    """The estimates, or why there are none, and whether served scores come out again."""
+    from rich.console import Console  # noqa: PLC0415 - only where a table is shown
+
+    console = Console()
+    console.print(report.table())
+    console.print(f"• {report.verdict}", highlight=False, markup=False)
+    if parity is not None:
+        console.print(f"• Parity: {parity.sentence}.", highlight=False, markup=False)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ import numpy as np
 from ranking.bundle import ModelBundle
 from training.comparison import ComparisonReport
 from training.config import GateConfig
+from training.counterfactual import CounterfactualReport
 from training.dataset import TrainingSet
+from training.parity import ParityReport
 from training.trained_users import trained_on
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ __all__ = [
     "Gate",
     "GateReport",
     "better_gate",
+    "counterfactual_gate",
     "deleted_users_gate",
     "fairness_gate",
     "latency_gate",
+    "parity_gate",
     "size_gate",
     "unjudged",
 ]
@@ -35,6 +39,9 @@ GATES: Final = "gates.json"
 """The document of a version that holds its `GateReport`."""
 
 Verdict = Literal["passed", "failed", "not judged"]
+
+NO_SLATES: Final = "no exported slates were given (`headwater models gate --slates`)"
+"""Why gates that need slates could not judge."""
 
 _NAMED_MAX: Final = 5
 
@@ -189,6 +196,34 @@ def deleted_users_gate(tenant: str, trained_users: bytes | None, deleted: Iterab
     named = ", ".join(found[:_NAMED_MAX]) + (", …" if len(found) > _NAMED_MAX else "")
     told = f"it learnt from {len(found)} deleted users ({named}): train anew without them."
     return Gate(name, "failed", told, figures)
+
+
+def parity_gate(report: ParityReport | None) -> Gate:
+    """What was served comes out again, bit for bit; None where no slates were given."""
+    if report is None:
+        return unjudged("parity", f"{NO_SLATES}.")
+    figures = {"slates": float(report.slates), "different": float(report.different_scores)}
+    if report.identical is None:
+        return unjudged("parity", f"{report.sentence}.")
+    verdict: Verdict = "passed" if report.identical else "failed"
+    return Gate("parity", verdict, f"{report.sentence}.", figures)
+
+
+def counterfactual_gate(report: CounterfactualReport | str | None) -> Gate:
+    """Not worse than what was served, on the logged slates; a text says why none can be used.
+
+    It fails where a whole interval of a difference lies below 0, of any estimator.
+    """
+    name = "counterfactual"
+    if report is None:
+        return unjudged(name, f"{NO_SLATES}.")
+    if isinstance(report, str):
+        return unjudged(name, f"{report}.")
+    if report.refusal is not None:
+        return unjudged(name, report.refusal)
+    figures = {one.name: one.difference for one in report.estimates}
+    worse = any(one.verdict == "worse" for one in report.estimates)
+    return Gate(name, "failed" if worse else "passed", report.verdict, figures)
 
 
 def unjudged(name: str, reason: str) -> Gate:

@@ -9,18 +9,25 @@ from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from training.comparison import ComparisonReport, Played, chronological, compare, play
 from training.config import TrainingConfig
+from training.counterfactual import CounterfactualReport
+from training.counterfactual_slates import compare_with_served
 from training.dataset import TrainingSet
+from training.errors import ExportDamaged, TrainingError
 from training.evaluation import request_ndcg
 from training.event_log import EventLog, read_deleted_users, read_event_log
 from training.gates import (
     Gate,
     GateReport,
     better_gate,
+    counterfactual_gate,
     deleted_users_gate,
     fairness_gate,
     latency_gate,
+    parity_gate,
     size_gate,
 )
+from training.logged_slates import logged_slates
+from training.parity import check_parity
 from training.selection import Judged
 from training.steps import SetFiles
 from training.trained_users import TRAINED_USERS
@@ -60,7 +67,8 @@ def gate_trained(
     comparison = compare(ours, theirs, config.evaluation, config.seed)
     deleted = read_deleted_users(plan.export, plan.tenant)
     deletion = deleted_users_gate(plan.tenant, judged.documents.get(TRAINED_USERS), deleted)
-    return _report(bundle, comparison, ours.test, deletion, live, config, judged_us, timer)
+    gates = (deletion, parity_gate(None), counterfactual_gate(None))
+    return _report(bundle, comparison, ours.test, gates, live, config, judged_us, timer)
 
 
 def gate_published(
@@ -72,8 +80,15 @@ def gate_published(
     config: TrainingConfig,
     judged_us: int,
     timer: Timer = time.perf_counter,
+    *,
+    version: int,
+    slates: Path | None = None,
 ) -> GateReport:
-    """Gate a bundle in a directory on the test part of an export, beside what is live."""
+    """Gate a bundle in a directory on the test part of an export, beside what is live.
+
+    With exported `slates`, also on what was served: its own scores and those of the live version
+    must come out again, and it may not be worse than what was served.
+    """
     bundle = ModelBundle.load(directory)
     log = read_event_log(export, tenant)
     ours = play(log, bundle, config, "the version")
@@ -81,7 +96,37 @@ def gate_published(
     comparison = compare(ours, theirs, config.evaluation, config.seed)
     deleted = read_deleted_users(export, tenant)
     deletion = deleted_users_gate(tenant, documents.get(TRAINED_USERS), deleted)
-    return _report(bundle, comparison, ours.test, deletion, live, config, judged_us, timer)
+    served = _served_gates(slates, export, tenant, Live(version, directory), live, config)
+    gates = (deletion, *served)
+    return _report(bundle, comparison, ours.test, gates, live, config, judged_us, timer)
+
+
+def _served_gates(
+    slates: Path | None,
+    export: Path,
+    tenant: TenantId,
+    wanted: Live,
+    live: Live | None,
+    config: TrainingConfig,
+) -> tuple[Gate, Gate]:
+    """What the exported slates say; not judged where there are none."""
+    if slates is None:
+        return parity_gate(None), counterfactual_gate(None)
+    versions = {
+        str(one.version): ModelBundle.load(one.directory).scorer()
+        for one in (wanted, live)
+        if one is not None
+    }
+    parity = check_parity(logged_slates(slates, tenant), versions.get)
+    candidate = versions[str(wanted.version)]
+    told: CounterfactualReport | str
+    try:
+        told = compare_with_served(slates, export, tenant, candidate, seed=config.seed)
+    except ExportDamaged:
+        raise
+    except TrainingError as error:  # no slate can be used: the reason is the answer
+        told = str(error)
+    return parity_gate(parity), counterfactual_gate(told)
 
 
 def compare_versions(
@@ -108,7 +153,7 @@ def _report(
     bundle: ModelBundle,
     comparison: ComparisonReport,
     test: TrainingSet,
-    deletion: Gate,
+    others: tuple[Gate, ...],
     live: Live | None,
     config: TrainingConfig,
     judged_us: int,
@@ -125,6 +170,6 @@ def _report(
             fairness_gate(comparison, gates),
             latency_gate(bundle, test, gates, timer),
             size_gate(bundle, gates),
-            deletion,
+            *others,
         ),
     )

@@ -1,10 +1,12 @@
 """EvaluationReport: what a training run or an evaluation found, as JSON, a frame and a table."""
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ranking.files import replace_file
 from training.evaluation import CHRONOLOGICAL, RankerResult
 from training.report_details import BandReport, ReliabilityReport
 
@@ -12,10 +14,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["EvaluationReport", "ExploreReport", "LiveReport", "PartReport"]
+__all__ = ["REPORT", "EvaluationReport", "ExploreReport", "LiveReport", "PartReport"]
 
 CAPTION_COLUMNS = 72
 """Width of the sentences below a report's table."""
+
+REPORT = "report.json"
+"""The document of a version that holds its report."""
 
 REPORT_VERSION = 2
 """Rises when a field changes its meaning."""
@@ -153,6 +158,14 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
         from training.report_pages import as_html  # noqa: PLC0415 - only where it is written
 
         return as_html(self)
+
+    def write(self, directory: Path) -> None:
+        """Leave `report.json`, `report.md` and `report.html` in a directory; made if need be."""
+        from training.report_pages import rendered  # noqa: PLC0415 - only where it is written
+
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in {REPORT: self.to_json(), **rendered(self)}.items():
+            replace_file(directory / name, content)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a ranking, by its name: NDCG with interval, the other figures, the difference."""

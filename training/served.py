@@ -7,7 +7,7 @@ docs/slates.md has the columns. Only files that the manifest names are read, eac
 that it states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from training.fingerprints import fingerprint_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NO_SLATES", "ServedPlaces", "has_slates", "read_slates"]
+__all__ = ["NO_SLATES", "ServedPlaces", "has_slates", "read_slates", "slate_tables"]
 
 MANIFEST: Final = "_slates.json"
 SCHEMA_VERSION: Final = 1
@@ -117,22 +117,30 @@ def read_slates(
     A feature counts as logged where the slate's spec had it, of the same version and parameters.
     Raises `ExportDamaged`. Memory: 5 bytes a feature and place.
     """
+    _, manifest = _manifest(Path(path), tenant)
+    slate_of = {name: number for number, name in enumerate(slates)}
+    activity_of = {name: number for number, name in enumerate(activities)}
+    tables = slate_tables(path, tenant, _COLUMNS)
+    parts = [
+        NO_SLATES(len(spec.names)),
+        *(_places(table, spec, slate_of, activity_of) for table in tables),
+    ]
+    fingerprint = fingerprint_of([tenant, *sorted(file.sha256 for file in manifest.files)])
+    return _sorted(parts, fingerprint)
+
+
+def slate_tables(path: Path | str, tenant: str, columns: Sequence[str]) -> Iterator["pa.Table"]:
+    """Columns of a tenant's exported slates, a table for each file; raises `ExportDamaged`."""
     import pyarrow as pa  # noqa: PLC0415 - half a second that only training pays
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     root, manifest = _manifest(Path(path), tenant)
-    slate_of = {name: number for number, name in enumerate(slates)}
-    activity_of = {name: number for number, name in enumerate(activities)}
-    parts = [NO_SLATES(len(spec.names))]
     for file in manifest.files:
         check_file(root, file)
         try:
-            table = pq.ParquetFile(root / file.path).read(list(_COLUMNS))
+            yield pq.ParquetFile(root / file.path).read(list(columns))
         except (OSError, pa.ArrowException) as error:
             raise damaged(root / file.path, str(error)) from error
-        parts.append(_places(table, spec, slate_of, activity_of))
-    fingerprint = fingerprint_of([tenant, *sorted(file.sha256 for file in manifest.files)])
-    return _sorted(parts, fingerprint)
 
 
 def has_slates(path: Path | str, tenant: str) -> bool:

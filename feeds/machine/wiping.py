@@ -6,6 +6,7 @@ that are void. None of its name can be created before, so nothing of the old one
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -39,6 +40,9 @@ The order is part of the command's meaning: another one needs another version.
 _STAGES: Final = (*_DATA, "config", "meta")
 _JOURNAL: Final = b"c\0"
 """What the slots of the change journal begin with in `meta`."""
+
+_RECORDS_KEPT: Final = 1_024
+"""Tenants' records that are kept decoded."""
 
 _VOID: Final = write_number(0)
 """A slot of no command: who looks for one there has missed it, and reads everything anew."""
@@ -107,8 +111,15 @@ def wipe(command: WipeTenant, changes: Changes, view: View) -> Drained:
 
 
 def _record(tenant: str, view: View) -> TenantRecord | None:
-    data = view.get("config", TenantKey(tenant).encode())
-    return decode_tenant(data) if data else None
+    data = view.get("config", TenantKey.of(tenant))
+    return _decoded(data) if data else None
+
+
+@lru_cache(maxsize=_RECORDS_KEPT)
+def _decoded(data: bytes) -> TenantRecord:
+    """Every command looks at its tenant's record, which hardly ever changes."""
+    record: TenantRecord = decode_tenant(data)
+    return record
 
 
 class _Rows(NamedTuple):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
+from feeds.replication.connection import Connection
+
 __all__ = ["Acceptor", "notice_silence"]
 
 _BACKLOG: Final = 128
@@ -101,13 +103,13 @@ def _close(unused: socket.socket, _task: "asyncio.Task[None]") -> None:
     unused.close()
 
 
-def notice_silence(writer: asyncio.StreamWriter, seconds: float, *, unread: bool) -> None:
+def notice_silence(noticed: Connection, seconds: float, *, unread: bool) -> None:
     """Let the system give a connection up where the other machine says nothing for so long.
 
     With `unread` also where it takes nothing of what it is sent. Without this TCP goes on for a
     quarter of an hour, with ever longer pauses, also once the network is whole again.
     """
-    connection = writer.get_extra_info("socket")
+    connection = noticed.info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):  # elsewhere than on Linux the system's own times hold
         probe_s = max(1, round(seconds / 5))

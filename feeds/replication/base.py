@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
@@ -22,8 +21,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """An index, a term or a count, as messages hold it."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class LogPosition:
+class LogPosition(msgspec.Struct, frozen=True, order=True):
     """A place in the log: an entry's index and the term of the leader that wrote it."""
 
     index: int
@@ -37,8 +35,7 @@ class Entry(NamedTuple):
     command: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True):
     """A command that is durable and applied: its place in the log and the machine's result."""
 
     index: int
@@ -50,8 +47,7 @@ ApplyCommand = Callable[[int, int, bytes], bytes]
 effects and the applied index in one batch. It raises only on I/O errors, which stop the replica."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerStatus:
+class PeerStatus(msgspec.Struct, frozen=True):
     """Another node of the cluster, as this one sees it."""
 
     node: str
@@ -62,8 +58,7 @@ class PeerStatus:
     """Seconds since it was last heard; None where it never was."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
+class ReplicaStatus(msgspec.Struct, frozen=True):
     """Where a replica stands. Its role is `leader`, `follower`, `candidate` or `stopped`."""
 
     role: str

@@ -29,6 +29,7 @@ from feeds.errors import (
 )
 from feeds.replication.base import Applied, ApplyCommand, LogPosition, ReplicaStatus
 from feeds.replication.config import ClusterConfig
+from feeds.replication.connection import Connection
 from feeds.replication.disk_space import DiskSpace
 from feeds.replication.event_loop import new_event_loop
 from feeds.replication.journal import Journal
@@ -46,7 +47,7 @@ from feeds.replication.snapshots import (
     finish_install,
 )
 from feeds.replication.sync_thread import SyncThread
-from feeds.replication.transport import Listener, Peer, Transport
+from feeds.replication.transport import Listener, Transport
 from feeds.replication.waiting import Done
 
 __all__ = ["ClusterReplica"]
@@ -111,7 +112,7 @@ class ClusterReplica:
         self._closing = False
         self._ended: asyncio.Event | None = None
         self._failure: BaseException | None = None
-        self._watchers: tuple[Callable[[ReplicaStatus], None], ...] = ()
+        self._watchers: tuple[Callable[[], None], ...] = ()
         self._snapshots: set[asyncio.Task[None]] = set()
         self._receiving = False
         self._thread = Thread(target=self._run, name="replica", daemon=True)
@@ -185,7 +186,7 @@ class ClusterReplica:
         self._member.submit(command, done)
         self._turn_soon()
 
-    def watch(self, watcher: Callable[[ReplicaStatus], None]) -> None:
+    def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher` on the replica's thread when something was applied or the role changed."""
         self._watchers = (*self._watchers, watcher)
 
@@ -290,10 +291,9 @@ class ClusterReplica:
         self._turn_soon()
 
     def _tell_watchers(self) -> None:
-        status = self._member.status()
         for watcher in self._watchers:
             try:
-                watcher(status)
+                watcher()
             except Exception:  # noqa: BLE001 - a watcher must not stop the log
                 _log.exception("watcher_failed")
 
@@ -404,7 +404,7 @@ class ClusterReplica:
             await connection.close()
         return position
 
-    async def _take_snapshot(self, peer: str, connection: Peer) -> None:
+    async def _take_snapshot(self, peer: str, connection: Connection) -> None:
         """Receive a snapshot and put it in the store's place; the answer says how it went."""
         if self._receiving or self._source is None:
             await connection.write(b"another one is coming in")
@@ -420,7 +420,7 @@ class ClusterReplica:
         await connection.write(answer.encode())
         self._turn_soon()
 
-    async def _receive_snapshot(self, peer: str, connection: Peer) -> str:
+    async def _receive_snapshot(self, peer: str, connection: Connection) -> str:
         manifest = msgspec.msgpack.decode(await self._piece(connection), type=Manifest)
         if not self._member.may_install(manifest.position):
             return "ok"  # what it brings is here
@@ -439,7 +439,7 @@ class ClusterReplica:
             _log.info("snapshot_installed", peer=peer, index=manifest.index, bytes=manifest.bytes)
         return "ok"
 
-    async def _piece(self, connection: Peer) -> bytes:
+    async def _piece(self, connection: Connection) -> bytes:
         async with asyncio.timeout(self._config.snapshot_silence_s_max):
             piece = await connection.read()
         if piece is None:

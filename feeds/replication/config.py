@@ -58,6 +58,9 @@ class ConsensusConfig:
     resend_s: float = 0.3
     """Seconds without an answer after which a peer is sent again what it has not acknowledged."""
 
+    apply_wait_s: float = 0.003
+    """Seconds for which a follower applies nothing while its disk makes durable what came."""
+
     apply_entries_max: int = 1_024
     """Entries that one tick applies at most, so that heartbeats go on."""
 

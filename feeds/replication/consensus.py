@@ -109,6 +109,7 @@ class Consensus(Elections):
         else:
             self._ask_before_standing()
         self.flush()  # so that peers are at work while this node applies
+        self._commit_what_a_majority_has()
         try:
             self._onTick(0.0)
         except OSError as error:
@@ -167,6 +168,21 @@ class Consensus(Elections):
         if ready:
             self._post(min(ready), TimeoutNow(self.term))
             self.flush()
+
+    def _commit_what_a_majority_has(self) -> None:
+        """The newest entry of this term that a majority has, and this leader with it.
+
+        That is the library's rule (section 5.4.2 of the Raft paper), which goes by it one entry at
+        a time, 0.5 us each, from the first that is not committed on: a million after a restart.
+        """
+        noop = self._SyncObj__noopIDx
+        if noop is None or self._SyncObj__raftState != LEADER:
+            return
+        own = self._SyncObj__getCurrentLogIndex()
+        has = sorted([own, *self._SyncObj__raftMatchIndex.values()])
+        index = min(own, has[(len(has) - 1) // 2])
+        if index >= noop and index > self.commit_index:
+            self._SyncObj__raftCommitIndex = index
 
     def _offer_lead(self) -> None:
         """A leader whose disk is full asks one peer after the other to lead in its place.

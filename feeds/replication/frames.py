@@ -34,6 +34,9 @@ class FrameReader:
     def feed(self, data: bytes) -> list[bytes]:
         """The contents that are whole now. Raises `InvalidInput` for a length beyond the limit."""
         kept = self._kept
+        length = len(data) - HEADER_BYTES
+        if not kept and length == int.from_bytes(data[:HEADER_BYTES]) and length <= self.bytes_max:
+            return [data[HEADER_BYTES:]]  # most often: one frame, and all of it
         kept += data
         frames: list[bytes] = []
         start = 0

@@ -184,9 +184,10 @@ class Journal:
         """
         start = first - (self._log.last_index - len(self._tail) + 1)
         if start < 0:
-            records = self._log.read(first, count_max, bytes_max)
-            return [Entry(record.term, record.command) for record in records]
+            return self._log.read(first, count_max, bytes_max)
         found = self._tail[start : start + count_max]
+        if len(found) <= 1:
+            return found
         sizes = accumulate(len(command) for _, command in found)
         within = sum(1 for size in sizes if size <= bytes_max)
         return found[: max(1, within)]

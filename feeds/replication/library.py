@@ -7,10 +7,10 @@ not overridden and could still reach the library's own storage, queue or pickle 
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, NoReturn
 
+import msgspec
 from pysyncobj import SyncObj, SyncObjConf
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
@@ -52,8 +52,7 @@ RunSync = Callable[[PendingSync], None]
 """Runs a sync where waiting for the disk keeps nobody up, and then hands it to `synced`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     """A message that says that an entry is durable here, before it is."""
 
     index: int
@@ -100,6 +99,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         self._journal = journal
         self._run_sync = run_sync or self._sync_at_once
         self._syncing_since_s: float | None = None
+        self._apply_due_s: float | None = None
         self._held: deque[_Held] = deque(maxlen=HELD_MAX)
         self._apply = apply
         self._commit = commit
@@ -130,6 +130,8 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         self._SyncObj__raftMatchIndex = dict.fromkeys(self._nodes.values(), 0)
         self._SyncObj__lastResponseTime = dict.fromkeys(self._nodes.values(), 0.0)
         self._postpone_election()
+        if not peers:  # there is no leader to be heard
+            self._SyncObj__raftElectionDeadline = float("-inf")
 
     @property
     def role(self) -> str:
@@ -161,6 +163,23 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     def ready_index(self) -> int:
         """Index up to which entries may be applied: they are decided, and durable here."""
         return min(self.commit_index, self._journal.durable_index)
+
+    @property
+    def applies_now(self) -> bool:
+        """Whether the next tick finds something to apply.
+
+        A follower's disk goes first, for `apply_wait_s`: its leader waits for what the disk has to
+        make durable, and the thread that waits for the disk would wait for the applying one.
+        """
+        if self.ready_index <= self.applied_index:
+            self._apply_due_s = None
+            return False
+        if self._syncing_since_s is None or self._SyncObj__raftState == LEADER:
+            return True
+        now = self._clock()
+        if self._apply_due_s is None:
+            self._apply_due_s = now + self._pace.apply_wait_s
+        return now >= self._apply_due_s
 
     def flush(self) -> None:
         """Let the messages leave that may, and begin to make durable what the others wait for."""
@@ -207,11 +226,10 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
 
     def _SyncObj__applyLogEntries(self) -> bool:  # noqa: N802
         """Apply what is committed, once each and in order; what apply raises stops the node."""
-        ready = self.ready_index
-        if ready <= self.applied_index:
+        if not self.applies_now:
             return False
         applied = self.applied_index
-        count = min(ready - applied, self._pace.apply_entries_max)
+        count = min(self.ready_index - applied, self._pace.apply_entries_max)
         entries = self._journal.entries(applied + 1, count, self._pace.apply_bytes_max)
         try:
             try:

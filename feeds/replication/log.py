@@ -34,6 +34,7 @@ import structlog
 
 from feeds.durable import make_directory, sync_directory
 from feeds.errors import LimitExceeded, LogDamaged, ReplicaStopped, StorageError
+from feeds.replication.base import Entry
 from feeds.replication.config import LogConfig
 from feeds.replication.segment import (
     HEADER_BYTES,
@@ -42,7 +43,7 @@ from feeds.replication.segment import (
     SegmentHeader,
     SegmentReader,
     cut_file,
-    decode_records,
+    decode_entries,
     encode_record,
     find_witness,
     segment_path,
@@ -183,8 +184,8 @@ class SegmentLog:
             return None
         return self._terms[bisect_right(self._terms, (index, _TERM_MAX)) - 1][1]
 
-    def read(self, first: int, count_max: int, bytes_max: int) -> list[Record]:
-        """Records from index `first` on, from the files: at least one, if there is one.
+    def read(self, first: int, count_max: int, bytes_max: int) -> list[Entry]:
+        """Entries from index `first` on, from the files: at least one, if there is one.
 
         Not more than `count_max`, and not more bytes of commands than `bytes_max` after the first.
         Raises `LogDamaged` if one is not sound. Cost: the bytes read.
@@ -202,11 +203,11 @@ class SegmentLog:
         start = segment.offsets[place]
         within = [end for end in ends if end - start <= bytes_max] or [ends[0]]
         data = _read_range(segment.path, start, within[-1])
-        records = decode_records(data, segment.header, first)
-        if len(records) != len(within):
-            found = f"{len(records)} sound records, where {len(within)} belong"
+        entries = decode_entries(data, segment.header, first)
+        if len(entries) != len(within):
+            found = f"{len(entries)} sound records, where {len(within)} belong"
             raise _damage(segment.path, start, found)
-        return records
+        return entries
 
     def truncate_from(self, index: int) -> None:
         """Remove the records from `index` on; they do not come back once this returns.

@@ -32,7 +32,15 @@ from feeds.replication.config import MemberConfig
 from feeds.replication.consensus import Consensus, is_full
 from feeds.replication.journal import Journal
 from feeds.replication.library import RunSync
-from feeds.replication.messages import Forward, ForwardReply, JoinAsk, JoinTold, Message
+from feeds.replication.messages import (
+    AppendEntries,
+    AppendReply,
+    Forward,
+    ForwardReply,
+    JoinAsk,
+    JoinTold,
+    Message,
+)
 from feeds.replication.outcomes import forward_reply, forwarded, no_leader, unknown
 from feeds.replication.segment import PendingSync
 from feeds.replication.waiting import Done, Waiter, tell
@@ -102,6 +110,7 @@ class Member:
         self._request = 0
         self._heard_s: dict[str, float] = {}
         self._connected: set[str] = set()
+        self._silence_due_s = float("-inf")
         self._snapshot_after_s: dict[str, float] = {}
         self._snapshot_index = 0
         self._stopped: FeedsError | None = None
@@ -121,7 +130,7 @@ class Member:
     def busy(self) -> bool:
         """Whether a tick would find something to do at once."""
         consensus = self._consensus
-        return consensus.ready_index > consensus.applied_index or (
+        return consensus.applies_now or (
             bool(self._queue) and (consensus.role != "leader" or self._may_append())
         )
 
@@ -191,6 +200,8 @@ class Member:
             return
         self._heard_s[peer] = self._clock()
         match message:
+            case AppendEntries() | AppendReply():  # of every write, so it is looked for first
+                self._consensus.receive(peer, message)
             case Forward():
                 self._on_forward(peer, message)
             case ForwardReply():
@@ -452,10 +463,11 @@ class Member:
     # Others' needs.
 
     def _give_up_silent(self) -> None:
-        """The log is not kept for ever for a peer that does not answer."""
-        if self._consensus.role != "leader":
-            return
+        """The log is not kept for ever for a peer that does not answer; looked at now and then."""
         now = self._clock()
+        if now < self._silence_due_s or self._consensus.role != "leader":
+            return
+        self._silence_due_s = now + self._config.consensus.heartbeat_s
         for peer in self._peers:
             progress = self._consensus.progress(peer)
             if progress is not None:

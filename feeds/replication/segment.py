@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from feeds.errors import FormatUnsupported
+from feeds.replication.base import Entry
 
 __all__ = [
     "FORMAT_VERSION",
@@ -36,7 +37,7 @@ __all__ = [
     "SegmentHeader",
     "SegmentReader",
     "cut_file",
-    "decode_records",
+    "decode_entries",
     "encode_record",
     "find_witness",
     "segment_path",
@@ -94,10 +95,13 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True)
 class PendingSync:
-    """A sync of what was appended to a segment before it; `run` it on any thread, once."""
+    """A sync of what was appended to a segment before it; `run` it on any thread, once.
+
+    Or `wait`, and `close` once others know.
+    """
 
     file: int
-    """A descriptor of its own, which `run` closes: the log may close the segment meanwhile."""
+    """A descriptor of its own, which `close` closes: the log may close the segment meanwhile."""
     path: Path
     """The segment."""
     bytes: int
@@ -110,13 +114,22 @@ class PendingSync:
     """Why it failed, once it has run."""
 
     def run(self) -> None:
+        """Wait for the disk, and let go; never raises: what went wrong is in `error`."""
+        try:
+            self.wait()
+        finally:
+            self.close()
+
+    def wait(self) -> None:
         """Wait for the disk; never raises: what went wrong is in `error`."""
         try:
             os.fdatasync(self.file)
         except OSError as error:
             self.error = error
-        finally:
-            os.close(self.file)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self.file)
 
 
 class SegmentHeader(NamedTuple):
@@ -178,15 +191,14 @@ def encode_record(seed: int, index: int, term: int, durable_index: int, command:
     return numbers + _CHECKSUM.pack(_checksum(seed, numbers, command)) + command
 
 
-def decode_records(data: bytes, header: SegmentHeader, first_index: int) -> list[Record]:
-    """The records in a piece of a segment, from its start up to the first that is not sound."""
-    records: list[Record] = []
-    start = 0
-    terms, ends = sound_records(data, header, first_index)
-    for index, (term, end) in enumerate(zip(terms, ends, strict=True), first_index):
-        records.append(Record(index, term, data[start + header.record.size : end]))
-        start = end
-    return records
+def decode_entries(data: bytes, header: SegmentHeader, first_index: int) -> list[Entry]:
+    """The entries in a piece of a segment, from its start up to the first that is not sound."""
+    head, terms, ends = header.record.size, *sound_records(data, header, first_index)
+    starts = [0, *ends]
+    return [
+        Entry(term, data[start + head : end])
+        for term, start, end in zip(terms, starts, ends, strict=False)
+    ]
 
 
 def sound_records(

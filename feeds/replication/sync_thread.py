@@ -31,6 +31,7 @@ class SyncThread:
 
     def _work(self) -> None:
         while (pending := self._waiting.get()) is not None:
-            pending.run()
+            pending.wait()
             with suppress(RuntimeError):
                 self._has_run(pending)
+            pending.close()

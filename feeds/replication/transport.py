@@ -11,8 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -23,10 +22,10 @@ import structlog
 from feeds.errors import ClusterMismatch, InvalidInput
 from feeds.replication.accepting import Acceptor, notice_silence
 from feeds.replication.certificates import NodeFiles, node_name
-from feeds.replication.frames import FrameReader, frame
+from feeds.replication.connection import Connection
 from feeds.replication.messages import MESSAGE_VERSION, Message, decode_message, encode_message
 
-__all__ = ["Address", "Listener", "Peer", "Transport", "TransportConfig", "check_addresses"]
+__all__ = ["Address", "Listener", "Transport", "TransportConfig", "check_addresses"]
 
 _log = structlog.get_logger(__name__)
 
@@ -38,9 +37,6 @@ _CLOSING_TURNS: Final = 5
 
 _PARTING_S_MAX: Final = 1.0
 """Seconds in which the other end must take what was said last."""
-
-READ_BYTES: Final = 256 * 1024
-"""Bytes that are read at once."""
 
 
 class Address(NamedTuple):
@@ -118,38 +114,8 @@ class Listener(NamedTuple):
     connected: Callable[[str, bool], None]
     """(peer, whether it begins with nothing)"""
     disconnected: Callable[[str], None]
-    snapshot: "Callable[[str, Peer], Awaitable[None]]"
+    snapshot: Callable[[str, Connection], Awaitable[None]]
     """(peer, its connection): a snapshot comes; the connection is closed when that is done."""
-
-
-@dataclass(slots=True)
-class Peer:
-    """A connection whose other end is known."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    frames: FrameReader
-    _ready: list[bytes] = field(default_factory=list)
-
-    async def read(self) -> bytes | None:
-        """The next frame; None at the end. Raises `InvalidInput`, OSError."""
-        while not self._ready:
-            data = await self.reader.read(READ_BYTES)
-            if not data:
-                return None
-            self._ready = self.frames.feed(data)[::-1]
-        return self._ready.pop()
-
-    async def write(self, content: bytes) -> None:
-        """Send a frame, and wait while the other end is behind. Raises OSError."""
-        self.writer.write(frame(content))
-        await self.writer.drain()
-
-    async def close(self) -> None:
-        """Hang up."""
-        self.writer.close()
-        with suppress(OSError, ssl.SSLError):
-            await self.writer.wait_closed()
 
 
 def check_addresses(nodes: Mapping[str, Address], tls: NodeFiles | None) -> None:
@@ -177,13 +143,13 @@ class Transport:
         self._listener = listener
         self._random = random
         self._acceptor = Acceptor(config.connections_max, self._accept, self._turn_away)
-        self._out: dict[str, asyncio.StreamWriter] = {}
+        self._out: dict[str, Connection] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: WeakSet[asyncio.StreamWriter] = WeakSet()
+        self._connections: WeakSet[Connection] = WeakSet()
         self._known = 0
         self._incarnations: dict[str, str] = {}
         self._mismatches: dict[str, str] = {}
-        self._in: dict[asyncio.StreamWriter, tuple[str, str]] = {}  # (node, incarnation)
+        self._in: dict[Connection, tuple[str, str]] = {}  # (node, incarnation)
         self._server_tls, self._client_tls = _contexts(config.tls)
         self.refused = 0
         """Connections that were turned away so far."""
@@ -202,21 +168,21 @@ class Transport:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for writer in list(self._writers):
-            writer.transport.abort()
+        for connection in list(self._connections):
+            connection.abort()
         for _ in range(_CLOSING_TURNS):
             await asyncio.sleep(0)
 
     def send(self, peer: str, message: Message) -> None:
         """Send a message, if the peer is connected and takes what it is sent."""
-        writer = self._out.get(peer)
-        if writer is None:
+        connection = self._out.get(peer)
+        if connection is None:
             return
-        if writer.transport.get_write_buffer_size() > self._config.unsent_bytes_max:
+        if connection.transport.get_write_buffer_size() > self._config.unsent_bytes_max:
             return
-        writer.write(frame(encode_message(message)))
+        connection.send(encode_message(message))
 
-    async def dial_snapshot(self, peer: str) -> Peer:
+    async def dial_snapshot(self, peer: str) -> Connection:
         """A connection to send a snapshot on. Raises OSError, `ClusterMismatch`."""
         connection, _ = await self._dial(peer, "snapshot")
         return connection
@@ -234,7 +200,7 @@ class Transport:
             else:
                 pause_s = first_s
                 self._mismatches.pop(peer, None)
-                self._out[peer] = connection.writer
+                self._out[peer] = connection
                 self._hang_up_on_twins(peer, welcome.incarnation)
                 known = self._incarnations.get(peer, welcome.incarnation)
                 self._incarnations[peer] = welcome.incarnation
@@ -245,16 +211,16 @@ class Transport:
                     _log.debug("peer_lost", peer=peer, why=str(error))
                 finally:
                     del self._out[peer]
-                    connection.writer.close()
+                    connection.transport.close()
                     self._listener.disconnected(peer)
             await asyncio.sleep(pause_s * self._random.uniform(0.8, 1.2))
             pause_s = min(2 * pause_s, most_s)
 
     def _hang_up_on_twins(self, peer: str, incarnation: str) -> None:
         """Whoever said before that it is this peer, and is not: it is told when it dials again."""
-        for writer, said in self._in.items():
+        for connection, said in self._in.items():
             if said[0] == peer and said[1] != incarnation:
-                writer.transport.abort()
+                connection.abort()
 
     def _tell_mismatch(self, peer: str, error: ssl.SSLError | ClusterMismatch) -> None:
         """Say why a peer and this node do not fit: once, until it is another reason."""
@@ -272,22 +238,21 @@ class Transport:
 
     async def _dial(
         self, peer: str, kind: Literal["consensus", "snapshot"]
-    ) -> tuple[Peer, _Welcome]:
+    ) -> tuple[Connection, _Welcome]:
         config, address = self._config, self._config.nodes[peer]
         async with asyncio.timeout(config.hello_s_max):
-            reader, writer = await asyncio.open_connection(
+            connection = self._new_connection()
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
                 address.host,
                 address.port,
                 ssl=self._client_tls,
                 server_hostname=node_name(peer, config.cluster_id) if self._client_tls else None,
-                limit=READ_BYTES,
             )
-            self._writers.add(writer)
-            connection = Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
             try:
-                _refuse_itself(writer)
+                _refuse_itself(connection)
                 # What receives a snapshot may be busy for long, and that stream has its own limit.
-                notice_silence(writer, config.silence_s_max, unread=kind == "consensus")
+                notice_silence(connection, config.silence_s_max, unread=kind == "consensus")
                 hello = _Hello(
                     MESSAGE_VERSION,
                     config.cluster_id,
@@ -299,13 +264,18 @@ class Transport:
                 await connection.write(msgspec.msgpack.encode(hello))
                 welcome = _welcomed(peer, await connection.read())
             except BaseException:
-                writer.close()
+                connection.transport.close()
                 raise
         return connection, welcome
 
+    def _new_connection(self) -> Connection:
+        connection = Connection(HELLO_BYTES_MAX)
+        self._connections.add(connection)
+        return connection
+
     async def _accept(self, accepted: socket.socket) -> None:
         """The life of a connection that another one dialed."""
-        connection: Peer | None = None
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(self._config.hello_s_max):
                 connection = await self._open(accepted)
@@ -316,31 +286,27 @@ class Transport:
             self._turn_away(str(error) or type(error).__name__)
         except asyncio.CancelledError:
             if connection is not None:
-                connection.writer.transport.abort()
+                connection.abort()
             raise
         if connection is not None:
             await _part(connection)
 
-    async def _open(self, accepted: socket.socket) -> Peer:
+    async def _open(self, accepted: socket.socket) -> Connection:
         """Speak TLS, if there are certificates. Raises OSError, ssl.SSLError."""
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(READ_BYTES, loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, accepted, ssl=self._server_tls
+        connection = self._new_connection()
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection, accepted, ssl=self._server_tls
         )
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self._writers.add(writer)
-        notice_silence(writer, self._config.silence_s_max, unread=False)
-        return Peer(reader, writer, FrameReader(HELLO_BYTES_MAX))
+        notice_silence(connection, self._config.silence_s_max, unread=False)
+        return connection
 
-    async def _greet(self, connection: Peer) -> _Hello | None:
+    async def _greet(self, connection: Connection) -> _Hello | None:
         """Who dialed; None where it hung up, or is no peer."""
         first = await connection.read()
         if first is None:
             return None
         hello = _decode(first, _Hello)
-        refused = next(self._problems(hello, connection.writer), None)
+        refused = next(self._problems(hello, connection), None)
         config = self._config
         welcome = _Welcome(refused, config.incarnation, config.joining)
         await connection.write(msgspec.msgpack.encode(welcome))
@@ -349,36 +315,35 @@ class Transport:
             return None
         return hello
 
-    async def _serve(self, hello: _Hello, connection: Peer) -> None:
+    async def _serve(self, hello: _Hello, connection: Connection) -> None:
         self._acceptor.known()
         if self._known >= self._config.connections_max:
             self._turn_away(f"the peers have {self._known} connections")
             return
         self._known += 1
-        connection.frames.bytes_max = self._config.message_bytes_max
+        connection.frame_bytes_max = self._config.message_bytes_max
         try:
             if hello.kind == "snapshot":
                 await self._listener.snapshot(hello.node, connection)
                 return
-            self._in[connection.writer] = (hello.node, hello.incarnation)
+            self._in[connection] = (hello.node, hello.incarnation)
             try:
                 await self._listen(hello.node, connection)
             finally:
-                del self._in[connection.writer]
+                del self._in[connection]
         except (OSError, ssl.SSLError) as error:
             _log.debug("peer_lost", peer=hello.node, why=str(error))
         finally:
             self._known -= 1
 
-    async def _listen(self, peer: str, connection: Peer) -> None:
+    async def _listen(self, peer: str, connection: Connection) -> None:
         """Hand on what a peer says, all that arrived at once."""
-        reader, frames = connection.reader, connection.frames
-        while data := await reader.read(READ_BYTES):
-            contents = frames.feed(data)
-            if contents:
-                self._listener.received(peer, [decode_message(content) for content in contents])
+        received = self._listener.received
+        await connection.listen(
+            lambda contents: received(peer, [decode_message(content) for content in contents])
+        )
 
-    def _problems(self, hello: _Hello, writer: asyncio.StreamWriter) -> Iterator[str]:
+    def _problems(self, hello: _Hello, connection: Connection) -> Iterator[str]:
         """Why a stranger is no peer, and what to do about it; nothing if it is one."""
         config, node = self._config, hello.node
         if hello.version != MESSAGE_VERSION:
@@ -399,7 +364,7 @@ class Transport:
         if node not in config.nodes:
             yield f"{node!r} is no node of this cluster: [nodes] must be the same in every config"
         if self._server_tls is not None:
-            certificate = writer.get_extra_info("peercert") or {}
+            certificate = connection.info("peercert") or {}
             names = [
                 value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"
             ]
@@ -426,19 +391,19 @@ class Transport:
         task.add_done_callback(self._tasks.discard)
 
 
-def _refuse_itself(writer: asyncio.StreamWriter) -> None:
+def _refuse_itself(connection: Connection) -> None:
     """Dialing a port that nobody listens on can connect it to itself, which would keep it taken."""
-    if writer.get_extra_info("sockname") == writer.get_extra_info("peername"):
+    if connection.info("sockname") == connection.info("peername"):
         raise ConnectionError("the connection is with itself: nobody listens there")
 
 
-async def _part(connection: Peer) -> None:
+async def _part(connection: Connection) -> None:
     """Hang up; what was said last still leaves, if the other end takes it at once."""
     try:
         async with asyncio.timeout(_PARTING_S_MAX):
             await connection.close()
     except TimeoutError:
-        connection.writer.transport.abort()
+        connection.abort()
 
 
 def _welcomed(peer: str, answer: bytes | None) -> _Welcome:

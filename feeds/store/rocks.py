@@ -160,7 +160,7 @@ class RocksStore:
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """The value at a key, or None."""
-        rows = self._family(family)
+        rows = self._families.get(family) or self._family(family)
         try:
             value: bytes | None = rows.get(key)
         except Exception as error:

@@ -51,7 +51,7 @@ class LoopReplica:
         self.loop = asyncio.new_event_loop()
         self.replica = MemoryReplica(apply, applied_index)
         self.held: list[Callable[[], None]] | None = None
-        self._watchers: list[Callable[[ReplicaStatus], None]] = []
+        self._watchers: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
 
@@ -65,9 +65,9 @@ class LoopReplica:
             return
         done(told)
         for watcher in self._watchers:
-            watcher(self.status())
+            watcher()
 
-    def watch(self, watcher: Callable[[ReplicaStatus], None]) -> None:
+    def watch(self, watcher: Callable[[], None]) -> None:
         self._watchers.append(watcher)
 
     def status(self) -> ReplicaStatus:

@@ -199,9 +199,14 @@ def test_an_impression_of_a_removed_activity_is_left_out_and_counted(
     assert shown.activity_id not in set(frame["activity_id"])
 
 
-def test_too_little_memory_is_refused(export: Path, tmp_path: Path) -> None:
+def test_too_little_memory_is_refused(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(TrainingError, match="512 MiB at least"):
         build(export, tmp_path, memory_bytes=1_000)
+    monkeypatch.setattr("training.building._READING_BYTES", 1_000_000)
+    with pytest.raises(TrainingError, match="2862 MiB at least"):
+        build(export, tmp_path, memory_bytes=2_000_000_000)
     assert not list(tmp_path.iterdir())
 
 

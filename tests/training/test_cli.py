@@ -47,7 +47,9 @@ def test_a_tenant_is_trained_promoted_shown_judged_and_rolled_back(
     assert shown["documents"] == [
         "MODEL_CARD.md",
         "gates.json",
+        "report.html",
         "report.json",
+        "report.md",
         "signature.json",
         "trained_users.npz",
     ]

@@ -13,16 +13,20 @@ from ranking.errors import BundleDamaged
 from ranking.testing_models import boosted_scorer, model_bundle
 from training.comparison import ActivityBand, ComparisonReport
 from training.config import GateConfig
+from training.counterfactual import CounterfactualConfig, LoggedPlaces, estimate
 from training.dataset import TrainingSet
 from training.gates import (
     Gate,
     GateReport,
     better_gate,
+    counterfactual_gate,
     deleted_users_gate,
     fairness_gate,
     latency_gate,
+    parity_gate,
     size_gate,
 )
+from training.parity import ParityReport
 from training.trained_users import pack_users, trained_on
 
 CONFIG = GateConfig()
@@ -147,3 +151,63 @@ def test_a_report_passes_where_no_gate_fails_and_reads_back() -> None:
     assert failed.sentence.endswith("size: too large.")
     assert GateReport.from_json(failed.to_json()) == failed
     assert failed.table().row_count == 3
+
+
+def parity(slates: int, different: int) -> ParityReport:
+    return ParityReport(
+        slates=slates,
+        scores=10 * slates,
+        different_slates=min(different, 1),
+        different_scores=different,
+        examples=("s1",) if different else (),
+    )
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict", "reason"),
+    [
+        (None, "not judged", "no exported slates were given"),
+        (parity(0, 0), "not judged", "no logged slate of this version"),
+        (parity(3, 0), "passed", "30 scores of 3 logged slates come out again bit for bit"),
+        (parity(3, 2), "failed", "2 of 30 scores in 1 of 3 logged slates come out differently"),
+    ],
+)
+def test_one_bit_that_differs_is_too_much(
+    report: ParityReport | None, verdict: str, reason: str
+) -> None:
+    gate = parity_gate(report)
+    assert gate.verdict == verdict
+    assert reason in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("liked", "verdict"), [("what it shows", "passed"), ("what it does not", "failed")]
+)
+def test_what_earned_less_than_what_was_served_fails(liked: str, verdict: str) -> None:
+    """Two activities at even chances; the candidate shows the first."""
+    first = np.random.default_rng(1).random(400) < 0.5
+    places = LoggedPlaces(
+        rewards=(first if liked == "what it shows" else ~first).astype(float),
+        propensities=np.full(400, 0.5),
+        targets=first.astype(float),
+        slates=np.arange(400),
+        users=np.arange(400) % 50,
+    )
+    config = CounterfactualConfig(rewarded_min=0, draws=200)
+    assert counterfactual_gate(estimate(places, config, seed=1)).verdict == verdict
+
+
+def test_where_the_log_cannot_tell_the_gate_does_not_judge() -> None:
+    assert counterfactual_gate(None).verdict == "not judged"
+    refused = counterfactual_gate("no exported slate can be used")
+    assert (refused.verdict, refused.reason) == ("not judged", "no exported slate can be used.")
+    places = LoggedPlaces(
+        rewards=np.ones(5),
+        propensities=np.ones(5),
+        targets=np.zeros(5),
+        slates=np.arange(5),
+        users=np.arange(5),
+    )
+    gate = counterfactual_gate(estimate(places, CounterfactualConfig(draws=20), seed=1))
+    assert gate.verdict == "not judged"
+    assert gate.reason.startswith("Nothing can be said")

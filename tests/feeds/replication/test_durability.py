@@ -8,7 +8,7 @@ from random import Random
 import pysyncobj.syncobj
 import pytest
 
-from feeds.replication.base import Applied, LogPosition
+from feeds.replication.base import Applied, Entry, LogPosition
 from feeds.replication.config import ConsensusConfig, MemberConfig
 from feeds.replication.journal import Journal
 from feeds.replication.member import Member
@@ -135,6 +135,52 @@ def test_follower_applies_nothing_that_is_not_durable_here(node: Node) -> None:
     assert not node.member.busy, "there is nothing to do before the disk answers"
     node.sync()
     assert node.member.status().applied_index == 1
+
+
+def test_followers_disk_goes_before_its_applying(node: Node) -> None:
+    node.receive("n2", append(1, 0, b"a"))
+    node.sync()
+    node.receive("n2", AppendEntries(1, 2, 1, 1, 1, 0, [Entry(1, b"b")]))
+    assert node.member.status().applied_index == 0
+    assert not node.member.busy, "what waits is not looked at again and again"
+    node.sync()
+    assert node.member.status().applied_index == 1
+
+
+def test_disk_that_takes_long_keeps_nothing_from_being_applied(node: Node) -> None:
+    node.receive("n2", append(1, 0, b"a"))
+    node.sync()
+    node.receive("n2", AppendEntries(1, 2, 1, 1, 1, 0, [Entry(1, b"b")]))
+    node.clock.now_s += ConsensusConfig().apply_wait_s
+    assert node.member.busy
+    node.member.tick()
+    assert node.member.status().applied_index == 1
+
+
+def test_disk_that_is_never_at_rest_keeps_nothing_from_being_applied(node: Node) -> None:
+    node.receive("n2", append(1, 0, b"a"))
+    for index in range(1, 9):
+        node.clock.now_s += ConsensusConfig().apply_wait_s / 3
+        pending = node.syncs.pop(0)
+        pending.run()
+        node.member.receive("n2", AppendEntries(1, 1 + index, index, 1, index, 0, [Entry(1, b"b")]))
+        node.member.synced(pending)  # and the next sync has begun before the tick
+        node.member.tick()
+        assert index - node.member.status().applied_index <= 4
+
+
+def test_leader_decides_entries_of_earlier_terms_with_one_of_its_own_and_not_before(
+    node: Node,
+) -> None:
+    node.receive("n3", append(1, 0, b"a", b"b"))
+    node.sync()
+    node.lead()
+    term = node.journal.term
+    sent = max(m.sequence for m in node.said(AppendEntries) if isinstance(m, AppendEntries))
+    node.receive("n2", AppendReply(term, sent, True, 2, 2))
+    assert node.member.status().commit_index == 0, "a majority has them, of another leader's term"
+    node.receive("n2", AppendReply(term, sent, True, 3, 3))
+    assert node.member.status().commit_index == 3
 
 
 def test_follower_does_not_acknowledge_in_a_term_that_is_over(node: Node) -> None:
