@@ -14,7 +14,6 @@ from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
-from ranking.scorers.base import Scorer
 from training.cluster import Task, Workers, open_workers
 from training.comparison import ComparisonReport
 from training.config import ClusterConfig, TrainingConfig
@@ -53,7 +52,7 @@ __all__ = [
     "find_version",
     "gate",
     "promote",
-    "published_scorer",
+    "published_bundle",
     "train_all",
     "train_tenant",
 ]
@@ -279,14 +278,14 @@ def promote(
         return promote_version(opened, name, found, expected=expected, force=force)
 
 
-def published_scorer(
+def published_bundle(
     tenant: str, version: int | Alias, *, registry: str
-) -> tuple[ModelVersion, Scorer]:
-    """A published version and what it scores with; raises `ModelNotFound`."""
+) -> tuple[ModelVersion, ModelBundle]:
+    """A published version and its bundle; raises `ModelNotFound`."""
     name = check_tenant_id(tenant)
     with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
         found = find_version(opened, name, version)
-        return found, ModelBundle.load(opened.fetch(found, scratch / "version")).scorer()
+        return found, ModelBundle.load(opened.fetch(found, scratch / "version"))
 
 
 def _submit(

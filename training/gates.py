@@ -13,7 +13,9 @@ import numpy as np
 from ranking.bundle import ModelBundle
 from training.comparison import ComparisonReport
 from training.config import GateConfig
+from training.counterfactual import CounterfactualReport
 from training.dataset import TrainingSet
+from training.parity import ParityReport
 from training.trained_users import trained_on
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ __all__ = [
     "Gate",
     "GateReport",
     "better_gate",
+    "counterfactual_gate",
     "deleted_users_gate",
     "fairness_gate",
     "latency_gate",
+    "parity_gate",
     "size_gate",
     "unjudged",
 ]
@@ -143,6 +147,45 @@ def fairness_gate(comparison: ComparisonReport, config: GateConfig) -> Gate:
             figures,
         )
     return Gate("fairness", "passed", f"worse for no band of users ({told}).", figures)
+
+
+def counterfactual_gate(report: CounterfactualReport) -> Gate:
+    """Not worse than what was served, by what the logged slates earned.
+
+    The doubly robust estimate speaks where there is one, or else SNIPS.
+    """
+    if not report.estimates:
+        return unjudged("counterfactual", f"{report.refusal or report.verdict}")
+    names = [estimate.name for estimate in report.estimates]
+    found = report.of("DR" if "DR" in names else "SNIPS")
+    low, high = found.difference_interval
+    told = (
+        f"{found.name} gives it {found.value:.4f} a slate, {found.difference:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}] to what was served, of {report.slates} slates of "
+        f"{report.users} users."
+    )
+    figures = {
+        "value": found.value,
+        "served": report.served,
+        "difference": found.difference,
+        "low": low,
+        "high": high,
+        "effective_places": report.effective_places,
+    }
+    return Gate("counterfactual", "failed" if found.verdict == "worse" else "passed", told, figures)
+
+
+def parity_gate(report: ParityReport) -> Gate:
+    """What the live version served comes out again here, bit for bit.
+
+    Where it does not, figures that were measured here say nothing about what is served there.
+    """
+    if report.identical is None:
+        return unjudged("parity", f"{report.sentence}.")
+    figures = {"scores": float(report.scores), "different": float(report.different_scores)}
+    return Gate(
+        "parity", "passed" if report.identical else "failed", f"{report.sentence}.", figures
+    )
 
 
 def latency_gate(

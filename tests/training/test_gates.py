@@ -13,16 +13,20 @@ from ranking.errors import BundleDamaged
 from ranking.testing_models import boosted_scorer, model_bundle
 from training.comparison import ActivityBand, ComparisonReport
 from training.config import GateConfig
+from training.counterfactual import CounterfactualReport, OffPolicyEstimate
 from training.dataset import TrainingSet
 from training.gates import (
     Gate,
     GateReport,
     better_gate,
+    counterfactual_gate,
     deleted_users_gate,
     fairness_gate,
     latency_gate,
+    parity_gate,
     size_gate,
 )
+from training.parity import ParityReport
 from training.trained_users import pack_users, trained_on
 
 CONFIG = GateConfig()
@@ -103,6 +107,60 @@ def test_latency_is_the_median_of_the_rounds(step_ms: float, verdict: str) -> No
     assert gate.verdict == verdict
     assert gate.figures["median_ms"] == pytest.approx(step_ms)
     assert next(ticks) == 2 * CONFIG.latency_rounds
+
+
+def logged(verdict: str = "level", *names: str, refusal: str | None = None) -> CounterfactualReport:
+    estimates = [
+        OffPolicyEstimate(name, 0.4, (0.3, 0.5), -0.1, (-0.2, 0.0), verdict) for name in names
+    ]
+    return CounterfactualReport(
+        assumption="independent",
+        slates=100,
+        places=500,
+        users=20,
+        rewarded=30,
+        served=0.5,
+        served_interval=(0.4, 0.6),
+        effective_places=120.0,
+        support=1.0,
+        support_interval=(0.9, 1.1),
+        weight_max=1_000.0,
+        cut_share=0.0,
+        estimates=tuple(estimates),
+        refusal=refusal,
+        verdict="so it is.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gate"), [("better", "passed"), ("level", "passed"), ("worse", "failed")]
+)
+def test_by_the_slates_it_may_not_be_worse(verdict: str, gate: str) -> None:
+    found = counterfactual_gate(logged(verdict, "IPS", "SNIPS", "DR"))
+    assert (found.verdict, found.reason[:22]) == (gate, "DR gives it 0.4000 a s")
+    assert counterfactual_gate(logged(verdict, "IPS", "SNIPS")).reason.startswith("SNIPS gives")
+
+
+def test_where_nothing_can_be_said_of_the_slates_nothing_is() -> None:
+    gate = counterfactual_gate(logged(refusal="Nothing can be said: too few places."))
+    assert (gate.verdict, gate.reason) == ("not judged", "Nothing can be said: too few places.")
+
+
+@pytest.mark.parametrize(
+    ("scores", "different", "verdict"),
+    [(10, 0, "passed"), (10, 1, "failed"), (0, 0, "not judged")],
+)
+def test_a_single_other_bit_of_what_was_served_fails(
+    scores: int, different: int, verdict: str
+) -> None:
+    report = ParityReport(
+        slates=min(scores, 1),
+        scores=scores,
+        different_slates=min(different, 1),
+        different_scores=different,
+        examples=("s1",),
+    )
+    assert parity_gate(report).verdict == verdict
 
 
 def test_size_counts_all_files() -> None:

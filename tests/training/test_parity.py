@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from feeds.events import Engagement
+from feeds.model import ActivityId, UserId, position_of
 from ranking.exploration import EpsilonExplorer
 from ranking.features import FeatureSpec
+from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import Selection
@@ -27,7 +30,12 @@ from serving.slate_log.testing import ACME, made_slate
 from serving.slate_log.writer import TenantShelf
 from training.cli_evaluate import evaluate
 from training.counterfactual import CounterfactualConfig, estimate
-from training.counterfactual_slates import compare_with_served, places_of, rewards_of
+from training.counterfactual_slates import (
+    compare_with_served,
+    places_of,
+    rewards_of,
+    with_factors,
+)
 from training.errors import ExportDamaged, TrainingError
 from training.logged_slates import SlateRows, logged_slates
 from training.parity import check_parity, parity_of
@@ -181,6 +189,32 @@ def test_a_candidate_that_knows_what_is_liked_earns_more(
     for name in ("IPS", "SNIPS", "DR"):
         assert report.of(name).value > by_place.of(name).value
     assert by_place.of("IPS").verdict == "worse"
+
+
+def test_a_candidate_brings_factors_of_its_own(rows: list[SlateRows]) -> None:
+    """Those that it knows by themselves, the others by their tags, as serving has them."""
+    slate = rows[3]
+    known = [bytes(position_of(name)) for name in slate.activity_ids[:3]]
+    draws = np.random.default_rng(1)
+
+    def embeddings(names: list[Any]) -> Embeddings[Any]:  # Any: text or bytes
+        vectors = draws.normal(size=(len(names), 4)).astype(np.float32)
+        return Embeddings(names, vectors, draws.normal(size=len(names)).astype(np.float32))
+
+    factors = FactorTable(embeddings([slate.user]), embeddings(known), embeddings(["jazz"]))
+    tags = {ActivityId(slate.activity_ids[3]): ("jazz", "unheard")}
+    made = with_factors(slate, factors, tags)
+    assert sorted(made.names) == sorted({*slate.names, "factor_dot", "factor_bias"})
+    dot = made.features[:, made.names.index("factor_dot")]
+    want, _ = factors.dot(
+        UserId(slate.user), [*known, b"x" * 16], np.array([[-1]] * 3 + [[0]], np.int32), ["jazz"]
+    )
+    assert dot[:4].tobytes() == want.tobytes()
+    assert np.isnan(dot[4:]).all()
+    age = slate.names.index("age_h")
+    assert made.features[:, made.names.index("age_h")].tolist() == slate.features[:, age].tolist()
+    stranger = with_factors(replace(slate, user="nobody"), factors, tags)
+    assert np.isnan(stranger.features[:, -2:]).all()
 
 
 def test_with_few_slates_it_refuses_to_speak(slates: Path, rows: list[SlateRows]) -> None:
