@@ -92,7 +92,7 @@ print("\n".join(result.report.verdicts))
 # former live version stays as `previous`, and `roll_back` returns to it.
 
 # %%
-from ranking.registry import open_registry
+from ranking import open_registry
 
 models = open_registry(registry)
 models.promote(TENANT, result.version)

@@ -35,6 +35,7 @@ from ranking.config_options import (
 )
 from ranking.errors import InvalidRankingConfig
 from ranking.fallback import fallback_problems
+from ranking.sources import NEWEST
 
 __all__ = ["FeedOptions", "RankingConfig", "json_schema", "problems"]
 
@@ -51,6 +52,7 @@ class FeedOptions(Options):
         default=SourcesOptions(
             following=SourceOptions(on=True, quota=400),
             trending=TrendingOptions(on=True, quota=100),
+            newest=SourceOptions(on=True, quota=100),
         ),
         description="Where candidates come from.",
     )
@@ -168,6 +170,9 @@ class FeedOptions(Options):
 
 _OUTSIDE: Final = ("active", "trending", "fresh")
 
+_OF_EVERYTHING: Final = ("following", NEWEST)
+"""Sources that cannot leave out what the user follows."""
+
 _EXPLORE: Final = FeedOptions(
     sources=SourcesOptions(
         second_degree=SecondDegreeOptions(outside=True),
@@ -198,9 +203,9 @@ class RankingConfig(Options):
         sources = self.explore.sources.named()
         told = [
             f"explore.sources.{name} is on, and explore shows what the user does not follow: "
-            + ("turn it off" if name == "following" else "set outside to true")
+            + ("turn it off" if name in _OF_EVERYTHING else "set outside to true")
             for name, source in sources.items()
-            if source.on and (name == "following" or not getattr(source, "outside", True))
+            if source.on and (name in _OF_EVERYTHING or not getattr(source, "outside", True))
         ]
         if told:
             raise ValueError("\n".join(told))

@@ -199,6 +199,11 @@ class SourcesOptions(Options):
         default=TrendingOptions(), description="The activities with the most engagements, decayed."
     )
     fresh: FreshOptions = Field(default=FreshOptions(), description="The newest activities.")
+    newest: SourceOptions = Field(
+        default=SourceOptions(quota=100),
+        description="The newest activities, where no other source but `editorial` found any: what "
+        "a user sees of whom nothing is known.",
+    )
 
     def named(self) -> dict[str, SourceOptions]:
         """The sources by name, in the order in which they are asked."""

@@ -13,16 +13,25 @@ from ranking.exploration import Shown
 from ranking.features import FeatureMatrix
 from ranking.filters import Removed
 from ranking.scorers.base import ExplainingScorer, Scorer
-from ranking.slates import ActivityExplanation, Explanation, RankedActivity, RemovedActivity, Stage
+from ranking.scorers.value import ExplainedHead, ValueScorer
+from ranking.slates import (
+    ActivityExplanation,
+    Explanation,
+    HeadExplanation,
+    RankedActivity,
+    RemovedActivity,
+    Stage,
+)
 from ranking.table import ActivityTable
 
-__all__ = ["Trace", "explanation", "reasons", "removed_activities"]
+__all__ = ["Trace", "explanation", "head_explanations", "reasons", "removed_activities"]
 
 _BY_SOURCE = {
     "active": "active now",
     "editorial": "picked for everyone",
     "factors": "suggested for you",
     "fresh": "new",
+    "newest": "new",
     "second_degree": "those whom you follow engaged with it",
     "similar": "like what you engaged with",
     "topics": "about what you engage with",
@@ -100,6 +109,7 @@ def explanation(
     """The stages, and for each place the features and what they added to the score."""
     chosen = features.take(shown.places)
     added = scorer.contributions(chosen) if isinstance(scorer, ExplainingScorer) else None
+    heads = head_explanations(scorer, chosen)
     return Explanation(
         tuple(trace.stages),
         tuple(
@@ -115,11 +125,33 @@ def explanation(
                 | {"author_spread": float(shown.multipliers[place])},
                 explored=bool(shown.explored[place]),
                 placed=shown.placed.get(candidate),
+                heads=heads[place] if heads else None,
             )
             for place, (activity, candidate) in enumerate(
                 zip(ranked, shown.places.tolist(), strict=True)
             )
         ),
+    )
+
+
+def head_explanations(
+    scorer: Scorer, features: FeatureMatrix
+) -> list[tuple[HeadExplanation, ...]] | None:
+    """What each head of a value model says, by row; None for another scorer. Slow."""
+    if not isinstance(scorer, ValueScorer):
+        return None
+    heads = scorer.explained(features)
+    return [tuple(_of_head(head, row) for head in heads) for row in range(len(features))]
+
+
+def _of_head(head: ExplainedHead, row: int) -> HeadExplanation:
+    told = None if head.contributions is None else head.contributions[row].tolist()
+    return HeadExplanation(
+        kind=head.kind,
+        weight=head.weight,
+        probability=float(head.probability[row]),
+        contributions=None if told is None else dict(zip(head.columns, told, strict=False)),
+        bias=None if told is None else told[-1],
     )
 
 

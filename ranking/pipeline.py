@@ -66,6 +66,7 @@ from ranking.scorers.value import ValueScorer
 from ranking.selectors import AuthorSpread, TopKSelector
 from ranking.sources import (
     CANDIDATES_MAX,
+    NEWEST,
     ActiveSource,
     CandidateSource,
     FollowingSource,
@@ -183,6 +184,7 @@ _SOURCES: Final[Mapping[str, _Maker]] = MappingProxyType(
         "active": lambda feed, _: ActiveSource(**_given(feed.sources.active)),
         "trending": lambda feed, _: TrendingSource(**_given(feed.sources.trending)),
         "fresh": lambda feed, _: FreshSource(**_given(feed.sources.fresh)),
+        "newest": lambda feed, _: FreshSource(feed.sources.newest.quota, name=NEWEST),
     }
 )
 

@@ -19,6 +19,7 @@ from ranking.filters import Removed
 __all__ = [
     "ActivityExplanation",
     "Explanation",
+    "HeadExplanation",
     "RankedActivity",
     "RemovedActivity",
     "Scoring",
@@ -64,13 +65,29 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadExplanation:
+    """What one head of a value model says of an activity.
+
+    The score is the sum over the heads of `weight` times `probability`. `contributions`, where the
+    head can tell, is what each feature added to the probability, and `bias` the rest.
+    """
+
+    kind: str
+    weight: float
+    probability: float
+    contributions: Mapping[str, float] | None
+    bias: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ActivityExplanation:
     """Why one activity stands where it does.
 
     `features` holds every feature the scorer read (NaN where missing). `contributions`, where the
     scorer can tell, is what each feature added, and `bias` the rest: together they are the score.
     `multipliers` are the adjustments made after it, by name. `explored` is true where chance, not
-    the score, chose; `placed` names the rule that gave it its place, such as `pin`.
+    the score, chose; `placed` names the rule that gave it its place, such as `pin`. `heads` are
+    those of a value model; None for another scorer.
     """
 
     activity_id: ActivityId
@@ -81,6 +98,7 @@ class ActivityExplanation:
     multipliers: Mapping[str, float]
     explored: bool
     placed: str | None = None
+    heads: Sequence[HeadExplanation] | None = None
 
 
 @dataclass(frozen=True, slots=True)

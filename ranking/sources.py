@@ -21,6 +21,8 @@ from ranking.table import ActivityTable
 __all__ = [
     "CANDIDATES_LIMIT",
     "CANDIDATES_MAX",
+    "EDITORIAL",
+    "NEWEST",
     "ActiveSource",
     "CandidateSource",
     "FollowingSource",
@@ -38,6 +40,12 @@ CANDIDATES_MAX: Final = 500
 
 CANDIDATES_LIMIT: Final = 2_000
 """Candidates that a service can be told to rank at most; a row of features is 0.2 KB."""
+
+NEWEST: Final = "newest"
+"""The source of last resort: for a user of whom nothing is known."""
+
+EDITORIAL: Final = "editorial"
+"""The source of what the app promotes to everybody."""
 
 Rows = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -74,17 +82,24 @@ def propose(
     table: ActivityTable,
     limit: int = CANDIDATES_MAX,
 ) -> Candidates:
-    """The candidates of all sources in the order of the sources: each row once, `limit` at most."""
+    """The candidates of all sources in the order of the sources: each row once, `limit` at most.
+
+    The source `newest` is asked where the others found nothing, but for what the app promotes.
+    """
     taken = np.zeros(len(table.alive) + 1, dtype=np.bool_)
     taken[-1] = True  # a row of -1 is no activity
     parts: list[Rows] = []
-    left = limit
+    left, found = limit, False
     for source in sources:
+        if source.name == NEWEST and found:
+            parts.append(np.zeros(0, np.int32))
+            continue
         rows = source.propose(query, table)
         fresh = rows[~taken[rows]][: min(source.quota, left)]
         taken[fresh] = True
         parts.append(fresh)
         left -= len(fresh)
+        found = found or (len(fresh) > 0 and source.name != EDITORIAL)
     counts = [len(part) for part in parts]
     return Candidates(
         rows=np.concatenate([np.zeros(0, np.int32), *parts]),

@@ -97,7 +97,7 @@ def command(
     into one engine. rank: 500 candidates in one process, then 100, 500 and 2,000 from HTTP request
     to reply, beside `mlflow models serve` where it is installed. ranker: 500 candidates, no engine.
     tenants: a read beside a tenant that asks for ten times its quota. point_in_time: the features
-    of every impression of a log.
+    of every impression of a log. train: LightFM, ALS and XGBoost beside the libraries alone.
 
     For example: headwater bench commit --seconds 3; headwater bench restart --entries 100000 --json
     """

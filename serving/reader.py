@@ -146,7 +146,7 @@ class FeedReader:
         query = replace(query, excluded=excluded, served=served)
         reading = self._reading(query, active, model, time, explain=explain, page=limit)
         slate = await self._maker.make(reading)
-        self.recent.note(tenant, ServedRequest(user, kind, query.now_us, query.seed))
+        self.recent.note(tenant, _request(query))
         pinned = PinnedSlate.of(slate, slate_head(slate))
         began_ns = self.clock_ns()
         page = pages.page(pinned, 0, limit, query.follows, slate)
@@ -204,10 +204,14 @@ class FeedReader:
         limit: int,
         served: Collection[bytes],
     ) -> tuple[Query, Slate]:
-        """The personalized feed by a config, without what counts as served; nothing is held."""
+        """The personalized feed by a config that is made of the active one; nothing is held.
+
+        What counts as `served` is left out.
+        """
         query = replace(self._query(tenant, user, "personalized", limit), served=served)
-        active, model = ActiveVersion(0, config), self.models.get(tenant)
-        reading = replace(self._reading(query, active, model), rankers=HeldRankers())
+        active = replace(self.configs.of(tenant), config=config)
+        reading = self._reading(query, active, self.models.get(tenant))
+        reading = replace(reading, rankers=HeldRankers())
         return query, await self._maker.make(reading)
 
     async def table(self, tenant: TenantId) -> ActivityTable:
@@ -310,3 +314,8 @@ class FeedReader:
     def _plan(self, deadline: Deadline) -> Plan:
         plan = self._quality.plan()
         return plan.without("model", "chronological") if deadline.over() else plan
+
+
+def _request(query: Query) -> ServedRequest:
+    """What a preview may ask again."""
+    return ServedRequest(query.user, query.kind, query.now_us, query.seed, query.request_id)

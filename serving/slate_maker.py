@@ -21,7 +21,7 @@ from feeds.model import TenantId
 from ranking.candidates import Candidates, Query
 from ranking.scorers.expression import ExpressionScorer
 from ranking.slates import Slate, SlateQuality
-from ranking.sources import CandidateSource, propose, proposed_max
+from ranking.sources import NEWEST, CandidateSource, propose, proposed_max
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
 from serving.configs import ActiveVersion
@@ -40,7 +40,13 @@ from serving.served import followed_by, repeats
 from serving.settings import Settings
 from serving.shadows import ShadowTrials
 from serving.slate_log.writer import SlateNotes
-from serving.sources import EngineFollowingSource, SparedSource, TimedSource, own_table
+from serving.sources import (
+    EngineFollowingSource,
+    PositionsSource,
+    SparedSource,
+    TimedSource,
+    own_table,
+)
 from serving.telemetry import Metrics
 
 __all__ = ["OUTCOMES", "LiveModels", "Reading", "SlateMaker", "quality_config"]
@@ -68,8 +74,9 @@ MODEL_COST: Final = "model"
 RECENT_CANDIDATES: Final = 200
 """Newest activities that stand in for the table while it is loading."""
 
-ALWAYS_ASKED: Final = frozenset({"editorial", "following"})
-"""Sources that no lack of time leaves out: what the app pins, and what the user follows."""
+ALWAYS_ASKED: Final = frozenset({"editorial", "following", NEWEST})
+"""Sources that no lack of time leaves out: what the app pins, what the user follows, and what is
+shown where nothing was found."""
 
 
 class LiveModels(Protocol):
@@ -131,7 +138,7 @@ class SlateMaker:
     async def make(self, reading: Reading, given: Sequence[CandidateSource] | None = None) -> Slate:
         """Gather and rank, and count what happened; `given` are asked instead of the config's."""
         query, began_ns = reading.query, self.clock_ns()
-        sources = self._sources(reading) if given is None else given
+        sources = self._sources(reading) if given is None else self._spared(given)
         gathered = await self._gather(reading, sources)
         gather_us = (self.clock_ns() - began_ns) // 1_000
         reading = self._hurried(reading)
@@ -202,6 +209,15 @@ class SlateMaker:
             self.engine, self.settings.home_group, quota, rows_max=rows_max
         )
         return note_source(home.name, partial(home.read, query))
+
+    def _spared(self, given: Sequence[CandidateSource]) -> list[CandidateSource]:
+        """The sources; those that have yet to look for anything may fail."""
+        return [
+            each
+            if isinstance(each, PositionsSource)
+            else SparedSource(each, self._source_failed, each.quota)
+            for each in given
+        ]
 
     def _source_failed(self, name: str) -> None:
         self.metrics.source_failures.labels(name).inc()

@@ -4,6 +4,9 @@ Answers go to standard output, progress to standard error. Heavy libraries are i
 command that runs.
 """
 
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +43,16 @@ from training.cli_output import (
     told,
     write_json,
 )
+from training.cli_schedule import (
+    AgeDays,
+    ExportFrom,
+    LookEvery,
+    NewEvents,
+    Rounds,
+    Watch,
+    train_on_schedule,
+)
+from training.config import DAY_S, ScheduleConfig
 
 if TYPE_CHECKING:
     from training.flow import TrainingResult
@@ -59,6 +72,9 @@ models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
 models.command("policy")(set_policy)
+
+
+SCHEDULE = ScheduleConfig()
 
 
 def prepare(
@@ -90,10 +106,18 @@ def prepare(
 
 
 def train(
+    events: Events,
     tenant: Annotated[
         list[str], typer.Option("--tenant", help="The tenant's name; may be repeated.")
-    ],
-    events: Events,
+    ] = [],  # noqa: B006 - typer copies it
+    every: Annotated[
+        bool, typer.Option("--all", help="Every tenant of the events that is due to be trained.")
+    ] = False,
+    watch: Watch = False,
+    new_events: NewEvents = SCHEDULE.new_events_min,
+    age_days: AgeDays = SCHEDULE.age_s_max / DAY_S,
+    look_every_s: LookEvery = SCHEDULE.look_every_s,
+    export_from: ExportFrom = None,
     out: Annotated[
         Path, typer.Option("--out", help="Where bundles and reports go, a folder a tenant.")
     ] = Path(".headwater/training"),
@@ -118,28 +142,76 @@ def train(
         int, typer.Option("--workers", min=1, max=64, help="Processes of the local cluster.")
     ] = 2,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    tune_minutes: Annotated[
+        float,
+        typer.Option(
+            "--tune-minutes",
+            min=0,
+            max=10_080,
+            help="Minutes to search for hyperparameters, for each tenant, on validation alone.",
+        ),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Train, judge and publish a model for each tenant from its exported events."""
-    from training.config import ClusterConfig  # noqa: PLC0415 - heavy imports inside
+    from training.config import ClusterConfig, searching  # noqa: PLC0415 - heavy imports inside
+    from training.errors import TenantsFailed  # noqa: PLC0415
     from training.flow import train_all  # noqa: PLC0415
 
-    with told(json), progress_bar(json) as progress:
-        results = train_all(
-            events,
-            tenant,
+    config = searching(config_of(dataset, seed), 60 * tune_minutes)
+    failed: dict[str, Exception] = {}
+    if every or watch:
+        schedule = replace(
+            SCHEDULE,
+            new_events_min=new_events,
+            age_s_max=age_days * DAY_S,
+            look_every_s=look_every_s,
+        )
+        rounds = Rounds(
+            events=events,
             out=out,
             registry=registry_uri(registry, data_dir),
+            tenants=tenant,
+            schedule=schedule,
+            config=config,
             promote=promote,
-            config=config_of(dataset, seed),
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
-            progress=progress,
+            export_from=export_from,
         )
+        train_on_schedule(rounds, watch=watch, json=json)
+        return
+    if not tenant:
+        raise typer.BadParameter("name a tenant with --tenant, or --all")
+    with told(json), progress_bar(json) as progress:
+        try:
+            results = train_all(
+                events,
+                tenant,
+                out=out,
+                registry=registry_uri(registry, data_dir),
+                promote=promote,
+                config=config,
+                scheduler=scheduler,
+                cluster=ClusterConfig(workers=workers),
+                progress=progress,
+            )
+        except TenantsFailed as error:
+            results, failed = list(error.results), error.failed
     if json:
         answers = [result.as_dict() for result in results]
-        write_json(answers[0] if len(answers) == 1 else {"results": answers})
-        return
+        told_apart = {"failed": {name: str(reason) for name, reason in failed.items()}}
+        whole = {"results": answers} | (told_apart if failed else {})
+        write_json(answers[0] if len(tenant) == 1 else whole)
+    else:
+        _print_results(results)
+        for name, reason in failed.items():
+            say(f"Tenant {name} was not trained: {reason}", sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_results(results: "Sequence[TrainingResult]") -> None:
     for result in results:
         print_report(result.report)
         print_gates(result.gates)

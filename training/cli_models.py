@@ -126,6 +126,14 @@ def gate_version(
     tenant: Annotated[str, typer.Argument(help="The tenant's name.")],
     version: Annotated[str, typer.Argument(help="A version's number, or shadow, previous.")],
     events: Events,
+    slates: Annotated[
+        Path | None,
+        typer.Option(
+            "--slates",
+            help="The directory that `headwater slates export` wrote to: served scores must come "
+            "out again, and the version may not be worse than what was served.",
+        ),
+    ] = None,
     dataset: Described = None,
     registry: Registry = None,
     data_dir: DataDir = DATA_DIR,
@@ -143,6 +151,7 @@ def gate_version(
             tenant,
             version_of(version),
             registry=registry_uri(registry, data_dir),
+            slates=slates,
             config=config_of(dataset, None),
         )
     if json:

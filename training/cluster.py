@@ -6,6 +6,7 @@ remote scheduler need the same files (a shared directory) and the same version o
 
 import contextlib
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,30 +36,22 @@ class Task(Protocol[T_co]):
         """What the work returned, waiting for it; raises what it raised."""
         ...
 
+    def wait(self, seconds: float) -> bool:
+        """Whether the work ends within so many seconds."""
+        ...
+
 
 class Workers(Protocol):
     """Runs functions, each once its arguments that are tasks are done."""
 
+    @property
+    def places(self) -> int:
+        """How many tasks can run at once."""
+        ...
+
     def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
         """Hand in `function(*arguments)`; tasks among the arguments become their results."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Done(Generic[T]):
-    value: T
-
-    def result(self) -> T:
-        return self.value
-
-
-class InlineWorkers:
-    """Runs everything at once in this process: for tests, notebooks and debuggers."""
-
-    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
-        """Run it now; an error is raised here."""
-        ready = [a.result() if isinstance(a, _Done) else a for a in arguments]
-        return _Done(function(*ready))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +62,38 @@ class _Failed:
     """
 
     error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    value: T | _Failed
+
+    def result(self) -> T:
+        return _told(self.value)
+
+    def wait(self, seconds: float) -> bool:
+        del seconds
+        return True
+
+
+class InlineWorkers:
+    """Runs everything at once in this process: for tests, notebooks and debuggers."""
+
+    @property
+    def places(self) -> int:
+        """One: this thread."""
+        return 1
+
+    def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
+        """Run it now; an error that is told to the user is raised by `result`, others here."""
+        ready = [a.value if isinstance(a, _Done) else a for a in arguments]
+        return _Done(_run(function, *ready))
+
+
+def _told(value: T | _Failed) -> T:
+    if isinstance(value, _Failed):
+        raise value.error
+    return value
 
 
 def _run(function: Callable[..., T], *arguments: object) -> T | _Failed:
@@ -88,6 +113,7 @@ class _Submitted(Generic[T]):
     """A task of the cluster; `future` gives what `_run` returned."""
 
     future: Any  # Any: distributed has no types
+    workers: "_DaskWorkers"
 
     def result(self) -> T:
         from distributed import KilledWorker  # noqa: PLC0415
@@ -95,26 +121,61 @@ class _Submitted(Generic[T]):
         from distributed.comm import CommClosedError  # noqa: PLC0415
 
         try:
+            while not self.wait(_LOOK_S):
+                self.workers.check()
             value = self.future.result()
         except (KilledWorker, FutureCancelledError, CommClosedError) as error:
-            raise ClusterError(
-                f"the cluster lost a step of the training ({type(error).__name__}): a worker "
-                "ended, most likely for want of memory, or the scheduler did; train again with "
-                "fewer --workers, or give the workers more memory"
-            ) from error
-        if isinstance(value, _Failed):
-            raise value.error
-        return cast("T", value)
+            raise _lost(type(error).__name__) from error
+        return cast("T", _told(value))
+
+    def wait(self, seconds: float) -> bool:
+        from distributed import wait  # noqa: PLC0415
+
+        with contextlib.suppress(TimeoutError):
+            wait(self.future, timeout=seconds)
+        return bool(self.future.done())
+
+
+_LOOK_S = 1.0
+"""Seconds between two looks at whether there are workers at all."""
+
+
+def _lost(why: str) -> ClusterError:
+    return ClusterError(
+        f"the cluster lost a step of the training ({why}): a worker ended, most likely for want of "
+        "memory, or the scheduler did; nothing was published; train again with fewer --workers, or "
+        "give the workers more memory"
+    )
 
 
 class _DaskWorkers:
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: "Client", config: ClusterConfig) -> None:
         self._client = client
+        self._without_s_max = config.without_workers_s_max
+        self._seen_s = time.monotonic()
+
+    @property
+    def places(self) -> int:
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
+
+    def check(self) -> None:
+        """Raise `ClusterError` where there was no worker for too long.
+
+        Dask's own keeper of a worker gives up where it dies while it starts, and a task would wait
+        for ever.
+        """
+        now = time.monotonic()
+        if self._client.nthreads():
+            self._seen_s = now
+        elif now - self._seen_s > self._without_s_max:
+            raise _lost(f"no worker for {now - self._seen_s:.0f} s")
 
     def submit(self, function: Callable[..., T], *arguments: object) -> Task[T]:
         ready = [a.future if isinstance(a, _Submitted) else a for a in arguments]
         # pure=False: every call runs, even one that equals an earlier one in all but the clock.
-        return _Submitted(self._client.submit(_run, function, *ready, pure=False))
+        future = self._client.submit(_run, function, *ready, pure=False)
+        return _Submitted(future, self)
 
 
 @contextlib.contextmanager
@@ -131,7 +192,7 @@ def open_workers(
         yield InlineWorkers()
         return
     with contextlib.ExitStack() as stack:
-        yield _DaskWorkers(_connect(scheduler, config, stack))
+        yield _DaskWorkers(_connect(scheduler, config, stack), config)
 
 
 def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.ExitStack) -> "Client":
@@ -145,6 +206,7 @@ def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.Exi
                 "temporary-directory": directory,
                 "distributed.admin.system-monitor.gil.enabled": False,
                 "distributed.worker.profile.enabled": False,
+                "distributed.scheduler.allowed-failures": config.deaths_max - 1,
             }
         )
     )

@@ -1,7 +1,7 @@
 """Every setting and limit of training, in one frozen class with its units."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -9,19 +9,27 @@ from feeds.events import ENGAGEMENT_KINDS
 from training.errors import TrainingError
 
 __all__ = [
+    "DAY_S",
     "PRESETS",
     "BoostedConfig",
     "BoostedVariant",
+    "BudgetConfig",
     "ClusterConfig",
     "EvaluationConfig",
     "FactorizationConfig",
     "GateConfig",
     "LabelConfig",
     "RequestConfig",
+    "ScheduleConfig",
+    "SearchConfig",
     "SplitConfig",
     "TrainingConfig",
     "preset",
+    "searching",
 ]
+
+DAY_S = 86_400.0
+"""Seconds of a day."""
 
 _LABELS = ("click", "like", "comment", "share", "bookmark")
 
@@ -231,6 +239,30 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """How long, and how much, is searched for hyperparameters."""
+
+    seconds: float = 600.0
+    """Seconds after which no trial begins, and one that goes on ends at its next step."""
+    trials_max: int = 100
+    """Trials of each space."""
+    startup_trials: int = 6
+    """Trials of each space before any is pruned or proposed by what was seen."""
+    seed: int = 20_180_312
+    """Seeds what is proposed: with `trials_max` as the only limit, a search repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetConfig:
+    """What one tenant's training may take; beyond it the training ends and nothing is published."""
+
+    seconds_max: float = 14_400.0
+    """Seconds from the reading of its events to its last step."""
+    memory_bytes_max: int = 8_589_934_592
+    """Resident memory of a worker while it does a step of this tenant."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The Dask cluster that is made when no scheduler is named."""
 
@@ -242,6 +274,10 @@ class ClusterConfig:
     """Seconds that a scheduler may take to answer."""
     start_s_max: int = 60
     """Seconds to wait for the first worker."""
+    without_workers_s_max: int = 60
+    """Seconds without any worker after which the training ends."""
+    deaths_max: int = 2
+    """Workers of the local cluster that a step may take with it before the training ends."""
     dashboard_address: str = "127.0.0.1:0"
     """Where Dask's dashboard listens: loopback, any free port."""
 
@@ -259,6 +295,9 @@ class TrainingConfig:
     boosted: BoostedConfig = field(default_factory=BoostedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gates: GateConfig = field(default_factory=GateConfig)
+    search: SearchConfig | None = None
+    """Search for hyperparameters of the rankers on validation first; None: those above are used."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     derived: tuple[str, ...] = ()
     """Sentences on what the data's source derived; they are repeated in every report."""
 
@@ -291,3 +330,42 @@ def preset(name: str) -> TrainingConfig:
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
     return replace(TrainingConfig(), split=PRESETS[name])
+
+
+def searching(config: TrainingConfig, seconds: float) -> TrainingConfig:
+    """The config with a search of so many seconds, and as much more time to train; 0: as it is."""
+    if not seconds:
+        return config
+    return replace(
+        config,
+        search=SearchConfig(seconds=seconds, seed=config.seed),
+        budget=replace(config.budget, seconds_max=config.budget.seconds_max + seconds),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """When a tenant is trained again."""
+
+    new_events_min: int = 1_000
+    """Events since the last training from which on a tenant is due."""
+    age_s_max: float = 7 * DAY_S
+    """Seconds after which a model is trained anew, if there is any new event at all."""
+    retry_s: float = 3_600.0
+    """Seconds that a tenant whose training failed is left alone, unless it has as many new events
+    as make it due."""
+    look_every_s: float = 60.0
+    """Seconds between two looks, of `--watch`."""
+    tenants_max: int = 10_000
+    """Tenants of an export that are looked at; with more, none is."""
+
+    def check(self) -> "ScheduleConfig":
+        """Itself; raises `TrainingError` with every mistake at once."""
+        found = [
+            f"{each.name} is {getattr(self, each.name)}: give a number above 0"
+            for each in fields(self)
+            if not getattr(self, each.name) > 0
+        ]
+        if found:
+            raise TrainingError("; ".join(found))
+        return self

@@ -6,16 +6,23 @@ TrainingError
 ├── TrainingSetDamaged  a training set on disk does not match its manifest
 ├── TooFewEvents        not enough engagements to split, train or judge by
 ├── GatesFailed         a version may not replace the live one; the reasons are told
+├── BudgetSpent         a tenant's training took its time or its memory
+├── TenantsFailed       some of several tenants were not trained; the others were
 ├── ClusterError        the Dask cluster cannot be started or reached
 └── SimulationError     a community cannot be simulated as asked, or its service failed
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 __all__ = [
+    "BudgetSpent",
     "ClusterError",
     "ExportDamaged",
     "GatesFailed",
     "SimulationError",
     "SourceError",
+    "TenantsFailed",
     "TooFewEvents",
     "TrainingError",
     "TrainingSetDamaged",
@@ -44,6 +51,21 @@ class TooFewEvents(TrainingError):
 
 class GatesFailed(TrainingError):
     """A version may not replace the live one; the message has every reason, and what to do."""
+
+
+class BudgetSpent(TrainingError):
+    """A tenant's training took its time or its memory; nothing of it was published."""
+
+
+class TenantsFailed(TrainingError):
+    """Some of several tenants were not trained; `results` are those of the others."""
+
+    def __init__(self, failed: Mapping[str, Exception], results: Sequence[Any]) -> None:
+        # Any: `TrainingResult`, which is made above this module
+        told = "; ".join(f"{tenant}: {error}" for tenant, error in failed.items())
+        super().__init__(f"{len(failed)} of {len(failed) + len(results)} tenants failed: {told}")
+        self.failed = dict(failed)
+        self.results = tuple(results)
 
 
 class ClusterError(TrainingError):

@@ -16,8 +16,8 @@ from feeds.model import ActivityId, position_of
 from ranking.scorers.factorization import Embeddings, FactorTable
 from training.config import FactorizationConfig
 from training.event_log import EventLog
+from training.trainers.base import Embedded, FactorModel
 from training.trainers.factorization import FactorizationTrainer
-from training.trainers.matrices import Embedded, FactorModel
 
 if TYPE_CHECKING:
     from scipy import sparse

@@ -10,14 +10,15 @@ from typing import Any
 
 import msgspec
 
+from feeds.errors import FeedsError
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
-from ranking.errors import ModelNotFound
+from ranking.errors import ModelNotFound, RankingError
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
 from training.cluster import Task, Workers, open_workers
 from training.comparison import ComparisonReport
-from training.config import ClusterConfig, TrainingConfig
-from training.errors import TrainingError
+from training.config import ClusterConfig, SearchConfig, TrainingConfig
+from training.errors import TenantsFailed, TrainingError
 from training.gates import GATES, GateReport
 from training.gating import Live, compare_versions, gate_published, gate_trained
 from training.model_card import CARD, SIGNATURE, model_card, signature
@@ -43,6 +44,7 @@ from training.steps import (
     train_ranker,
 )
 from training.trainers.base import Stopwatch
+from training.tuning import search_rankers
 
 __all__ = [
     "STEPS",
@@ -51,6 +53,7 @@ __all__ = [
     "evaluate",
     "find_version",
     "gate",
+    "place_version",
     "promote",
     "published_bundle",
     "train_all",
@@ -59,6 +62,9 @@ __all__ = [
 
 STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "gates", "publish")
 """The steps of a run, in order."""
+
+_LOOK_S = 1.0
+"""Seconds between two looks at a search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class _Run:
     tenant: TenantId
     out: Path
     steps: tuple[Sequence[Task[object]], ...]
+    rankers: Sequence[Task[object]]
     judged: Task[Judged]
     gated: Task[GateReport]
     watch: Stopwatch
@@ -159,14 +166,16 @@ def train_all(
     """Train several tenants: a task graph for each, all handed in before the first is waited for.
 
     As `train_tenant`; `progress` gets the tenant's name before the step where there are several.
-    The events of all are read first: where one's cannot be, none is trained.
+    The events of all are read first: where one's cannot be, none is trained. After that the others
+    go on where one fails, and `TenantsFailed` has their results.
     """
     config = (config or TrainingConfig()).check()
     checked = [check_tenant_id(tenant) for tenant in tenants]
     if twice := {tenant for tenant in checked if checked.count(tenant) > 1}:
         raise TrainingError(f"tenant {min(twice)} is named twice: name each once")
     home = Path(out).resolve()
-    results = []
+    results: list[TrainingResult] = []
+    failed: dict[str, Exception] = {}
     watch = Stopwatch()
     with ExitStack() as stack:
         opened = None
@@ -180,16 +189,26 @@ def train_all(
             workers.submit(plan_run, Path(export).resolve(), tenant, scratch / tenant, config)
             for tenant in checked
         ]
+        share = max(1, workers.places // len(checked))
         labels = [f"{tenant}: " if len(checked) > 1 else "" for tenant in checked]
         for label, plan in zip(labels, plans, strict=True):
             progress(f"{label}{STEPS[0]}", 0, len(STEPS))
             plan.result()  # no tenant is trained if another's events cannot be read
         runs = [
-            _submit(workers, tenant, plan, home / tenant, config, lives[tenant], clock(), watch)
+            _submit(
+                workers, tenant, plan, home / tenant, config, lives[tenant], clock(), watch, share
+            )
             for tenant, plan in zip(checked, plans, strict=True)
         ]
         for label, run in zip(labels, runs, strict=True):
-            results.append(_finish(run, opened, promote, progress, label))
+            try:
+                results.append(_finish(run, opened, promote, progress, label, config.search))
+            except (TrainingError, RankingError, FeedsError) as error:
+                if len(checked) == 1:
+                    raise
+                failed[run.tenant] = error
+    if failed:
+        raise TenantsFailed(failed, results)
     return results
 
 
@@ -219,12 +238,14 @@ def gate(
     version: int | Alias,
     *,
     registry: str,
+    slates: Path | str | None = None,
     config: TrainingConfig | None = None,
     clock: Callable[[], int] = wall_clock_us,
 ) -> GateReport:
     """Bring a published version before the gates, with what is live now; the answer is kept.
 
-    Raises `ModelNotFound`; what the gates say is no error.
+    With exported `slates`, gates on what was served judge too. Raises `ModelNotFound`; what the
+    gates say is no error.
     """
     name = check_tenant_id(tenant)
     with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
@@ -237,6 +258,8 @@ def gate(
             _fetch_live(opened, name, scratch),
             (config or TrainingConfig()).check(),
             clock(),
+            version=wanted.version,
+            slates=None if slates is None else Path(slates),
         )
         opened.attach(wanted, {GATES: report.to_json()})
     return report
@@ -297,26 +320,41 @@ def _submit(
     live: Live | None,
     trained_us: int,
     watch: Stopwatch,
+    share: int,
 ) -> _Run:
-    """Hand in every step of a tenant's run; each waits for those whose results it takes."""
+    """Hand in every step of a tenant's run; each waits for those whose results it takes.
+
+    At most `share` of them run at once, so that no tenant takes the workers from the others.
+    """
     factors: Task[Trained] = workers.submit(train_factors, plan)
     sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
-    rankers: list[Task[Trained]] = [
-        workers.submit(train_ranker, sets, trainer) for trainer in row_trainers(config)
-    ]
+    rankers: list[Task[Trained]] = []
+    if config.search is not None:
+        rankers.append(workers.submit(search_rankers, sets, config.search))
+    for trainer in row_trainers(config):
+        # Each waits for the one that has its place: a tenant's share of the workers.
+        before = rankers[-share : len(rankers) - share + 1] if len(rankers) >= share else []
+        rankers.append(workers.submit(train_ranker, sets, trainer, *before))
     choice: Task[Choice] = workers.submit(choose_model, sets, *rankers)
     judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
     gated: Task[GateReport] = workers.submit(gate_trained, sets, judged, live, trained_us)
     steps = ([factors], [sets], rankers, [choice], [judged], [gated])
-    return _Run(tenant, out, steps, judged, gated, watch)
+    return _Run(tenant, out, steps, rankers, judged, gated, watch)
 
 
 def _finish(
-    run: _Run, registry: ModelRegistry | None, promote: bool, progress: Progress, label: str
+    run: _Run,
+    registry: ModelRegistry | None,
+    promote: bool,
+    progress: Progress,
+    label: str,
+    searched: SearchConfig | None,
 ) -> TrainingResult:
     for number, (step, tasks) in enumerate(zip(STEPS[1:-1], run.steps, strict=True), 1):
         progress(f"{label}{step}", number, len(STEPS))
         for task in tasks:
+            if searched is not None and tasks is run.rankers:
+                _watch(task, searched, progress, label)
             task.result()
     gates = run.gated.result()
     judged = _beside_live(run.judged.result(), gates)
@@ -348,6 +386,13 @@ def _beside_live(judged: Judged, gates: GateReport) -> Judged:
     return replace(judged, report=msgspec.structs.replace(judged.report, live=live))
 
 
+def _watch(task: Task[object], searched: SearchConfig, progress: Progress, label: str) -> None:
+    """Tell how much of the time of a search is over, until the task ends."""
+    watch, whole = Stopwatch(), int(searched.seconds)
+    while not task.wait(_LOOK_S):
+        progress(f"{label}search for hyperparameters", min(int(watch.seconds), whole), whole)
+
+
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="headwater-judge-") as temporary:
@@ -376,14 +421,21 @@ def _publish(
     }
     notes = " ".join(judged.report.verdicts)
     version = registry.publish(tenant, judged.bundle, notes, documents)
+    return version.version, place_version(registry, version, gates, promote)
+
+
+def place_version(
+    registry: ModelRegistry, version: ModelVersion, gates: GateReport, promote: bool
+) -> bool:
+    """Put a published version live, or on trial, as gates and policy allow; whether it is live."""
     if not gates.passed:
-        return version.version, False
-    if promote or registry.policy(tenant) == "gated":
+        return False
+    if promote or registry.policy(version.tenant) == "gated":
         # Only in place of what it was judged against: whoever promoted meanwhile had a reason.
-        registry.promote(tenant, version.version, gates.live)
-        return version.version, True
-    registry.set_shadow(tenant, version.version)
-    return version.version, False
+        registry.promote(version.tenant, version.version, gates.live)
+        return True
+    registry.set_shadow(version.tenant, version.version)
+    return False
 
 
 def find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:

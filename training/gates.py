@@ -40,6 +40,9 @@ GATES: Final = "gates.json"
 
 Verdict = Literal["passed", "failed", "not judged"]
 
+NO_SLATES: Final = "no exported slates were given (`headwater models gate --slates`)"
+"""Why gates that need slates could not judge."""
+
 _NAMED_MAX: Final = 5
 
 
@@ -149,45 +152,6 @@ def fairness_gate(comparison: ComparisonReport, config: GateConfig) -> Gate:
     return Gate("fairness", "passed", f"worse for no band of users ({told}).", figures)
 
 
-def counterfactual_gate(report: CounterfactualReport) -> Gate:
-    """Not worse than what was served, by what the logged slates earned.
-
-    The doubly robust estimate speaks where there is one, or else SNIPS.
-    """
-    if not report.estimates:
-        return unjudged("counterfactual", f"{report.refusal or report.verdict}")
-    names = [estimate.name for estimate in report.estimates]
-    found = report.of("DR" if "DR" in names else "SNIPS")
-    low, high = found.difference_interval
-    told = (
-        f"{found.name} gives it {found.value:.4f} a slate, {found.difference:+.4f} "
-        f"[{low:+.4f}, {high:+.4f}] to what was served, of {report.slates} slates of "
-        f"{report.users} users."
-    )
-    figures = {
-        "value": found.value,
-        "served": report.served,
-        "difference": found.difference,
-        "low": low,
-        "high": high,
-        "effective_places": report.effective_places,
-    }
-    return Gate("counterfactual", "failed" if found.verdict == "worse" else "passed", told, figures)
-
-
-def parity_gate(report: ParityReport) -> Gate:
-    """What the live version served comes out again here, bit for bit.
-
-    Where it does not, figures that were measured here say nothing about what is served there.
-    """
-    if report.identical is None:
-        return unjudged("parity", f"{report.sentence}.")
-    figures = {"scores": float(report.scores), "different": float(report.different_scores)}
-    return Gate(
-        "parity", "passed" if report.identical else "failed", f"{report.sentence}.", figures
-    )
-
-
 def latency_gate(
     bundle: ModelBundle, test: TrainingSet, config: GateConfig, timer: Callable[[], float]
 ) -> Gate:
@@ -232,6 +196,34 @@ def deleted_users_gate(tenant: str, trained_users: bytes | None, deleted: Iterab
     named = ", ".join(found[:_NAMED_MAX]) + (", …" if len(found) > _NAMED_MAX else "")
     told = f"it learnt from {len(found)} deleted users ({named}): train anew without them."
     return Gate(name, "failed", told, figures)
+
+
+def parity_gate(report: ParityReport | None) -> Gate:
+    """What was served comes out again, bit for bit; None where no slates were given."""
+    if report is None:
+        return unjudged("parity", f"{NO_SLATES}.")
+    figures = {"slates": float(report.slates), "different": float(report.different_scores)}
+    if report.identical is None:
+        return unjudged("parity", f"{report.sentence}.")
+    verdict: Verdict = "passed" if report.identical else "failed"
+    return Gate("parity", verdict, f"{report.sentence}.", figures)
+
+
+def counterfactual_gate(report: CounterfactualReport | str | None) -> Gate:
+    """Not worse than what was served, on the logged slates; a text says why none can be used.
+
+    It fails where a whole interval of a difference lies below 0, of any estimator.
+    """
+    name = "counterfactual"
+    if report is None:
+        return unjudged(name, f"{NO_SLATES}.")
+    if isinstance(report, str):
+        return unjudged(name, f"{report}.")
+    if report.refusal is not None:
+        return unjudged(name, report.refusal)
+    figures = {one.name: one.difference for one in report.estimates}
+    worse = any(one.verdict == "worse" for one in report.estimates)
+    return Gate(name, "failed" if worse else "passed", report.verdict, figures)
 
 
 def unjudged(name: str, reason: str) -> Gate:

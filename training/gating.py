@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
+from ranking.scorers.base import Scorer
 from training.comparison import ComparisonReport, Played, chronological, compare, play
 from training.config import TrainingConfig
+from training.counterfactual import CounterfactualReport
 from training.counterfactual_slates import compare_with_served
 from training.dataset import TrainingSet
 from training.errors import ExportDamaged, TrainingError
@@ -25,9 +26,9 @@ from training.gates import (
     latency_gate,
     parity_gate,
     size_gate,
-    unjudged,
 )
-from training.parity import parity_of
+from training.logged_slates import logged_slates
+from training.parity import check_parity
 from training.selection import Judged
 from training.served import has_slates
 from training.steps import SetFiles
@@ -65,8 +66,9 @@ def gate_trained(
     scores = bundle.scorer().score(test.columns(bundle.spec.names))
     ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
     theirs = _rival(lambda: read_event_log(plan.export, plan.tenant), ours, live, config)
+    served = _served_gates(None, plan.export, bundle, _versions(live), config)
     return _report(
-        plan.export, bundle, ours, theirs, judged.documents, live, config, judged_us, timer
+        plan.export, bundle, ours, theirs, judged.documents, served, live, config, judged_us, timer
     )
 
 
@@ -79,13 +81,53 @@ def gate_published(
     config: TrainingConfig,
     judged_us: int,
     timer: Timer = time.perf_counter,
+    *,
+    version: int,
+    slates: Path | None = None,
 ) -> GateReport:
-    """Gate a bundle in a directory on the test part of an export, beside what is live."""
+    """Gate a bundle in a directory on the test part of an export, beside what is live.
+
+    With exported `slates` (unset: those beside the events, where there are any), also on what was
+    served: its own scores and those of the live version must come out again, and it may not be
+    worse than what was served.
+    """
     bundle = ModelBundle.load(directory)
     log = read_event_log(export, tenant)
     ours = play(log, bundle, config, "the version")
     theirs = _rival(lambda: log, ours, live, config)
-    return _report(export, bundle, ours, theirs, documents, live, config, judged_us, timer)
+    versions = _versions(live) | {str(version): bundle.scorer()}
+    served = _served_gates(slates, export, bundle, versions, config)
+    return _report(export, bundle, ours, theirs, documents, served, live, config, judged_us, timer)
+
+
+def _versions(live: Live | None) -> dict[str, Scorer]:
+    """The scorer of the live version by its number, as slates name it."""
+    return {str(live.version): ModelBundle.load(live.directory).scorer()} if live else {}
+
+
+def _served_gates(
+    slates: Path | None,
+    export: Path,
+    bundle: ModelBundle,
+    versions: Mapping[str, Scorer],
+    config: TrainingConfig,
+) -> tuple[Gate, Gate]:
+    """What the exported slates say; not judged where there are none."""
+    tenant = bundle.tenant
+    if slates is None and not has_slates(export, tenant):
+        return parity_gate(None), counterfactual_gate(None)
+    slates = slates or export
+    parity = check_parity(logged_slates(slates, tenant), versions.get)
+    told: CounterfactualReport | str
+    try:
+        told = compare_with_served(
+            slates, export, tenant, bundle.scorer(), factors=bundle.factors(), seed=config.seed
+        )
+    except ExportDamaged:
+        raise
+    except TrainingError as error:  # no slate can be used: the reason is the answer
+        told = str(error)
+    return parity_gate(parity), counterfactual_gate(told)
 
 
 def compare_versions(
@@ -114,57 +156,26 @@ def _report(
     ours: Played,
     theirs: Played,
     documents: Mapping[str, bytes],
+    served: tuple[Gate, Gate],
     live: Live | None,
     config: TrainingConfig,
     judged_us: int,
     timer: Timer,
 ) -> GateReport:
-    tenant, gates = bundle.tenant, config.gates
+    gates = config.gates
     comparison = compare(ours, theirs, config.evaluation, config.seed)
-    deleted = read_deleted_users(export, tenant)
+    deleted = read_deleted_users(export, bundle.tenant)
     return GateReport(
-        tenant=tenant,
+        tenant=bundle.tenant,
         digest=bundle.digest,
         live=live.version if live else 0,
         judged_us=judged_us,
         gates=(
             better_gate(comparison, gates),
             fairness_gate(comparison, gates),
-            _counterfactual(export, bundle, config),
-            _parity(export, tenant, live),
             latency_gate(bundle, ours.test, gates, timer),
             size_gate(bundle, gates),
-            deleted_users_gate(tenant, documents.get(TRAINED_USERS), deleted),
+            deleted_users_gate(bundle.tenant, documents.get(TRAINED_USERS), deleted),
+            *served,
         ),
     )
-
-
-def _counterfactual(export: Path, bundle: ModelBundle, config: TrainingConfig) -> Gate:
-    """By the slates beside the events, where there are any; factors are those that were served."""
-    name, tenant = "counterfactual", bundle.tenant
-    if not has_slates(export, tenant):
-        return unjudged(name, _NO_SLATES.format(tenant=tenant))
-    try:
-        report = compare_with_served(
-            export, export, tenant, bundle.scorer(), factors=bundle.factors(), seed=config.seed
-        )
-    except ExportDamaged:
-        raise
-    except TrainingError as error:  # no slate can be used
-        return unjudged(name, f"{error}.")
-    return counterfactual_gate(report)
-
-
-def _parity(export: Path, tenant: TenantId, live: Live | None) -> Gate:
-    if live is None:
-        return unjudged("parity", "no version is live, so none was served.")
-    if not has_slates(export, tenant):
-        return unjudged("parity", _NO_SLATES.format(tenant=tenant))
-    scorer = ModelBundle.load(live.directory).scorer()
-    return parity_gate(parity_of(export, tenant, scorer, live.version))
-
-
-_NO_SLATES: Final = (
-    "there are no slates beside the events: `headwater slates export --tenant {tenant}` into the "
-    "same directory."
-)

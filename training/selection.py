@@ -38,6 +38,7 @@ from training.steps import (
     Trained,
     factor_table,
     part_report,
+    ranker_sets,
     replayed_sets,
     save_fitted,
 )
@@ -167,6 +168,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
     documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
+    for trained in choice.rankers:
+        documents |= trained.documents
     return Judged(path if path.exists() else bundle.save(path), report, documents)
 
 
@@ -264,18 +267,15 @@ def _judge_explore(
 
 def _refitted(sets: SetFiles, trained: Trained) -> Trained:
     """A boosted model trained again with validation's requests too; other models as they are."""
-    plan, config = sets.plan, sets.plan.config
-    variant = next((v for v in config.boosted.variants if v.name == trained.name), None)
-    if variant is None:
+    trainer = trained.trainer
+    if not isinstance(trainer, BoostedTrainer):
         return trained
-    trainer = BoostedTrainer(variant, config.boosted, config.evaluation.k)
-    both = joined(
-        TrainingSet.load(plan.set_path("ranker")), TrainingSet.load(plan.set_path("validation"))
-    )
-    again = trainer.refit(Examples.of(both), int(trained.figures["trees"]), seed=config.seed)
+    seed = sets.plan.config.seed
+    both = joined(*ranker_sets(sets))
+    again = trainer.refit(Examples.of(both), int(trained.figures["trees"]), seed=seed)
     seconds = trained.figures["seconds"] + again.figures["seconds"]
     saved = save_fitted(sets, trained.name, again, both)
-    return replace(saved, figures=trained.figures | {"seconds": seconds})
+    return replace(trained, path=saved.path, figures=trained.figures | {"seconds": seconds})
 
 
 def _scorers(

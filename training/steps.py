@@ -4,6 +4,7 @@ Each step reads its input from files and leaves its output in files of the run's
 travels between processes is small.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from feeds.model import TenantId, format_time
 from ranking.bundle import ModelBundle
 from ranking.features import FEATURES, FeatureMatrix, FeatureParameters, FeatureSpec
 from ranking.scorers.factorization import FactorTable
+from training.budget import Budget
 from training.config import TrainingConfig
 from training.dataset import TrainingSet, collect
 from training.errors import TooFewEvents
@@ -38,6 +40,7 @@ __all__ = [
     "factor_table",
     "part_report",
     "plan_run",
+    "ranker_sets",
     "replayed_sets",
     "save_fitted",
     "train_factors",
@@ -69,6 +72,7 @@ class Plan:
     counts: dict[str, int]
     fingerprint: str
     seconds: float
+    budget: Budget
 
     def set_path(self, name: SetName) -> Path:
         """Where a set of requests lies."""
@@ -80,13 +84,15 @@ class Trained:
     """A model of a run and how it came about: factors in a file, a ranker as a bundle.
 
     `figures` are numbers by name: seconds, trees, interactions, NDCG on validation; `notes` are
-    sentences for the report.
+    sentences for the report, `documents` go with the version, `trainer` is who trained a ranker.
     """
 
     name: str
     path: Path | None
     figures: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    trainer: RowTrainer | None = None
+    documents: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,7 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
     Raises `ExportDamaged` or `TooFewEvents`.
     """
     watch = Stopwatch()
+    started_s = time.time()
     log = read_event_log(export, tenant)
     split = split_by_time(log.events, config.check().split)
     counts = Counter(type(event).__name__.lower() for event in log.events)
@@ -119,6 +126,7 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
         counts={"events": len(log), **dict(sorted(counts.items()))},
         fingerprint=log.fingerprint,
         seconds=watch.seconds,
+        budget=Budget(tenant, config.budget, started_s),
     )
 
 
@@ -128,6 +136,7 @@ def train_factors(plan: Plan) -> Trained:
     `figures` has `interactions`, `users`, `activities`, `seconds`.
     """
     watch = Stopwatch()
+    plan.budget.check("the factors")
     config = plan.config
     kinds = tuple(kind for kind, label in config.requests.labels.items() if label)
     log = read_event_log(plan.export, plan.tenant)
@@ -148,6 +157,7 @@ def train_factors(plan: Plan) -> Trained:
 def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     """Replay the log once, and leave a set for each part that has requests, and for explore."""
     watch = Stopwatch()
+    plan.budget.check("the replay")
     limits: dict[PartName, int] = {
         "ranker": plan.config.requests.train_requests_max,
         "validation": plan.config.requests.validation_requests_max,
@@ -167,19 +177,35 @@ def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     )
 
 
-def train_ranker(sets: SetFiles, trainer: RowTrainer) -> Trained:
+def train_ranker(sets: SetFiles, trainer: RowTrainer, *after: Trained) -> Trained:
     """Train one model on the sets of a run, and leave it as a bundle in its directory.
 
-    Where there is too little to learn from, there is no bundle, and a note says why.
+    Where there is too little to learn from, there is no bundle, and a note says why. What it comes
+    `after` is not looked at: it keeps one tenant from taking every worker.
     """
+    del after
     plan = sets.plan
-    train = TrainingSet.load(plan.set_path("ranker"))
-    validation = TrainingSet.load(plan.set_path("validation"))
+    train, validation = ranker_sets(sets)
+
+    def told(rounds: int, score: float) -> None:
+        plan.budget.check(f"{trainer.name}, round {rounds} with {score:.4f}")
+
     try:
-        fitted = trainer.fit(Examples.of(train), Examples.of(validation), seed=plan.config.seed)
+        fitted = trainer.fit(
+            Examples.of(train), Examples.of(validation), seed=plan.config.seed, on_round=told
+        )
     except TooFewEvents as error:
         return Trained(trainer.name, None, {"seconds": 0.0}, (f"Not trained: {error}.",))
-    return save_fitted(sets, trainer.name, fitted, train)
+    return replace(save_fitted(sets, trainer.name, fitted, train), trainer=trainer)
+
+
+def ranker_sets(sets: SetFiles) -> tuple[TrainingSet, TrainingSet]:
+    """The requests that train the rankers, and those of validation; the budget is looked at."""
+    sets.plan.budget.check("the sets of the rankers")
+    return (
+        TrainingSet.load(sets.plan.set_path("ranker")),
+        TrainingSet.load(sets.plan.set_path("validation")),
+    )
 
 
 def save_fitted(sets: SetFiles, name: str, fitted: Fitted, data: TrainingSet) -> Trained:

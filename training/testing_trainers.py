@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
-from feeds.model import TenantId
+from feeds.model import TenantId, UserId
 from ranking.bundle import ModelBundle
-from ranking.features import FeatureMatrix
+from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.base import Scorer
+from ranking.scorers.factorization import FactorizationScorer
 from training.errors import TooFewEvents, TrainingError
+from training.factors import named_factors
 from training.trainers.base import MatrixModel, MatrixTrainer
 from training.trainers.rows import Examples, Fitted, RowTrainer
 
@@ -125,6 +127,30 @@ class MatrixTrainerContract(ABC):
         assert scores.shape == (43, 34)
         assert np.isfinite(scores).all()
 
+    def test_what_is_served_from_a_bundle_is_what_was_trained(self, tmp_path: Path) -> None:
+        """The request path's product of vectors gives the scores, but for the order of sums."""
+        model = self.fitted()
+        users = [f"u{number}" for number in range(40)]
+        positions = [number.to_bytes(16, "big") for number in range(30)]
+        spec = FeatureSpec(("factor_dot", "factor_bias"))
+        bundle = ModelBundle(
+            TenantId("acme"),
+            FactorizationScorer(spec),
+            FeatureMatrix(spec.names, np.zeros((1, 2), np.float32)),
+            factors=named_factors(model.factors(), users, positions),
+            trained_us=0,
+            training_fingerprint="",
+            metrics={},
+        )
+        loaded = ModelBundle.load(bundle.save(tmp_path / "bundle"))
+        table = loaded.factors()
+        assert table is not None
+        none = np.zeros((30, 0), np.int32)
+        columns = [np.column_stack(table.dot(UserId(u), positions, none, [])) for u in users]
+        found = [loaded.scorer().score(FeatureMatrix(spec.names, each)) for each in columns]
+        expected = model.scores(np.arange(40))
+        np.testing.assert_allclose(np.array(found), expected, rtol=1e-4, atol=1e-5)
+
     @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0), (3, 4)])
     def test_no_engagement_at_all_is_told(self, shape: tuple[int, int]) -> None:
         """With what to do."""
@@ -188,7 +214,10 @@ def shown_slates(
         relevance=clicked.astype(np.int8),
         sizes=np.full(requests, size, np.int64),
         users=np.array([f"u{n}" for n in random.integers(users, size=requests)]),
-        engaged={"click": clicked, "hide": random.random(len(rows)) < dislikely},
+        engaged={
+            "click": clicked.astype(np.int8),
+            "hide": (random.random(len(rows)) < dislikely).astype(np.int8),
+        },
         shown_at=places,
     )
 
@@ -308,7 +337,7 @@ def bundled(fitted: Fitted) -> ModelBundle:
 
 
 def _relabelled(data: Examples, labels: npt.NDArray[np.bool_]) -> Examples:
-    engaged = dict.fromkeys(data.engaged, labels)
+    engaged = dict.fromkeys(data.engaged, labels.astype(np.int8))
     return replace(data, relevance=labels.astype(np.int8), engaged=engaged)
 
 

@@ -154,6 +154,18 @@ class RemovedCandidate(BaseModel):
     reason: str
 
 
+class ExplainedHead(BaseModel):
+    """What one head of a value model says: the score is the sum of weight times probability."""
+
+    kind: str = Field(description="The kind of engagement.")
+    weight: float = Field(description="What one is worth, by the ranking config.")
+    probability: float | None = Field(description="How likely it is; null where it cannot say.")
+    contributions: dict[str, float | None] | None = Field(
+        description="What each feature added to the probability."
+    )
+    bias: float | None
+
+
 class ExplainedActivity(BaseModel):
     """Why an activity stands where it does."""
 
@@ -164,6 +176,8 @@ class ExplainedActivity(BaseModel):
     bias: float | None
     multipliers: dict[str, float]
     explored: bool = Field(description="Whether chance chose it, to learn from it.")
+    placed: str | None = Field(description="The rule that gave it its place, such as a pin.")
+    heads: list[ExplainedHead] | None = Field(description="Of a value model; null for another.")
 
 
 class Explanation(BaseModel):
@@ -201,7 +215,6 @@ class LoggedActivity(ExplainedActivity):
     source: str
     reason: str
     propensity: float
-    placed: str | None = Field(description="The rule that gave it its place, such as a pin.")
 
 
 class ExplainedSlate(BaseModel):

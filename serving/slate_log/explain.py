@@ -4,7 +4,7 @@ A model's version says what scores; the ranking config's says what a value model
 worth, and which expression orders a feed where no model does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +19,14 @@ from ranking.bundle import ModelBundle
 from ranking.candidates import Query
 from ranking.config import FeedOptions, RankingConfig
 from ranking.errors import InvalidRankingConfig, RankingError
+from ranking.explain import head_explanations
 from ranking.extractors.caller import CALLER
 from ranking.fallback import bound, fallback_scorer
 from ranking.features import FeatureMatrix
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.scorers.value import ValueScorer
+from ranking.slates import HeadExplanation
 from serving.handover import is_bundle_name
 from serving.rankers import LiveModel
 from serving.slate_log.record import LoggedSlate
@@ -119,13 +121,15 @@ class Recomputed:
 
     `bit_identical` is None where it could not be done, and `problem` then says why.
     `contributions`, float32[n, F + 1] with the bias last, add up to the score of each place within
-    1e-5 of the larger of it and 1; None where the scorer cannot tell.
+    1e-5 of the larger of it and 1; None where the scorer cannot tell. `heads` are those of a value
+    model, by place.
     """
 
     bit_identical: bool | None
     different: int = 0
     problem: str | None = None
     contributions: npt.NDArray[np.float32] | None = None
+    heads: Sequence[Sequence[HeadExplanation]] | None = None
 
 
 def recompute(slate: LoggedSlate, scorer: Scorer | str) -> Recomputed:
@@ -136,6 +140,7 @@ def recompute(slate: LoggedSlate, scorer: Scorer | str) -> Recomputed:
     try:
         scores = _scores(scorer, features)
         added = scorer.contributions(features) if isinstance(scorer, ExplainingScorer) else None
+        heads = head_explanations(scorer, features)
     except Exception as error:  # noqa: BLE001 - whatever a model does, what was logged can be shown
         return Recomputed(
             None,
@@ -143,7 +148,7 @@ def recompute(slate: LoggedSlate, scorer: Scorer | str) -> Recomputed:
             "logged",
         )
     different = int((_bits(scores) != _bits(slate.places.score_values())).sum())
-    return Recomputed(different == 0, different, contributions=added)
+    return Recomputed(different == 0, different, contributions=added, heads=heads)
 
 
 def explain(slate: LoggedSlate, versions: ModelVersions, live: Scorer | None) -> dict[str, Any]:
@@ -174,16 +179,16 @@ def explanation_of(slate: LoggedSlate, again: Recomputed) -> dict[str, Any]:
             {"filter": each.filter, "reason": each.reason, "count": each.count}
             for each in slate.removed
         ],
-        "activities": _activities(slate, again.contributions),
+        "activities": _activities(slate, again),
     }
 
 
-def _activities(
-    slate: LoggedSlate, added: npt.NDArray[np.float32] | None
-) -> list[dict[str, Any]]:  # Any: JSON
+def _activities(slate: LoggedSlate, again: Recomputed) -> list[dict[str, Any]]:  # Any: JSON
     names, scores = slate.feature_names, slate.places.score_values()
     values = slate.features_of(slate.places).values.tolist()
+    added = again.contributions
     contributions = [None] * len(scores) if added is None else added.tolist()
+    heads_of = [None] * len(scores) if again.heads is None else list(again.heads)
     rows = zip(
         slate.places.activity_ids(),
         np.where(np.isfinite(scores), scores, np.nan).tolist(),
@@ -194,6 +199,7 @@ def _activities(
         slate.explored_places().tolist(),
         values,
         contributions,
+        heads_of,
         strict=True,
     )
     return [
@@ -210,6 +216,7 @@ def _activities(
             "features": dict(zip(names, row, strict=True)),
             "contributions": None if parts is None else dict(zip(names, parts[:-1], strict=True)),
             "bias": None if parts is None else parts[-1],
+            "heads": heads,
         }
         for position, (
             activity,
@@ -221,6 +228,7 @@ def _activities(
             explored,
             row,
             parts,
+            heads,
         ) in enumerate(rows)
     ]
 

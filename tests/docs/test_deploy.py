@@ -1,4 +1,4 @@
-"""What deploy/ asks of Prometheus exists: every metric, every label, every value that is named."""
+"""What deploy/ asks for exists: every metric and label of Prometheus, every option of Dask."""
 
 import json
 import re
@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+import dask.config
 import pytest
 import yaml
+from distributed.cli import dask_scheduler, dask_worker
 
 from serving import docs
 from serving.exposition import Family
@@ -18,6 +21,7 @@ from serving.slate_maker import OUTCOMES
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "headwater.json"
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+DASK = ROOT / "deploy" / "dask"
 OF_PROMETHEUS = {"instance", "job", "le", "pid"}
 """Labels that are there without being a metric's own; `pid` is a worker's number."""
 
@@ -170,3 +174,44 @@ def test_prometheus_scrapes_what_the_service_answers() -> None:
     assert {'job="headwater"'} == {
         found for one in expressions() for found in re.findall(r'\bjob="[^"]*"', one)
     }
+
+
+def dask_environment() -> dict[str, str]:
+    lines = (DASK / "dask.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def command_of(unit: str) -> list[str]:
+    """What a unit starts, with the names of its environment file filled in."""
+    text = (DASK / f"headwater-dask-{unit}.service").read_text()
+    (started,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    return [
+        re.sub(r"\$\{(\w+)\}", lambda name: dask_environment()[name[1]], word)
+        for word in started.split()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "command"), [("scheduler", dask_scheduler.main), ("worker", dask_worker.main)]
+)
+def test_dask_units_start_what_is_installed(unit: str, command: click.Command) -> None:
+    program, name, *words = command_of(unit)
+    assert (program, name) == ("/opt/headwater/.venv/bin/dask", unit)
+    known = {option for parameter in command.params for option in parameter.opts}
+    known |= {option for parameter in command.params for option in parameter.secondary_opts}
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_dask_is_open_to_those_with_a_certificate_alone() -> None:
+    for unit in ("scheduler", "worker"):
+        words = command_of(unit)
+        assert words[words.index("--protocol") + 1] == "tls"
+    scheduler, worker = command_of("scheduler"), command_of("worker")
+    assert scheduler[scheduler.index("--dashboard-address") + 1].startswith("127.0.0.1:")
+    assert "--no-dashboard" in worker
+    assert worker[2] == f"tls://{dask_environment()['HEADWATER_DASK_HOST']}:8786"
+    for name in dask_environment():
+        if name.startswith("DASK_"):
+            place = name.removeprefix("DASK_").lower().replace("__", ".").replace("_", "-")
+            assert dask.config.get(place, "no such key") != "no such key"
+    assert dask_environment()["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] == "true"

@@ -17,6 +17,8 @@ def small_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HEADWATER_EVENTS", str(events))
     monkeypatch.setenv("HEADWATER_TENANT", "demo")
     monkeypatch.setenv("HEADWATER_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("HEADWATER_USERS", "40")
+    monkeypatch.setenv("HEADWATER_DAYS", "6")
     return tmp_path
 
 
@@ -48,4 +50,7 @@ def test_notebook_runs_from_top_to_bottom_and_shows_its_plots(
 
 
 def test_there_is_a_notebook_to_run() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_quickstart",
+        "06_simulate_before_you_ship",
+    ]

@@ -126,6 +126,24 @@ def test_probabilities_that_come_true_have_a_small_error_and_others_a_large_one(
     assert math.isnan(reliability([], []).error)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans()), min_size=1),
+    st.integers(1, 12),
+)
+def test_equal_probabilities_share_a_bin_whatever_their_order(
+    rows: list[tuple[float, bool]], bins: int
+) -> None:
+    forth, back = (
+        reliability([p for p, _ in order], [float(o) for _, o in order], bins)
+        for order in (rows, rows[::-1])
+    )
+    assert forth.predicted == pytest.approx(back.predicted)
+    assert forth.observed == pytest.approx(back.observed)
+    assert forth.share.sum() == pytest.approx(1)
+    assert (np.diff(forth.predicted) > 0).all()
+    assert forth.share @ forth.observed == pytest.approx(np.mean([o for _, o in rows]))
+
+
 @given(relevances, st.integers(1, 40))
 def test_metrics_lie_between_zero_and_one(relevance: list[int], k: int) -> None:
     values = (

@@ -42,7 +42,11 @@ def components(config: RankingConfig, kind: FeedKind, stage: str) -> dict[str, d
 
 
 def test_the_default_is_the_mix_of_the_first_release() -> None:
-    assert build_sources(DEFAULT, "personalized") == (FollowingSource(400), TrendingSource(100))
+    assert build_sources(DEFAULT, "personalized") == (
+        FollowingSource(400),
+        TrendingSource(100),
+        FreshSource(100, name="newest"),
+    )
     assert build_sources(DEFAULT, "explore") == (
         ActiveSource(250, outside=True),
         TrendingSource(150, outside=True),

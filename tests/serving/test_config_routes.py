@@ -178,7 +178,11 @@ BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["pins", "20"],
     ),
     "no source": (
-        {"personalized": {"sources": {n: {"on": False} for n in ("following", "trending")}}},
+        {
+            "personalized": {
+                "sources": {n: {"on": False} for n in ("following", "trending", "newest")}
+            }
+        },
         ["no source is on, which drops every candidate", "following (400)"],
     ),
     "a fallback that is none": ({"personalized": {"fallback": 3}}, ["fallback"]),

@@ -14,6 +14,7 @@ from serving.testing import ALL_SCOPES, Served, served
 
 CONFIGS = "/v2/ranking-configs"
 NEVER = "87a9eec0-fd5f-11e8-8080-80013fed2f5b"
+WHIM = "shown to learn whether you like it"
 KINDS = ("personalized", "explore")
 FEEDS = tuple(f"/v2/users/bob/feeds/{kind}" for kind in KINDS)
 READS = (*FEEDS, "/v2/users/bob/digest", "/v2/users/bob/follow_suggestions")
@@ -22,7 +23,7 @@ READS = (*FEEDS, "/v2/users/bob/digest", "/v2/users/bob/follow_suggestions")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = tmp_path_factory.mktemp("promises") / "data"
-    with served(data, deadline_ms=10_000) as service:
+    with served(data, deadline_ms=60_000) as service:
         yield service
 
 
@@ -121,6 +122,14 @@ def test_candidates_of_another_tenant_are_unknown(service: Served, acme: httpx.C
 def test_a_hundred_thousand_candidates_name_the_limit(acme: httpx.Client) -> None:
     body = {"candidates": [NEVER] * 100_000}
     assert "candidates_max is 500" in refusal(acme.post("/v2/users/bob/rank", json=body))
+
+
+def test_a_user_nobody_has_seen_gets_what_is_popular_and_new(acme: httpx.Client) -> None:
+    for kind in KINDS:
+        told = page(acme, f"/v2/users/nobody/feeds/{kind}")
+        assert len(told["results"]) == 12
+        assert {entry["reason"] for entry in told["results"]} <= {"new", "active now", WHIM}
+    assert len(page(acme, "/v2/users/newcomer/digest")["results"]) > 0
 
 
 def test_a_tenant_without_any_activity_gets_empty_feeds(service: Served) -> None:

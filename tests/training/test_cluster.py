@@ -1,6 +1,8 @@
 import operator
 import os
+import signal
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +32,29 @@ def test_a_scheduler_that_does_not_answer_is_refused_with_what_to_do() -> None:
             open_workers(address, ClusterConfig(connect_s_max=1)),
         ):
             pass
+
+
+def dies_once(marker: Path) -> str:
+    if marker.exists():
+        return "done"
+    marker.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+def dies(result: object) -> None:
+    del result
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_told(
+    tmp_path: Path,
+) -> None:
+    config = ClusterConfig(workers=1, deaths_max=2, without_workers_s_max=20)
+    with open_workers(config=config) as workers:
+        assert workers.places == 1
+        task = workers.submit(dies_once, tmp_path / "marker")
+        assert task.result() == "done"
+        assert task.wait(0.0)
+        with pytest.raises(ClusterError, match=r"lost a step of the training .* nothing was"):
+            workers.submit(dies, task).result()

@@ -13,7 +13,7 @@ from ranking.errors import BundleDamaged
 from ranking.testing_models import boosted_scorer, model_bundle
 from training.comparison import ActivityBand, ComparisonReport
 from training.config import GateConfig
-from training.counterfactual import CounterfactualReport, OffPolicyEstimate
+from training.counterfactual import CounterfactualConfig, LoggedPlaces, estimate
 from training.dataset import TrainingSet
 from training.gates import (
     Gate,
@@ -109,60 +109,6 @@ def test_latency_is_the_median_of_the_rounds(step_ms: float, verdict: str) -> No
     assert next(ticks) == 2 * CONFIG.latency_rounds
 
 
-def logged(verdict: str = "level", *names: str, refusal: str | None = None) -> CounterfactualReport:
-    estimates = [
-        OffPolicyEstimate(name, 0.4, (0.3, 0.5), -0.1, (-0.2, 0.0), verdict) for name in names
-    ]
-    return CounterfactualReport(
-        assumption="independent",
-        slates=100,
-        places=500,
-        users=20,
-        rewarded=30,
-        served=0.5,
-        served_interval=(0.4, 0.6),
-        effective_places=120.0,
-        support=1.0,
-        support_interval=(0.9, 1.1),
-        weight_max=1_000.0,
-        cut_share=0.0,
-        estimates=tuple(estimates),
-        refusal=refusal,
-        verdict="so it is.",
-    )
-
-
-@pytest.mark.parametrize(
-    ("verdict", "gate"), [("better", "passed"), ("level", "passed"), ("worse", "failed")]
-)
-def test_by_the_slates_it_may_not_be_worse(verdict: str, gate: str) -> None:
-    found = counterfactual_gate(logged(verdict, "IPS", "SNIPS", "DR"))
-    assert (found.verdict, found.reason[:22]) == (gate, "DR gives it 0.4000 a s")
-    assert counterfactual_gate(logged(verdict, "IPS", "SNIPS")).reason.startswith("SNIPS gives")
-
-
-def test_where_nothing_can_be_said_of_the_slates_nothing_is() -> None:
-    gate = counterfactual_gate(logged(refusal="Nothing can be said: too few places."))
-    assert (gate.verdict, gate.reason) == ("not judged", "Nothing can be said: too few places.")
-
-
-@pytest.mark.parametrize(
-    ("scores", "different", "verdict"),
-    [(10, 0, "passed"), (10, 1, "failed"), (0, 0, "not judged")],
-)
-def test_a_single_other_bit_of_what_was_served_fails(
-    scores: int, different: int, verdict: str
-) -> None:
-    report = ParityReport(
-        slates=min(scores, 1),
-        scores=scores,
-        different_slates=min(different, 1),
-        different_scores=different,
-        examples=("s1",),
-    )
-    assert parity_gate(report).verdict == verdict
-
-
 def test_size_counts_all_files() -> None:
     bundle = model_bundle()
     allowed = replace(CONFIG, bundle_bytes_max=bundle.file_bytes)
@@ -205,3 +151,63 @@ def test_a_report_passes_where_no_gate_fails_and_reads_back() -> None:
     assert failed.sentence.endswith("size: too large.")
     assert GateReport.from_json(failed.to_json()) == failed
     assert failed.table().row_count == 3
+
+
+def parity(slates: int, different: int) -> ParityReport:
+    return ParityReport(
+        slates=slates,
+        scores=10 * slates,
+        different_slates=min(different, 1),
+        different_scores=different,
+        examples=("s1",) if different else (),
+    )
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict", "reason"),
+    [
+        (None, "not judged", "no exported slates were given"),
+        (parity(0, 0), "not judged", "no logged slate of this version"),
+        (parity(3, 0), "passed", "30 scores of 3 logged slates come out again bit for bit"),
+        (parity(3, 2), "failed", "2 of 30 scores in 1 of 3 logged slates come out differently"),
+    ],
+)
+def test_one_bit_that_differs_is_too_much(
+    report: ParityReport | None, verdict: str, reason: str
+) -> None:
+    gate = parity_gate(report)
+    assert gate.verdict == verdict
+    assert reason in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("liked", "verdict"), [("what it shows", "passed"), ("what it does not", "failed")]
+)
+def test_what_earned_less_than_what_was_served_fails(liked: str, verdict: str) -> None:
+    """Two activities at even chances; the candidate shows the first."""
+    first = np.random.default_rng(1).random(400) < 0.5
+    places = LoggedPlaces(
+        rewards=(first if liked == "what it shows" else ~first).astype(float),
+        propensities=np.full(400, 0.5),
+        targets=first.astype(float),
+        slates=np.arange(400),
+        users=np.arange(400) % 50,
+    )
+    config = CounterfactualConfig(rewarded_min=0, draws=200)
+    assert counterfactual_gate(estimate(places, config, seed=1)).verdict == verdict
+
+
+def test_where_the_log_cannot_tell_the_gate_does_not_judge() -> None:
+    assert counterfactual_gate(None).verdict == "not judged"
+    refused = counterfactual_gate("no exported slate can be used")
+    assert (refused.verdict, refused.reason) == ("not judged", "no exported slate can be used.")
+    places = LoggedPlaces(
+        rewards=np.ones(5),
+        propensities=np.ones(5),
+        targets=np.zeros(5),
+        slates=np.arange(5),
+        users=np.arange(5),
+    )
+    gate = counterfactual_gate(estimate(places, CounterfactualConfig(draws=20), seed=1))
+    assert gate.verdict == "not judged"
+    assert gate.reason.startswith("Nothing can be said")

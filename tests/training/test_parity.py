@@ -1,6 +1,7 @@
 """Slates of a real ranker, through the real log and export, scored and judged again."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import Selection
 from ranking.testing import T0_US
-from ranking.testing_models import boosted_scorer
+from ranking.testing_models import boosted_scorer, model_bundle
 from serving.slate_log.config import SlateRules
 from serving.slate_log.export import export_slates
 from serving.slate_log.record import encode
@@ -29,6 +30,7 @@ from serving.slate_log.segments import SegmentDisk, key_of
 from serving.slate_log.testing import ACME, made_slate
 from serving.slate_log.writer import TenantShelf
 from training.cli_evaluate import evaluate
+from training.config import TrainingConfig
 from training.counterfactual import CounterfactualConfig, estimate
 from training.counterfactual_slates import (
     compare_with_served,
@@ -37,6 +39,7 @@ from training.counterfactual_slates import (
     with_factors,
 )
 from training.errors import ExportDamaged, TrainingError
+from training.gating import _served_gates
 from training.logged_slates import SlateRows, logged_slates
 from training.parity import check_parity, parity_of
 from training.testing import log_of, write_export
@@ -264,3 +267,20 @@ def test_the_command_sets_a_formula_beside_what_was_served(
     assert shown.exit_code == 0, shown.output
     assert "60 slates of 12 users" in shown.stdout
     assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+
+
+def test_gates_judge_what_was_served(slates: Path, rows: list[SlateRows], tmp_path: Path) -> None:
+    bundle, versions = model_bundle(scorer=BOOSTED), {"2": BOOSTED}
+    events = write_export(log_of(engagements(rows), ACME), tmp_path / "events")
+    config = TrainingConfig()
+    parity, counterfactual = _served_gates(slates, events, bundle, versions, config)
+    assert (parity.name, parity.verdict) == ("parity", "passed")
+    assert (counterfactual.name, counterfactual.verdict) == ("counterfactual", "not judged")
+    assert counterfactual.reason.startswith("Nothing can be said")
+    bare = exported(tmp_path, 3, candidates=False)
+    _, refused = _served_gates(bare, events, bundle, versions, config)
+    assert "2 slates without logged candidates" in refused.reason
+    without = _served_gates(None, events, bundle, versions, config)
+    assert [gate.verdict for gate in without] == ["not judged", "not judged"]
+    shutil.copytree(slates, events, dirs_exist_ok=True)
+    assert _served_gates(None, events, bundle, versions, config)[0] == parity

@@ -35,6 +35,16 @@ class TestEase(MatrixTrainerContract):
         model = EaseTrainer(l2=10.0).fit(matrix)
         np.testing.assert_allclose(model.weights, expected, rtol=1e-4, atol=1e-7)
 
+    def test_vectors_give_the_nearest_scores(self) -> None:
+        model = EaseTrainer(l2=10.0).fit(two_tastes(5))
+        everyone = np.arange(40)
+        scores = model.scores(everyone).astype(np.float64)
+        values = np.linalg.svd(scores, compute_uv=False)
+        found = model.factors(dimensions_max=6)
+        assert found.users.vectors.shape == (40, 6)
+        off = np.linalg.norm(found.scores(everyone) - scores)
+        assert off == pytest.approx(np.linalg.norm(values[6:]), rel=1e-3)
+
     def test_too_many_activities_and_a_penalty_of_0_are_refused(self) -> None:
         with pytest.raises(TrainingError, match=r"30 activities needs .* activities_max is 20"):
             EaseTrainer(activities_max=20).fit(two_tastes(5))

@@ -141,6 +141,15 @@ def test_only_what_was_shown_teaches_a_head() -> None:
     assert some.figures["click_positives"] == data.engaged["click"][shown >= 0].sum()
 
 
+def test_what_is_too_early_to_say_teaches_no_head() -> None:
+    data = shown_slates(5)
+    late = np.arange(len(data)) >= 2_400
+    early = np.where(late, -1, data.engaged["click"]).astype(np.int8)
+    trainer = HeadsTrainer(kinds=("click",), classifier="linear")
+    some = trainer.fit(replace(data, engaged={"click": early}), shown_slates(6))
+    assert some.figures["click_positives"] == data.engaged["click"][:2_400].sum()
+
+
 def test_a_kind_that_no_head_is_for_is_refused() -> None:
     with pytest.raises(TrainingError, match="no head is for clack: kinds are click"):
         HeadsTrainer(kinds=("clack",)).fit(shown_slates(5), shown_slates(6))

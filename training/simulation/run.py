@@ -33,6 +33,8 @@ from training.simulation.service import service_days
 from training.sources.base import Progress, no_progress
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from training.simulation.preferences import Preferences
 
 __all__ = ["Simulation", "logged_places", "simulate"]
@@ -67,6 +69,28 @@ class Simulation:
     visits: tuple[JudgedVisit, ...]
     log: EventLog
     truth: "Preferences"
+
+    def visits_frame(self) -> "pd.DataFrame":
+        """One row a judged visit, in order: who, when, what was served and the best there was.
+
+        Columns `day`, `user`, `kind`, `served`, `observed`, `optimum`, and the true value of each
+        arm's slate by the arm's name; values are in the worth of engagements.
+        """
+        import pandas as pd  # noqa: PLC0415 - half a second that only notebooks pay
+
+        rows = [
+            {
+                "day": visit.day,
+                "user": visit.user,
+                "kind": visit.kind,
+                "served": visit.served,
+                "observed": float(visit.rewards.sum()),
+                "optimum": visit.optimum,
+                **visit.values,
+            }
+            for visit in self.visits
+        ]
+        return pd.DataFrame(rows).rename_axis("visit")
 
 
 def simulate(

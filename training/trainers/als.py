@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.errors import TrainingError
-from training.trainers.base import OnEpoch
-from training.trainers.matrices import Embedded, FactorModel, checked
+from training.trainers.base import Embedded, FactorModel, OnEpoch
+from training.trainers.matrices import blas_threads, checked
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -49,13 +49,12 @@ class AlsTrainer:
     ) -> FactorModel:
         """See `MatrixTrainer.fit`; features are not used."""
         from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415 - a second
-        from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
         del user_features, activity_features
         matrix = checked(interactions)
         # The library's threads share out rows; BLAS threads below them would only get in the way,
         # and would make sums depend on their number.
-        with threadpool_limits(1, "blas"):
+        with blas_threads(1):
             library = AlternatingLeastSquares(
                 factors=self.dimensions,
                 regularization=self.l2,

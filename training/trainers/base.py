@@ -8,7 +8,8 @@ a scorer that serves as it is.
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,67 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["Floats", "MatrixModel", "MatrixTrainer", "OnEpoch", "Stopwatch"]
+__all__ = [
+    "DIMENSIONS_MAX",
+    "Embedded",
+    "FactorModel",
+    "Floats",
+    "MatrixModel",
+    "MatrixTrainer",
+    "OnEpoch",
+    "Stopwatch",
+]
 
 Floats = npt.NDArray[np.float32]
+
+DIMENSIONS_MAX: Final = 128
+"""Length of the vectors that stand for a model which has none of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Vectors float32[n, d] and biases float32[n] of one kind of thing."""
+
+    vectors: Floats
+    biases: Floats
+
+    @classmethod
+    def without_biases(cls, vectors: Floats) -> Self:
+        """Vectors whose biases are all 0."""
+        return cls(vectors, np.zeros(len(vectors), np.float32))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.biases)
+
+
+@dataclass(frozen=True, slots=True)
+class FactorModel:
+    """A score is the dot product of the user's and the activity's vector plus the latter's bias.
+
+    `features` are the vectors of activity features, which stand in for activities that come later;
+    None where the trainer does not learn them.
+    """
+
+    users: Embedded
+    activities: Embedded
+    features: Embedded | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Users and activities."""
+        return len(self.users), len(self.activities)
+
+    def scores(self, users: npt.NDArray[np.integer]) -> Floats:
+        """See `MatrixModel.scores`."""
+        found: Floats = self.users.vectors[users] @ self.activities.vectors.T
+        found += self.activities.biases
+        return found
+
+    def factors(self, dimensions_max: int = DIMENSIONS_MAX) -> Self:
+        """Itself, whatever its dimensions."""
+        del dimensions_max
+        return self
 
 
 class MatrixModel(Protocol):
@@ -34,6 +93,14 @@ class MatrixModel(Protocol):
 
         What a user engaged with in training is scored as everything else is; who does not want it
         again leaves it out. The scores of different users do not compare.
+        """
+        ...
+
+    def factors(self, dimensions_max: int = DIMENSIONS_MAX) -> FactorModel:
+        """The model as vectors, which a bundle holds and the request path multiplies.
+
+        Models that are vectors already give themselves; others their best approximation in
+        `dimensions_max`.
         """
         ...
 

@@ -59,7 +59,7 @@ class BoostedTrainer:
         matrix = self._matrix(train, names)
         held_out = self._matrix(validation, names, matrix)
         booster, trees, score = grow(
-            self._parameters(names, seed), matrix, held_out, self.config, on_round
+            self.parameters(names, seed), matrix, held_out, self.config, on_round
         )
         return self._fitted(booster[:trees], train, names, {"validation_score": score}, watch)
 
@@ -71,7 +71,7 @@ class BoostedTrainer:
         check_teaching(data, data.relevance > 0, self.name)
         names = data.taught(features_of(self.variant, data.names))
         matrix = self._matrix(data, names)
-        booster = xgboost.train(self._parameters(names, seed), matrix, num_boost_round=trees)
+        booster = xgboost.train(self.parameters(names, seed), matrix, num_boost_round=trees)
         return self._fitted(booster, data, names, {}, watch)
 
     def _fitted(
@@ -102,8 +102,8 @@ class BoostedTrainer:
             ref=like,
         )
 
-    def _parameters(self, names: tuple[str, ...], seed: int) -> dict[str, Any]:
-        # Any: XGBoost's own names and values
+    def parameters(self, names: tuple[str, ...], seed: int) -> dict[str, Any]:
+        """XGBoost's parameters for these features; Any: its own names and values."""
         config = self.config
         return {
             "objective": "rank:ndcg",

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ranking.metrics import reliability
 from ranking.scorers.calibration import KNOTS_MAX, Calibration, Isotonic, Platt
 
 __all__ = ["Method", "calibrate", "expected_calibration_error", "held_out_error"]
@@ -83,25 +84,16 @@ def _log_loss(margins: Floats, targets: Floats) -> float:
 
 
 def expected_calibration_error(likely: Floats, happened: Flags, bins: int = BINS) -> float:
-    """ECE: the mean, over bins of equally many rows in order of probability, of the distance
-    between the mean probability and the share that happened (Naeini and others 2015; bins of equal
-    count as Nixon and others 2019). NaN for no rows.
+    """The ECE of probabilities, over bins of equally many rows; see `ranking.metrics.reliability`.
+
+    NaN for no rows.
 
     >>> expected_calibration_error(np.full(4, 0.25), np.array([True, False, False, False]))
     0.0
     >>> expected_calibration_error(np.full(4, 0.75), np.array([True, False, False, False]))
     0.5
-    """  # noqa: D205 - what it is does not fit a line
-    if not len(likely):
-        return float("nan")
-    # Rows of equal probability share a bin, or their order would decide.
-    distinct, place = np.unique(likely, return_inverse=True)
-    counts = np.bincount(place, minlength=len(distinct))
-    before = np.cumsum(counts) - counts
-    of_bin = (before * min(bins, len(likely)) // len(likely))[place]
-    rows = np.bincount(of_bin).astype(np.float64)
-    gap = np.bincount(of_bin, likely) - np.bincount(of_bin, happened.astype(np.float64))
-    return float(np.abs(gap[rows > 0]).sum() / len(likely))
+    """
+    return reliability(likely, happened, bins).error
 
 
 def held_out_error(

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from training.errors import TrainingError
-from training.trainers.base import Floats, OnEpoch
-from training.trainers.matrices import Embedded, FactorModel, checked, checked_features
+from training.trainers.base import Embedded, FactorModel, Floats, OnEpoch
+from training.trainers.matrices import checked, checked_features
 
 if TYPE_CHECKING:
     from scipy import sparse

@@ -27,6 +27,7 @@ from training.trainers.calibration import (
 )
 from training.trainers.logistic import LogisticTrainer, log_loss
 from training.trainers.rows import (
+    UNKNOWN,
     Examples,
     Fitted,
     OnRound,
@@ -71,8 +72,10 @@ class HeadsTrainer:
         seed: int = 0,
         on_round: OnRound | None = None,
     ) -> Fitted:
-        """See `RowTrainer.fit`. Rows that were shown teach, or all where no places are known.
+        """See `RowTrainer.fit`.
 
+        Rows that were shown teach, or all where no places are known; not those whose window is
+        open yet.
         `figures` has for each kind `<kind>_ece` (out of sample), `<kind>_ece_before` calibration,
         and `<kind>_positives`; `on_round` hears of the rounds of one head after another. Raises
         `TrainingError` for a kind that no head can be for.
@@ -134,10 +137,10 @@ class HeadsTrainer:
 
     def _rows_and_labels(self, kind: str, data: Examples, part: str) -> tuple[Flags, Flags]:
         """bool[n] each: the rows that count, and those with an engagement of this kind."""
-        labels = data.engaged.get(kind, np.zeros(len(data), np.bool_))
-        rows = np.ones(len(data), np.bool_)
+        engaged = np.asarray(data.engaged.get(kind, np.zeros(len(data), np.int8)), np.int8)
+        labels, rows = engaged > 0, engaged != UNKNOWN
         if data.known_places and data.shown_at is not None:
-            rows = data.shown_at >= 0
+            rows &= data.shown_at != UNKNOWN
         positives = int((labels & rows).sum())
         if positives < self.positives_min:
             raise TooFewEvents(

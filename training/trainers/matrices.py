@@ -1,59 +1,28 @@
-"""What matrix trainers share: the check of what they are given, and models that are products."""
+"""The check of what matrix trainers are given, and the threads of their linear algebra."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from training.errors import TooFewEvents, TrainingError
-from training.trainers.base import Floats
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["Embedded", "FactorModel", "checked", "checked_features"]
+__all__ = ["blas_threads", "checked", "checked_features"]
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """Vectors float32[n, d] and biases float32[n] of one kind of thing."""
+def blas_threads(count: int) -> AbstractContextManager[object]:
+    """Products of matrices use so many threads in a `with` block.
 
-    vectors: Floats
-    biases: Floats
-
-    @classmethod
-    def without_biases(cls, vectors: Floats) -> Self:
-        """Vectors whose biases are all 0."""
-        return cls(vectors, np.zeros(len(vectors), np.float32))
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self.biases)
-
-
-@dataclass(frozen=True, slots=True)
-class FactorModel:
-    """A score is the dot product of the user's and the activity's vector plus the latter's bias.
-
-    `features` are the vectors of activity features, which stand in for activities that come later;
-    None where the trainer does not learn them.
+    Sums depend on their number, so that a trainer names it. More threads than idle cores wait for
+    each other: on a busy machine of two cores, two were forty times slower than one.
     """
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only who trains pays for it
 
-    users: Embedded
-    activities: Embedded
-    features: Embedded | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Users and activities."""
-        return len(self.users), len(self.activities)
-
-    def scores(self, users: npt.NDArray[np.integer]) -> Floats:
-        """See `MatrixModel.scores`."""
-        found: Floats = self.users.vectors[users] @ self.activities.vectors.T
-        found += self.activities.biases
-        return found
+    limits: AbstractContextManager[object] = threadpool_limits(count, "blas")
+    return limits
 
 
 def checked(interactions: "sparse.csr_matrix") -> "sparse.csr_matrix":

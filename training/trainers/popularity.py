@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.trainers.base import OnEpoch
-from training.trainers.matrices import Embedded, FactorModel, checked
+from training.trainers.base import Embedded, FactorModel, OnEpoch
+from training.trainers.matrices import checked
 
 if TYPE_CHECKING:
     from scipy import sparse

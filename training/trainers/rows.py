@@ -23,7 +23,7 @@ from training.errors import TooFewEvents, TrainingError
 
 __all__ = [
     "POSITION",
-    "UNKNOWN_PLACE",
+    "UNKNOWN",
     "Examples",
     "Fitted",
     "OnRound",
@@ -33,8 +33,8 @@ __all__ = [
     "user_weights",
 ]
 
-UNKNOWN_PLACE = -1
-"""In `shown_at`: nobody logged where, or whether, the candidate was shown."""
+UNKNOWN = -1
+"""In `shown_at`: nobody logged where, or whether, it was shown. In `engaged`: too early to say."""
 
 POSITION = "position"
 """The feature of the place where a candidate was shown, 0-based; 0 for all when serving."""
@@ -62,10 +62,13 @@ class Examples:
     """int64[q]: candidates of each request, possibly none."""
     users: npt.NDArray[np.str_]
     """str[q]: whose request it was."""
-    engaged: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
-    """bool[n] for each kind of engagement: whether the candidate got one."""
+    engaged: Mapping[str, npt.NDArray[np.int8] | npt.NDArray[np.bool_]] = field(
+        default_factory=dict
+    )
+    """int8[n] for each kind of engagement: 1 where the candidate got one, 0 where not, `UNKNOWN`
+    where it is too early to say; bool[n] where it never is."""
     shown_at: npt.NDArray[np.integer] | None = None
-    """int[n]: the 0-based place where the candidate was shown, `UNKNOWN_PLACE` where that is not
+    """int[n]: the 0-based place where the candidate was shown, `UNKNOWN` where that is not
     known; None where nothing was logged."""
     parameters: FeatureParameters = field(default_factory=FeatureParameters)
     """The numbers that the features were computed with."""

@@ -226,7 +226,7 @@ def test_a_value_model_is_weighed_as_the_config_of_the_slate_said(site: Site) ->
     scorer = value_scorer()
     site.models.held[ACME] = HeldModel("7", scorer)
     first = activate(site, {"personalized": {"value": {"like": 3, "hide": -2, "click": 0}}})
-    page = site.read()
+    page = site.read(explain=True)
     activate(site, {"personalized": {"value": {"like": 0, "hide": 5}}})
     after = site.read()
 
@@ -236,6 +236,16 @@ def test_a_value_model_is_weighed_as_the_config_of_the_slate_said(site: Site) ->
         for entry in found["activities"]:
             total = sum(entry["contributions"].values()) + entry["bias"]
             assert total == pytest.approx(entry["score"], abs=1e-5)
+            worth = sum(head["weight"] * head["probability"] for head in entry["heads"])
+            assert worth == pytest.approx(entry["score"], abs=1e-5)
+            for head in entry["heads"]:
+                told = sum(head["contributions"].values()) + head["bias"]
+                assert told == pytest.approx(head["probability"], abs=1e-5)
+    explained = site.explained(page["slate_id"])["activities"]
+    shown = [entry["heads"] for entry in page["explanation"]["activities"]]
+    assert [entry["heads"] for entry in explained] == shown
+    weights = {head["kind"]: head["weight"] for head in shown[0]}
+    assert (weights["like"], weights["hide"], weights["click"]) == (3, -2, 0)
     assert page["config_version"] == first
     scores = [{one["id"]: one["score"] for one in each["results"]} for each in (page, after)]
     assert scores[0] != scores[1]

@@ -47,6 +47,17 @@ def test_the_days_add_up_to_the_whole(result: Simulation) -> None:
     assert report.value == pytest.approx(served @ visits / visits.sum())
 
 
+def test_visits_are_a_frame_whose_means_are_those_of_the_report(result: Simulation) -> None:
+    frame = result.visits_frame()
+    assert frame.index.name == "visit"
+    assert len(frame) == result.report.judged
+    means = frame.drop(columns=["user", "kind"]).mean()
+    assert means["served"] == pytest.approx(result.report.value)
+    assert means["optimum"] == pytest.approx(result.report.optimum)
+    for arm in result.report.arms:
+        assert means[arm.name] == pytest.approx(arm.value)
+
+
 def test_an_arm_that_serves_from_the_start_has_a_value_for_every_day(result: Simulation) -> None:
     assert [len(arm.lived) for arm in result.report.arms] == [0, 4, 4]
 
