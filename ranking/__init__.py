@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from ranking.bundle import ModelBundle as ModelBundle
     from ranking.config import RankingConfig as RankingConfig
     from ranking.registry import open_registry as open_registry
+    from ranking.scorers.expression import ExpressionScorer as ExpressionScorer
 
 _HOMES = {
+    "ExpressionScorer": "ranking.scorers.expression",
     "ModelBundle": "ranking.bundle",
     "RankingConfig": "ranking.config",
     "open_registry": "ranking.registry",
 }
 
-__all__ = ["ModelBundle", "RankingConfig", "open_registry"]
+__all__ = ["ExpressionScorer", "ModelBundle", "RankingConfig", "open_registry"]
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from training.building import build_training_set as build_training_set
     from training.comparison import ComparisonReport as ComparisonReport
+    from training.config import ClusterConfig as ClusterConfig
+    from training.config import GateConfig as GateConfig
     from training.config import LabelConfig as LabelConfig
+    from training.config import SearchConfig as SearchConfig
     from training.config import TrainingConfig as TrainingConfig
     from training.config import preset as preset
     from training.counterfactual import CounterfactualConfig as CounterfactualConfig
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from training.flow import evaluate as evaluate
     from training.flow import gate as gate
     from training.flow import promote as promote
+    from training.flow import published_scorer as published_scorer
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
     from training.gates import GateReport as GateReport
@@ -35,28 +39,41 @@ if TYPE_CHECKING:
     from training.protocols import ProtocolReport as ProtocolReport
     from training.protocols import run_protocol as run_protocol
     from training.report import EvaluationReport as EvaluationReport
+    from training.search import Study as Study
+    from training.service_frames import ConfigPreview as ConfigPreview
+    from training.service_frames import ExplainedSlate as ExplainedSlate
+    from training.service_frames import ServedTenant as ServedTenant
     from training.set_files import StoredSet as StoredSet
     from training.set_files import read_training_set as read_training_set
     from training.simulation.config import SimulationConfig as SimulationConfig
     from training.simulation.policy import Arm as Arm
     from training.simulation.run import Simulation as Simulation
     from training.simulation.run import simulate as simulate
+    from training.simulation.served import ServedCommunity as ServedCommunity
 
 _HOMES = {
     "Arm": "training.simulation.policy",
+    "ClusterConfig": "training.config",
     "ComparisonReport": "training.comparison",
+    "ConfigPreview": "training.service_frames",
     "CounterfactualConfig": "training.counterfactual",
     "CounterfactualReport": "training.counterfactual",
     "EvaluationReport": "training.report",
     "EventLog": "training.event_log",
+    "ExplainedSlate": "training.service_frames",
+    "GateConfig": "training.config",
     "GateReport": "training.gates",
     "LabelConfig": "training.config",
     "LoggedPlaces": "training.counterfactual",
     "ParityReport": "training.parity",
     "ProtocolReport": "training.protocols",
+    "SearchConfig": "training.config",
+    "ServedCommunity": "training.simulation.served",
+    "ServedTenant": "training.service_frames",
     "Simulation": "training.simulation.run",
     "SimulationConfig": "training.simulation.config",
     "StoredSet": "training.set_files",
+    "Study": "training.search",
     "TrainingConfig": "training.config",
     "TrainingResult": "training.flow",
     "TrainingSet": "training.dataset",
@@ -69,6 +86,7 @@ _HOMES = {
     "parity_of": "training.parity",
     "preset": "training.config",
     "promote": "training.flow",
+    "published_scorer": "training.flow",
     "read_event_log": "training.event_log",
     "read_training_set": "training.set_files",
     "run_protocol": "training.protocols",
@@ -79,19 +97,27 @@ _HOMES = {
 
 __all__ = [
     "Arm",
+    "ClusterConfig",
     "ComparisonReport",
+    "ConfigPreview",
     "CounterfactualConfig",
     "CounterfactualReport",
     "EvaluationReport",
     "EventLog",
+    "ExplainedSlate",
+    "GateConfig",
     "GateReport",
     "LabelConfig",
     "LoggedPlaces",
     "ParityReport",
     "ProtocolReport",
+    "SearchConfig",
+    "ServedCommunity",
+    "ServedTenant",
     "Simulation",
     "SimulationConfig",
     "StoredSet",
+    "Study",
     "TrainingConfig",
     "TrainingResult",
     "TrainingSet",
@@ -104,6 +130,7 @@ __all__ = [
     "parity_of",
     "preset",
     "promote",
+    "published_scorer",
     "read_event_log",
     "read_training_set",
     "run_protocol",

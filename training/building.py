@@ -47,6 +47,7 @@ __all__ = [
     "build_training_set",
     "default_spec",
     "rows_and_questions",
+    "served_places",
 ]
 
 LEFT_OUT: Final = ("position",)
@@ -123,7 +124,7 @@ def build_training_set(
         shelf = Shelf(scratch)
         log = read_columns(events, name, progress)
         progress("labels", 0, None)
-        served = _served(slates, Path(events), log, spec, factors)
+        served = served_places(slates, Path(events), log, spec, factors)
         prepared = _prepare(shelf, log, served, config, share, clock(), factors)
         del log, served
         with open_workers(scheduler, cluster) as workers:
@@ -148,7 +149,7 @@ def default_spec() -> FeatureSpec:
     return FeatureSpec(tuple(name for name in FEATURES if name not in LEFT_OUT))
 
 
-def _served(
+def served_places(
     slates: Path | str | None,
     events: Path,
     log: EventColumns,

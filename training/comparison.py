@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.bundle import ModelBundle
-from ranking.metrics import mean_by_user, paired_difference
+from ranking.metrics import RELATION, mean_by_user, paired_difference
 from training.bootstrap import clustered_interval
 from training.config import EvaluationConfig, TrainingConfig
 from training.dataset import TrainingSet
@@ -80,10 +80,9 @@ class ComparisonReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """The whole of it in a sentence."""
-        relation = {"better": "better than", "level": "level with", "worse": "worse than"}
         low, high = self.interval
         return (
-            f"{self.first} is {relation[self.verdict]} {self.second}: NDCG@{self.k} "
+            f"{self.first} is {RELATION[self.verdict]} {self.second}: NDCG@{self.k} "
             f"{self.first_ndcg:.3f} to {self.second_ndcg:.3f}, {self.difference:+.3f} "
             f"[{low:+.3f}, {high:+.3f}] over {self.requests} requests of {self.users} users"
         )

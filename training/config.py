@@ -88,6 +88,9 @@ class RequestConfig:
     """Requests that judge the model; more are thinned out at random."""
     explore_requests_max: int = 1_000
     """Of those, requests that are asked for the explore feed too, chosen at random; 0: none."""
+    shown_requests_min: int = 200
+    """Requests with impressions, of which something was engaged with and something was not, from
+    which on the ranker learns from them; below, from first touches."""
     labels: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(_LABELS, 1))
     """Relevance of each engagement kind, a whole number from 0 (not relevant) to 31."""
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NEGATIVES", "TrainingSet", "collect", "joined"]
 
+POSITION = "position"
+"""The feature that says where an activity was shown; a column of its own here."""
+
 NEGATIVES = (
     "Negatives are the other candidates of the same request at that time, and nothing else: no "
     "activity counts as shown and passed over, and none is sampled from elsewhere."
@@ -50,6 +53,8 @@ class TrainingSet:
     """int64[q]: when each request was, microseconds since the epoch."""
     users: tuple[str, ...]
     """q users: whose request it was."""
+    positions: npt.NDArray[np.int32] | None = None
+    """int32[n]: the 0-based place where each was shown, -1 not known; None where none is."""
 
     def __len__(self) -> int:
         """How many requests there are."""
@@ -85,24 +90,29 @@ class TrainingSet:
     def columns(self, names: tuple[str, ...]) -> FeatureMatrix:
         """All rows with these features in this order, C-contiguous; itself if they are its own.
 
+        `position` is 0 for all, as it is when serving.
         Raises `TrainingError` for a feature that training sets do not have.
         """
         if names == self.names:
             return self.matrix
-        if unknown := [name for name in names if name not in self.names]:
+        if unknown := [name for name in names if name not in (*self.names, POSITION)]:
             raise TrainingError(
                 f"the model reads {', '.join(unknown)}, which no request of the past has: it can "
                 "be served, not judged"
             )
-        places = [self.names.index(name) for name in names]
-        return FeatureMatrix(names, np.ascontiguousarray(self.values[:, places]))
+        values = np.zeros((len(self.labels), len(names)), np.float32)
+        for place, name in enumerate(names):
+            if name in self.names:
+                values[:, place] = self.values[:, self.names.index(name)]
+        return FeatureMatrix(names, values)
 
     @cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits that change with any value, label or request."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update("\0".join((*self.names, "", *self.users)).encode())
-        for array in (self.values, self.labels, self.sizes, self.wanted, self.times_us):
+        arrays = [self.values, self.labels, self.sizes, self.wanted, self.times_us]
+        for array in arrays if self.positions is None else [*arrays, self.positions]:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
@@ -120,6 +130,7 @@ class TrainingSet:
                 wanted=self.wanted,
                 times_us=self.times_us,
                 users=np.array(self.users, np.str_),
+                **({} if self.positions is None else {"positions": self.positions}),
             )
         return path
 
@@ -137,6 +148,7 @@ class TrainingSet:
                     wanted=arrays["wanted"],
                     times_us=arrays["times_us"],
                     users=tuple(arrays["users"].tolist()),
+                    positions=arrays.get("positions"),
                 )
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise TrainingError(
@@ -174,7 +186,16 @@ def joined(first: TrainingSet, second: TrainingSet) -> TrainingSet:
         wanted=np.concatenate([first.wanted, second.wanted]),
         times_us=np.concatenate([first.times_us, second.times_us]),
         users=first.users + second.users,
+        positions=None
+        if first.positions is None and second.positions is None
+        else np.concatenate([_places(first), _places(second)]),
     )
+
+
+def _places(data: TrainingSet) -> npt.NDArray[np.int32]:
+    if data.positions is None:
+        return np.full(len(data.labels), -1, np.int32)
+    return data.positions
 
 
 def collect(

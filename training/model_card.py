@@ -80,7 +80,10 @@ def model_card(bundle: ModelBundle, report: EvaluationReport, gates: GateReport)
         "",
         "## Where it is weak",
         "",
-        *(f"* {sentence}" for sentence in report.not_better or ("No baseline is level with it.",)),
+        *(
+            f"* {sentence}"
+            for sentence in report.not_better or ("It is better than every baseline.",)
+        ),
         (
             "* It was judged by what people touched of what they could have been shown; what they "
             "would have liked beyond that is not in the data."

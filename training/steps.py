@@ -23,6 +23,7 @@ from training.dataset import TrainingSet, collect
 from training.errors import TooFewEvents
 from training.event_log import EventLog, read_event_log
 from training.factors import factorize, interactions_until
+from training.impressions import shown_requests, without_places
 from training.replay import Answerable, replay
 from training.report import PartReport
 from training.requests import Request, find_requests, thin_out
@@ -155,7 +156,10 @@ def train_factors(plan: Plan) -> Trained:
 
 
 def build_sets(plan: Plan, factors: Trained) -> SetFiles:
-    """Replay the log once, and leave a set for each part that has requests, and for explore."""
+    """Replay the log once, and leave a set for each part that has requests, and for explore.
+
+    The ranker learns from requests that were really shown, where enough of them were logged.
+    """
     watch = Stopwatch()
     plan.budget.check("the replay")
     limits: dict[PartName, int] = {
@@ -166,6 +170,13 @@ def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     log = read_event_log(plan.export, plan.tenant)
     table = factor_table(factors.path)
     sets = replayed_sets(log, plan.config, plan.split, limits, table)
+    split, spec = plan.split, FeatureSpec(FEATURE_NAMES, parameters=DEFAULT_PARAMETERS)
+    shown = shown_requests(
+        log, plan.export, split.ranker_us, split.validation_us, spec, plan.config, table
+    )
+    if shown is not None:
+        sets |= {"ranker": shown, "validation": without_places(sets["validation"])}
+        plan = replace(plan, counts=plan.counts | {"requests_shown": len(shown)})
     for name, data in sets.items():
         data.save(plan.set_path(name))
     return SetFiles(

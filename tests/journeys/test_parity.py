@@ -25,6 +25,9 @@ from ranking.sources import CANDIDATES_MAX
 from serving.compose import compose
 from serving.settings import load_settings
 from serving.testing import HeldModel, HeldModels
+from training.asof.answers import features_as_of
+from training.asof.case import Questions
+from training.columns import columns_of
 from training.config import FactorizationConfig, RequestConfig
 from training.event_log import EventLog, read_event_log
 from training.factors import factorize, interactions_until
@@ -236,11 +239,37 @@ def test_replay_gives_the_candidates_and_features_that_serving_gave(
     for moment, answer in zip(moments, answers, strict=True):
         assert differences(moment.rows, rows_of(answer, log)) == []
 
+    assert asked_at_once(moments, log, factors) > len(moments)
     seen = {(moment.user, moment.now_us): moment.index for moment in moments}
     for request in find_requests(log.events, RequestConfig()):
         assert log.indexes[request.place] > seen[request.user, request.now_us]
         assert log.indexes[request.place - 1] <= seen[request.user, request.now_us]
     assert any(len(moment.rows) > 20 for moment in moments)
+
+
+def asked_at_once(moments: Sequence[Moment], log: EventLog, factors: FactorTable) -> int:
+    """Compare what was served with features as of all moments together; how many were compared."""
+    columns = columns_of(log)
+    users = {name: number for number, name in enumerate(columns.users)}
+    activities = {name: number for number, name in enumerate(columns.activities)}
+    asked = [
+        (moment, request_of(moment, log).place, one)
+        for moment in moments
+        for one in moment.rows
+        if moment.user in users and one in activities
+    ]
+    questions = Questions(
+        np.array([place for _, place, _ in asked], np.int64),
+        np.array([moment.now_us for moment, _, _ in asked], np.int64),
+        np.array([users[moment.user] for moment, _, _ in asked], np.int32),
+        np.array([activities[one] for _, _, one in asked], np.int32),
+    )
+    rows, features = features_as_of(columns, questions, SPEC, RequestConfig().table_rows, factors)
+    assert rows.tolist() == list(range(len(asked)))
+    for (moment, _, one), values in zip(asked, features.values, strict=True):
+        served = {one: moment.rows[one]}
+        assert differences(served, {one: bits(values)}) == []
+    return len(asked)
 
 
 def differences(served: Rows, replayed: Rows) -> list[str]:

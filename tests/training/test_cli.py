@@ -56,7 +56,7 @@ def test_a_tenant_is_trained_promoted_shown_judged_and_rolled_back(
     assert run(app, "models", "policy", "acme", *registry)["policy"] == "by_hand"
     assert run(app, "models", "policy", "acme", "gated", *registry)["policy"] == "gated"
     refused = run(app, "models", "promote", "acme", 2, *registry, fails=True)
-    assert "the new model is level with version 1" in str(refused["error"])
+    assert "the new model is not distinguishable from version 1" in str(refused["error"])
     assert (
         run(app, "models", "gate", "acme", 2, "--events", events, *registry, fails=True)["passed"]
         is False

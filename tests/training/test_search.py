@@ -6,7 +6,7 @@ import pytest
 from ranking.metrics import ndcg_at_k
 from training.config import BoostedConfig, SearchConfig
 from training.errors import TooFewEvents, TrainingError
-from training.search import Draws, Space, Told, search
+from training.search import Draws, Space, Study, Told, search
 from training.spaces import MATRIX_SPACES, judge_of_matrices, matrix_ndcg, row_spaces
 from training.testing_trainers import shown_slates, two_tastes
 from training.trainers.base import MatrixTrainer
@@ -190,3 +190,14 @@ def test_nobody_to_judge_by_is_told() -> None:
     nothing.eliminate_zeros()
     with pytest.raises(TooFewEvents, match="no user of the validation part"):
         matrix_ndcg(PopularityTrainer().fit(two_tastes(5)), two_tastes(5), nothing, 5)
+
+
+def test_a_study_is_a_frame_of_its_trials_and_reads_back() -> None:
+    config = SearchConfig(seconds=PLENTY, trials_max=5)
+    study = search({"line": LINE}, hill, "height", config).study
+    assert Study.from_json(study.to_json()) == study
+    frame = study.to_frame()
+    assert frame.index.name == "trial"
+    assert list(frame["x"]) == [trial.values["x"] for trial in study.trials]
+    assert frame["best_so_far"].is_monotonic_increasing
+    assert frame["best_so_far"].iloc[-1] == study.best.score

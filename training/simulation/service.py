@@ -30,7 +30,7 @@ from ranking.config import RankingConfig
 from training.errors import SimulationError
 from training.simulation.platform import ServedSlate
 
-__all__ = ["ServiceConfig", "ServiceDays", "ServicePlatform", "service_days"]
+__all__ = ["ServiceConfig", "ServiceDays", "ServicePlatform", "headwater", "service_days"]
 
 Json = dict[str, Any]  # Any: JSON
 
@@ -49,6 +49,10 @@ class ServiceConfig:
     """Seconds that a reply may take."""
     ask_every_s: float = 0.05
     """Seconds between two looks whether it answers."""
+    model_s_max: float = 60.0
+    """Seconds that it may take to take up a model that was promoted."""
+    log_candidates: bool = False
+    """Whether the slate log holds the candidates too that were not shown."""
 
 
 class ServicePlatform:
@@ -141,7 +145,11 @@ def _body(event: Impression | Engagement) -> Json:
 
 
 class ServiceDays:
-    """A service whose clock is set for every day, by starting it anew on its data directory."""
+    """A service whose clock is set for every day, by starting it anew on its data directory.
+
+    It answers at `address` to the tenant's `key`, both empty before the first day. Each day begins
+    without a model, or, where `model_version` is set, once this live version is taken up.
+    """
 
     def __init__(
         self, directory: Path, ranking: RankingConfig, config: ServiceConfig | None = None
@@ -149,19 +157,23 @@ class ServiceDays:
         self.directory = directory
         self._config = config or ServiceConfig()
         self._ranking = ranking
-        self._key = ""
+        self.key = ""
+        self.address = ""
+        self.model_version: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._platform: ServicePlatform | None = None
 
     def begin(self, evening_us: int) -> None:
         """End the day before, and start the service with its clock at the evening."""
-        first = not self._key
+        first = not self.key
         if first:
-            self._key = self._new_tenant()
+            self.key = self._new_tenant()
         self.stop()
         self._platform = self._start(evening_us)
         if first:
             self._platform.activate(self._ranking)
+        if self.model_version is not None:
+            self._wait_for_model(self._platform, str(self.model_version))
 
     def post(self, post: Post) -> ActivityId:
         """As `ServicePlatform.post`."""
@@ -199,9 +211,19 @@ class ServiceDays:
             raise SimulationError("the service is not running: begin a day first")
         return self._platform
 
+    def _wait_for_model(self, platform: ServicePlatform, version: str) -> None:
+        deadline_s = time.monotonic() + self._config.model_s_max
+        while (found := platform.call("GET", "/v2/model")["version"]) != version:
+            if time.monotonic() > deadline_s:
+                raise SimulationError(
+                    f"the service ranks with version {found or 'none'}, not {version}: promote it; "
+                    f"its log is {self.directory / 'service.log'}"
+                )
+            time.sleep(self._config.ask_every_s)
+
     def _new_tenant(self) -> str:
         scopes = [word for scope in _SCOPES for word in ("--scope", scope)]
-        command = _command("tenants", "create", self._config.tenant, *scopes, "--json")
+        command = headwater("tenants", "create", self._config.tenant, *scopes, "--json")
         done = subprocess.run(  # noqa: S603 (our own command)
             [*command, "--data-dir", str(self.directory / "data")],
             capture_output=True,
@@ -220,20 +242,26 @@ class ServiceDays:
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 (our own command)
                 [
-                    *_command("serve", "--port", "0", "--no-loader"),
+                    *headwater("serve", "--port", "0"),
+                    "--no-loader" if self.model_version is None else "--loader",
                     *("--data-dir", str(self.directory / "data")),
                     *("--clock-start", format_time(evening_us)),
                     *("--address-file", str(address_file)),
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Members come back the next evening, when the service has long forgotten.
-                env=os.environ | {"HEADWATER_SERVED_MAX": "0"},
+                env=os.environ
+                | {
+                    # Members come back the next evening, when the service has long forgotten.
+                    "HEADWATER_SERVED_MAX": "0",
+                    "HEADWATER_SLATE_LOG_CANDIDATES": str(self._config.log_candidates),
+                },
             )
         deadline_s = time.monotonic() + self._config.start_s_max
         while time.monotonic() < deadline_s and self._process.poll() is None:
             if address_file.exists() and (address := address_file.read_text()).endswith("\n"):
-                return ServicePlatform(address.strip(), self._key, self._config.request_s_max)
+                self.address = address.strip()
+                return ServicePlatform(self.address, self.key, self._config.request_s_max)
             time.sleep(self._config.ask_every_s)
         raise SimulationError(f"the service did not start: its log is {log}")
 
@@ -251,7 +279,8 @@ def service_days(
         days.stop()
 
 
-def _command(*arguments: str) -> list[str]:
+def headwater(*arguments: str) -> list[str]:
+    """The `headwater` command with these arguments, to be run as a process."""
     return [sys.executable, "-m", _PROGRAM, *arguments]
 
 

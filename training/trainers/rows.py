@@ -76,7 +76,14 @@ class Examples:
     @classmethod
     def of(cls, data: TrainingSet) -> Self:
         """The requests of a training set."""
-        return cls(data.names, data.values, data.labels, data.sizes, np.array(data.users, np.str_))
+        return cls(
+            data.names,
+            data.values,
+            data.labels,
+            data.sizes,
+            np.array(data.users, np.str_),
+            shown_at=data.positions,
+        )
 
     def __len__(self) -> int:
         """How many candidates there are."""
