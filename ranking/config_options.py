@@ -61,6 +61,14 @@ class SourceOptions(Options):
         le=QUOTA_MAX,
         description="Candidates that it may add at most, beyond what the sources before it gave.",
     )
+    timeout_ms: float = Field(
+        default=100.0,
+        gt=0,
+        le=60_000,
+        description="Milliseconds that it may take. What comes later is dropped and named in the "
+        "reply, and it is left out as long as it is likely to be late; pins and what the user "
+        "follows never are.",
+    )
 
 
 class EditorialOptions(SourceOptions):

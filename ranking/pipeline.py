@@ -190,8 +190,8 @@ _SOURCES: Final[Mapping[str, _Maker]] = MappingProxyType(
 
 
 def _given(options: SourceOptions) -> dict[str, Any]:  # Any: each field has a type of its own
-    """What a source is told; the fields of its options but `on`."""
-    return {name: value for name, value in options if name != "on"}
+    """What a source is told: the fields of its options but those of whoever asks it."""
+    return {name: value for name, value in options if name not in ("on", "timeout_ms")}
 
 
 def _filters(options: FiltersOptions) -> tuple[Filter, ...]:

@@ -234,13 +234,15 @@ def first_rows(
     `most` on until no other can be among the first: `left_out` and `weigh` are the dear part.
     """
     wanted = proposed_max(quota)
-    size = wanted if weigh is None else 4 * wanted
+    size = wanted if weigh is None else 2 * wanted  # a bound is a little above its value
     while True:
         best = _highest(rows, most, size)
         kept = best if left_out is None else best[~left_out(best)]
         values = most[kept] if weigh is None else weigh(kept)
         if weigh is not None:
             kept, values = kept[values > 0], values[values > 0]
+        near = values >= _threshold(values, wanted)  # sorting is the dear part
+        kept, values = kept[near], values[near]
         order = np.lexsort((table.tail[kept], -table.time_us[kept], -values))[:wanted]
         if len(best) == len(rows) or (
             len(order) == wanted and values[order[-1]] >= most[best].min()
@@ -255,9 +257,17 @@ def _highest(rows: Rows, values: Column, size: int) -> Rows:
     if len(rows) <= size:
         return rows
     of_rows = values[rows]
-    threshold = np.partition(of_rows, len(of_rows) - size)[len(of_rows) - size]
-    highest: Rows = rows[of_rows >= threshold]
+    highest: Rows = rows[of_rows >= _threshold(of_rows, size)]
     return highest
+
+
+def _threshold(values: Column, size: int) -> np.generic:
+    """The lowest of the `size` highest values; the lowest of all where there are no more."""
+    if not len(values):
+        return np.float64(0.0)
+    last = max(len(values) - size, 0)
+    lowest: np.generic = np.partition(values, last)[last]
+    return lowest
 
 
 def left_out(query: Query, table: ActivityTable, outside: bool) -> Callable[[Rows], Mask] | None:

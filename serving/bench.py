@@ -32,6 +32,7 @@ _OWN: Final = (
     "lag",
     "restart",
     "rank",
+    "overload",
     "ranker",
     "tenants",
 )
@@ -96,6 +97,7 @@ def command(
     feed. restart: from a node's start to its first write, with a long log. replay: an action log
     into one engine. rank: 500 candidates in one process, then 100, 500 and 2,000 from HTTP request
     to reply, beside `mlflow models serve` where it is installed. ranker: 500 candidates, no engine.
+    overload: reads at twice the load that a worker carries, from when they were due.
     tenants: a read beside a tenant that asks for ten times its quota. point_in_time: the features
     of every impression of a log. train: LightFM, ALS and XGBoost beside the libraries alone.
 
@@ -184,6 +186,7 @@ def _benches() -> "Mapping[str, Run]":
         bench_feeds,
         bench_http,
         bench_lag,
+        bench_overload,
         bench_rank,
         bench_restart,
         bench_store,
@@ -214,6 +217,7 @@ def _benches() -> "Mapping[str, Run]":
         "lag": bench_lag.lag,
         "restart": bench_restart.restart,
         "rank": rank,
+        "overload": bench_overload.overload,
         "ranker": alone(bench_rank.ranker),
         "tenants": bench_tenants.tenants,
         **{name: _outside(found) for name, found in sorted(_OUTSIDE.items())},

@@ -53,7 +53,7 @@ from serving.measure import Doing, Figure, Sizes, Stopwatch, rounds
 from serving.settings import load_settings
 from serving.sources import own_table
 
-__all__ = ["Client", "rank_http"]
+__all__ = ["Client", "Server", "Site", "client_cores", "on_core", "rank_http"]
 
 START_S_MAX: Final = 90.0
 """Seconds that a server may take to answer; MLflow's takes ten to thirty."""
@@ -127,14 +127,14 @@ class Client:
         self.socket.close()
 
 
-class _Server:
+class Server:
     """A process that answers HTTP on one core, and the request that is sent to it."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], log: Path) -> None:
         self.address = ""
         self.request = b""
         self._log = log
-        with log.open("wb") as out, _on_core(_server_cores()):
+        with log.open("wb") as out, on_core(_server_cores()):
             self.process = subprocess.Popen(  # noqa: S603 - our own command, or MLflow's
                 arguments,
                 stdout=out,
@@ -200,7 +200,7 @@ class _Server:
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
+class Site:
     """A data directory with a community and its model, and what the references need."""
 
     directory: Path
@@ -240,8 +240,8 @@ class _Site:
         return matrix(config, query, self.table, self.factors, candidates)
 
     @contextmanager
-    def service(self, candidates: int) -> Iterator[_Server]:
-        """The service, answering ranked reads of so many candidates."""
+    def service(self, candidates: int, **settings: float) -> Iterator[Server]:
+        """The service, answering ranked reads of so many candidates; other `settings` by name."""
         address_file = self.directory / "address"
         address_file.unlink(missing_ok=True)
         arguments = [
@@ -252,8 +252,10 @@ class _Site:
         environment = {
             "HEADWATER_CANDIDATES_MAX": str(candidates),
             "HEADWATER_DEADLINE_MS": "60000",
+            "HEADWATER_TENANT_REQUESTS_PER_S": "1000000",
+            **{f"HEADWATER_{name.upper()}": str(value) for name, value in settings.items()},
         }
-        with _Server(arguments, environment, self.directory / "service.log") as server:
+        with Server(arguments, environment, self.directory / "service.log") as server:
             until = time.monotonic() + START_S_MAX
             while not _listens(address_file) and server.process.poll() is None:
                 if time.monotonic() > until:
@@ -266,7 +268,7 @@ class _Site:
 
 def rank_http(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
     """Ranked reads of each number of candidates, over HTTP, beside the trees alone and MLflow."""
-    site = _Site.made(directory / "http", max(sizes.candidates))
+    site = Site.made(directory / "http", max(sizes.candidates))
     with _mlflow(site, peers=sizes.peers) as mlflow:
         for number, candidates in enumerate(sizes.candidates):
             yield Doing(f"{candidates} candidates over HTTP", number / len(sizes.candidates))
@@ -276,10 +278,10 @@ def rank_http(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing |
                 yield _rate(service, site.booster, rows, mlflow, seconds)
 
 
-def _latency(service: _Server, booster: Booster, rows: np.ndarray, seconds: float) -> Figure:
+def _latency(service: Server, booster: Booster, rows: np.ndarray, seconds: float) -> Figure:
     _check(service, len(rows))
     replies, predictions = Stopwatch(), Stopwatch()
-    with closing(service.client()) as client, _on_core(_client_cores()):
+    with closing(service.client()) as client, on_core(client_cores()):
         for _ in range(20):
             content = client.ask()
         began_ns = service.cpu_ns()
@@ -304,13 +306,13 @@ def _latency(service: _Server, booster: Booster, rows: np.ndarray, seconds: floa
 
 
 def _rate(
-    service: _Server, booster: Booster, rows: np.ndarray, mlflow: "_Mlflow | None", seconds: float
+    service: Server, booster: Booster, rows: np.ndarray, mlflow: "_Mlflow | None", seconds: float
 ) -> Figure:
     what = f"{_what(rows)}: requests a second over HTTP, {CONNECTIONS} connections"
     goal = "8 x MLflow" if len(rows) == 500 else ""  # noqa: PLR2004 - the goal's own number
     ours: list[float] = []
     theirs: list[float] = []
-    with _on_core(_client_cores()):
+    with on_core(client_cores()):
         if mlflow is not None:
             mlflow.take(rows)
         for _ in range(TURNS):
@@ -337,7 +339,7 @@ def _what(rows: np.ndarray) -> str:
     return f"{len(rows):,} candidates, {rows.shape[1]} features, {TREES} trees"
 
 
-def _check(service: _Server, candidates: int) -> None:
+def _check(service: Server, candidates: int) -> None:
     """Raises `RuntimeError` unless the model ranks as many candidates as the figure says."""
     request = _read_request(f"limit={PAGE}&explain=true")
     with closing(Client(service.address, request)) as client:
@@ -351,7 +353,7 @@ def _check(service: _Server, candidates: int) -> None:
 class _Mlflow:
     """`mlflow models serve` with the trees of the bench."""
 
-    server: _Server
+    server: Server
 
     def take(self, rows: np.ndarray) -> None:
         """Send these rows from now on."""
@@ -359,7 +361,7 @@ class _Mlflow:
 
 
 @contextmanager
-def _mlflow(site: _Site, *, peers: bool) -> Iterator[_Mlflow | None]:
+def _mlflow(site: Site, *, peers: bool) -> Iterator[_Mlflow | None]:
     """MLflow's own server; None, and a sentence on standard error, where it cannot start."""
     if not peers:
         yield None
@@ -382,7 +384,7 @@ def _mlflow(site: _Site, *, peers: bool) -> Iterator[_Mlflow | None]:
             server.end()
 
 
-def _started_mlflow(site: _Site, executable: str) -> _Server:
+def _started_mlflow(site: Site, executable: str) -> Server:
     trees_file, saved = site.directory / "trees.ubj", site.directory / "mlflow"
     site.booster.save_model(trees_file)
     save = [sys.executable, "-c", _SAVE, str(trees_file), str(saved)]
@@ -393,7 +395,7 @@ def _started_mlflow(site: _Site, executable: str) -> _Server:
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
     ]
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    server = _Server(arguments, {"PATH": search}, site.directory / "mlflow.log")
+    server = Server(arguments, {"PATH": search}, site.directory / "mlflow.log")
     try:
         rows = np.zeros((1, len(feature_spec().names)), np.float32)
         server.wait(f"http://127.0.0.1:{port}", _rows_request(rows))
@@ -441,14 +443,14 @@ def _server_cores() -> set[int]:
     return {max(os.sched_getaffinity(0))}
 
 
-def _client_cores() -> set[int]:
+def client_cores() -> set[int]:
     """All cores but the servers'; that one too where there is no other."""
     cores = os.sched_getaffinity(0)
     return cores - {max(cores)} or cores
 
 
 @contextmanager
-def _on_core(cores: set[int]) -> Iterator[None]:
+def on_core(cores: set[int]) -> Iterator[None]:
     """Run on these cores; a process that is started meanwhile stays on them."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)

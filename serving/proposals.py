@@ -1,6 +1,6 @@
 """What sources have proposed, held by positions, and told as stages."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -28,13 +28,20 @@ def proposed(source: CandidateSource, query: Query, table: ActivityTable) -> Pos
     return PositionsSource(source.name, source.quota, table.positions(rows))
 
 
-def source_stages(candidates: Candidates, gather_us: int) -> list[Stage]:
-    """What the gathering took, and how many candidates each source added."""
+def source_stages(
+    candidates: Candidates, gather_us: int, late: Collection[str] = ()
+) -> list[Stage]:
+    """What the gathering took, and how many candidates each source added.
+
+    Sources in `late` were left out for lack of time, and added none.
+    """
     counts = np.bincount(candidates.source, minlength=len(candidates.sources)).tolist()
     return [
         Stage("gather", len(candidates), len(candidates), gather_us),
         *(
             Stage(f"source_{name}", count, count, 0)
             for name, count in zip(candidates.sources, counts, strict=True)
+            if name not in late
         ),
+        *(Stage(f"source_{name}_late", 0, 0, 0) for name in dict.fromkeys(late)),
     ]

@@ -3,8 +3,10 @@
 A worker's factor rises a step for each read within its target and falls for each over it, in such a
 proportion that it rests where a named share of reads is late (the quality factor of Twitter's
 product-mixer). It scales how many candidates are ranked, and below named thresholds turns off what
-a feed can do without. A read has a deadline besides: a source that is likely to overrun it is left
-out. Time comes from outside, explanations are never touched, and nothing here raises.
+a feed can do without. A read that had to wait for its turn does less besides, the less the longer
+it waited, so that those behind it do not wait longer still. And a read has a deadline: a source
+that is likely to overrun it is left out. Time comes from outside, explanations are never touched,
+and nothing here raises.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,6 +57,9 @@ class QualityConfig:
     target_share: float = 0.5
     """A read is late after this share of its deadline: the rest is for what waits unseen."""
 
+    wait_free_share: float = 0.1
+    """Share of its deadline that a read may have waited for its turn without doing less for it."""
+
     diversity_below: float = 0.8
     """Factor below which what resembles the places above it no longer gives way."""
 
@@ -80,6 +85,16 @@ class QualityConfig:
     def fall(self) -> float:
         """What a late read takes from the factor."""
         return self.rise * (1 - self.late_share) / self.late_share
+
+    def pace(self, waited_share: float) -> float:
+        """What a read may still do that waited for such a share of its deadline, from 1 to 0.
+
+        It falls in a straight line between `wait_free_share` and `target_share`.
+        """
+        if waited_share <= self.wait_free_share:
+            return 1.0
+        span = self.target_share - self.wait_free_share
+        return 0.0 if span <= 0 else max(0.0, (self.target_share - waited_share) / span)
 
     @property
     def late_to_min(self) -> int:
@@ -150,9 +165,16 @@ class QualityFactor:
         self.config = config
         self.factor = 1.0
 
-    def plan(self) -> Plan:
-        """What a read that begins now may do."""
-        return Plan.at(self.factor, self.config)
+    def plan(self, waited_share: float = 0.0) -> Plan:
+        """What a read may do that begins now, after it waited for such a share of its deadline.
+
+        One that waited until the target gives the cheapest answer: those behind it wait as well. A
+        `factor_min` of 1 turns both off.
+        """
+        pace = self.config.pace(waited_share)
+        if pace <= 0 and self.config.factor_min < 1:
+            return Plan.at(self.factor, self.config).without("model", "chronological")
+        return Plan.at(max(self.config.factor_min, min(self.factor, pace)), self.config)
 
     def note(self, took_ms: float, deadline_ms: float) -> None:
         """Count a read: whether it was over its target moves the factor."""
@@ -205,11 +227,15 @@ class Deadline:
     limit_ms: float
     began_ns: int
     late_sources: list[str] = field(default_factory=list)
-    """Sources that were left out for it."""
+    """Sources that were left out for it, or that came too late."""
 
     def took_ms(self) -> float:
         """How long the read has taken so far."""
         return (self.clock_ns() - self.began_ns) / 1e6
+
+    def waited_share(self) -> float:
+        """What it has taken so far, as a share of the whole; 1 where there is no time at all."""
+        return self.took_ms() / self.limit_ms if self.limit_ms > 0 else 1.0
 
     def left_ms(self) -> float:
         """What is left of the time, 0 at least."""

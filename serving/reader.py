@@ -312,7 +312,7 @@ class FeedReader:
         return Deadline(self.clock_ns, limit_ms, began_ns)
 
     def _plan(self, deadline: Deadline) -> Plan:
-        plan = self._quality.plan()
+        plan = self._quality.plan(deadline.waited_share())
         return plan.without("model", "chronological") if deadline.over() else plan
 
 

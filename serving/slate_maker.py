@@ -157,7 +157,9 @@ class SlateMaker:
         note_step("rank", began_ns, stages_us, query.kind, outcome)
         if slate.explanation is None:
             return slate
-        stages = (*source_stages(gathered.candidates, gather_us), *slate.explanation.stages)
+        late = reading.deadline.late_sources
+        gathering = source_stages(gathered.candidates, gather_us, late)
+        stages = (*gathering, *slate.explanation.stages)
         return replace(slate, explanation=replace(slate.explanation, stages=stages))
 
     async def tried(self, reading: Reading) -> Slate:
@@ -186,10 +188,11 @@ class SlateMaker:
             factors = reading.model.factors
         cheapest = not plan.allows("chronological")
         sources: list[CandidateSource] = []
-        asked = False
+        asked, options = False, reading.active.config.feed(query.kind).sources.named()
         for source in reading.rankers.sources(reading.active.config, query.kind, factors):
             spared = source.name in ALWAYS_ASKED
             if asked and not spared and (cheapest or not plan.allows("sources")):
+                reading.deadline.late_sources.append(source.name)
                 continue
             quota = min(query.limit, source.quota) if cheapest else plan.scaled(source.quota)
             if source.name == "following":
@@ -198,7 +201,9 @@ class SlateMaker:
                 sources.append(SparedSource(source, self._source_failed, source.quota))
             else:
                 each = SparedSource(source, self._source_failed, quota)
-                sources.append(TimedSource(each, reading.deadline, self.costs) if asked else each)
+                timeout_ms = options[source.name].timeout_ms
+                timed = TimedSource(each, reading.deadline, self.costs, timeout_ms)
+                sources.append(timed if asked else each)
             asked = asked or source.name != "editorial"
         return tuple(sources)
 

@@ -97,11 +97,15 @@ class SparedSource:
 
 @dataclass(frozen=True, slots=True)
 class TimedSource:
-    """A source that is left out, and named, where it lately took longer than there is time."""
+    """A source that is left out, and named, where it lately took longer than there is time.
+
+    There is time until the deadline, `timeout_ms` at most; what comes after that is dropped.
+    """
 
     source: CandidateSource
     deadline: Deadline
     costs: SourceCosts
+    timeout_ms: float
 
     @property
     def name(self) -> str:
@@ -116,12 +120,15 @@ class TimedSource:
     def propose(self, query: Query, table: ActivityTable) -> Rows:
         """What the source proposes; nothing where there is no time for it."""
         began_ms = self.deadline.took_ms()
-        if not self.costs.fits(self.name, self.deadline.limit_ms - began_ms):
-            self.deadline.late_sources.append(self.name)
-            return np.zeros(0, dtype=np.int32)
-        rows = self.source.propose(query, table)
-        self.costs.note(self.name, self.deadline.took_ms() - began_ms)
-        return rows
+        time_ms = min(self.timeout_ms, self.deadline.limit_ms - began_ms)
+        if self.costs.fits(self.name, time_ms):
+            rows = self.source.propose(query, table)
+            took_ms = self.deadline.took_ms() - began_ms
+            self.costs.note(self.name, took_ms)
+            if took_ms <= self.timeout_ms:
+                return rows
+        self.deadline.late_sources.append(self.name)
+        return np.zeros(0, dtype=np.int32)
 
 
 def own_table(

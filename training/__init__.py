@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from training.flow import evaluate as evaluate
     from training.flow import gate as gate
     from training.flow import promote as promote
-    from training.flow import published_scorer as published_scorer
+    from training.flow import published_bundle as published_bundle
     from training.flow import train_all as train_all
     from training.flow import train_tenant as train_tenant
     from training.gates import GateReport as GateReport
@@ -86,7 +86,7 @@ _HOMES = {
     "parity_of": "training.parity",
     "preset": "training.config",
     "promote": "training.flow",
-    "published_scorer": "training.flow",
+    "published_bundle": "training.flow",
     "read_event_log": "training.event_log",
     "read_training_set": "training.set_files",
     "run_protocol": "training.protocols",
@@ -130,7 +130,7 @@ __all__ = [
     "parity_of",
     "preset",
     "promote",
-    "published_scorer",
+    "published_bundle",
     "read_event_log",
     "read_training_set",
     "run_protocol",

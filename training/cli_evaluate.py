@@ -164,16 +164,17 @@ def _compare(
     from ranking.scorers.expression import ExpressionScorer  # noqa: PLC0415
     from training.counterfactual import CounterfactualConfig  # noqa: PLC0415
     from training.counterfactual_slates import compare_with_served  # noqa: PLC0415
-    from training.flow import published_scorer  # noqa: PLC0415
+    from training.flow import published_bundle  # noqa: PLC0415
     from training.parity import parity_of  # noqa: PLC0415
 
     with progress_bar(json) as progress:
-        parity = None
+        parity, factors = None, None
         if published is None:
             scorer: Scorer = ExpressionScorer.of({"score": formula})
         else:
             uri, version = published
-            found, scorer = published_scorer(asked.tenant, version_of(version), registry=uri)
+            found, bundle = published_bundle(asked.tenant, version_of(version), registry=uri)
+            scorer, factors = bundle.scorer(), bundle.factors()
             progress("scoring served slates again", 0, None)
             parity = parity_of(asked.slates, asked.tenant, scorer, found.version)
         report = compare_with_served(
@@ -181,6 +182,7 @@ def _compare(
             asked.events,
             asked.tenant,
             scorer,
+            factors=factors,
             explore=asked.explore,
             config=CounterfactualConfig(assumption=asked.assumption),
             seed=seed or 0,

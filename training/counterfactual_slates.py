@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from feeds.events import Engagement
+from feeds.events import Engagement, Posted
+from feeds.model import ActivityId, UserId, position_of
 from ranking.features import FeatureMatrix
 from ranking.scorers.base import Scorer
+from ranking.scorers.factorization import FactorTable
 from training.config import RequestConfig
 from training.counterfactual import (
     CounterfactualConfig,
@@ -28,7 +30,7 @@ from training.errors import TrainingError
 from training.event_log import EventLog, read_event_log
 from training.logged_slates import SlateRows, logged_slates
 
-__all__ = ["RewardOf", "compare_with_served", "places_of", "rewards_of"]
+__all__ = ["RewardOf", "compare_with_served", "places_of", "rewards_of", "with_factors"]
 
 Floats = npt.NDArray[np.float64]
 RewardOf = Mapping[tuple[str, str], float]
@@ -37,6 +39,8 @@ RewardOf = Mapping[tuple[str, str], float]
 NO_CANDIDATES = "slates without logged candidates"
 NO_FEATURES = "slates without a feature that the candidate reads"
 DEGRADED = "slates that were ordered by time for want of time or of a model"
+
+FACTOR_FEATURES = ("factor_dot", "factor_bias")
 
 REWARD_TREES = 40
 REWARD_DEPTH = 3
@@ -82,6 +86,7 @@ def compare_with_served(
     tenant: str,
     candidate: Scorer,
     *,
+    factors: FactorTable | None = None,
     explore: float = 0.0,
     config: CounterfactualConfig | None = None,
     seed: int = 0,
@@ -89,14 +94,19 @@ def compare_with_served(
 ) -> CounterfactualReport:
     """What a candidate would have earned on a tenant's exported slates, beside what was served.
 
-    `explore` is the share of places that it would leave to chance. Raises `ExportDamaged`, and
-    `TrainingError` where no slate can be used.
+    `factors` are the candidate's own: its factor features are made anew, since slates hold those of
+    the version that served. `explore` is the share of places that it would leave to chance. Raises
+    `ExportDamaged`, and `TrainingError` where no slate can be used.
     """
     config = (config or CounterfactualConfig()).check()
     progress("reading events", 0, None)
-    rewards = rewards_of(read_event_log(events, tenant))
+    log = read_event_log(events, tenant)
+    rewards = rewards_of(log)
     progress("reading slates", 0, None)
     found = logged_slates(slates, tenant, config.rows_max)
+    if factors is not None:
+        tags = {event.activity_id: event.tags for event in log.events if isinstance(event, Posted)}
+        found = (with_factors(slate, factors, tags) for slate in found)
     places = places_of(found, candidate, rewards, explore=explore, config=config, seed=seed)
     progress("estimating", 0, None)
     return estimate(places, config, seed)
@@ -143,6 +153,31 @@ def places_of(
         users=np.repeat([slate.user for slate in judged], counts),
     )
     return _with_reward_model(places, judged, explore, config, seed)
+
+
+def with_factors(
+    slate: SlateRows, factors: FactorTable, tags: Mapping[ActivityId, Sequence[str]]
+) -> SlateRows:
+    """The slate with the factor features that this factorization gives, as serving computes them.
+
+    `tags` by activity stand in for those that the factorization does not know.
+    """
+    tags_of = [tuple(tags.get(ActivityId(name), ())) for name in slate.activity_ids]
+    names = sorted({tag for of_one in tags_of for tag in of_one})
+    numbers = {tag: number for number, tag in enumerate(names)}
+    padded = np.full((len(slate), max(map(len, tags_of), default=0) or 1), -1, np.int32)
+    for row, of_one in enumerate(tags_of):
+        padded[row, : len(of_one)] = [numbers[tag] for tag in of_one]
+    positions = [bytes(position_of(name)) for name in slate.activity_ids]
+    made = dict(
+        zip(FACTOR_FEATURES, factors.dot(UserId(slate.user), positions, padded, names), strict=True)
+    )
+    kept = [place for place, name in enumerate(slate.names) if name not in made]
+    return replace(
+        slate,
+        names=(*(slate.names[place] for place in kept), *made),
+        features=np.column_stack([slate.features[:, kept], *made.values()]),
+    )
 
 
 def _unusable(slate: SlateRows, candidate: Scorer) -> str | None:

@@ -15,7 +15,6 @@ from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound, RankingError
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
-from ranking.scorers.base import Scorer
 from training.cluster import Task, Workers, open_workers
 from training.comparison import ComparisonReport
 from training.config import ClusterConfig, SearchConfig, TrainingConfig
@@ -56,7 +55,7 @@ __all__ = [
     "gate",
     "place_version",
     "promote",
-    "published_scorer",
+    "published_bundle",
     "train_all",
     "train_tenant",
 ]
@@ -302,14 +301,14 @@ def promote(
         return promote_version(opened, name, found, expected=expected, force=force)
 
 
-def published_scorer(
+def published_bundle(
     tenant: str, version: int | Alias, *, registry: str
-) -> tuple[ModelVersion, Scorer]:
-    """A published version and what it scores with; raises `ModelNotFound`."""
+) -> tuple[ModelVersion, ModelBundle]:
+    """A published version and its bundle; raises `ModelNotFound`."""
     name = check_tenant_id(tenant)
     with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
         found = find_version(opened, name, version)
-        return found, ModelBundle.load(opened.fetch(found, scratch / "version")).scorer()
+        return found, ModelBundle.load(opened.fetch(found, scratch / "version"))
 
 
 def _submit(

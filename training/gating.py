@@ -7,6 +7,7 @@ from pathlib import Path
 
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
+from ranking.scorers.base import Scorer
 from training.comparison import ComparisonReport, Played, chronological, compare, play
 from training.config import TrainingConfig
 from training.counterfactual import CounterfactualReport
@@ -29,6 +30,7 @@ from training.gates import (
 from training.logged_slates import logged_slates
 from training.parity import check_parity
 from training.selection import Judged
+from training.served import has_slates
 from training.steps import SetFiles
 from training.trained_users import TRAINED_USERS
 
@@ -64,11 +66,10 @@ def gate_trained(
     scores = bundle.scorer().score(test.columns(bundle.spec.names))
     ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
     theirs = _rival(lambda: read_event_log(plan.export, plan.tenant), ours, live, config)
-    comparison = compare(ours, theirs, config.evaluation, config.seed)
-    deleted = read_deleted_users(plan.export, plan.tenant)
-    deletion = deleted_users_gate(plan.tenant, judged.documents.get(TRAINED_USERS), deleted)
-    gates = (deletion, parity_gate(None), counterfactual_gate(None))
-    return _report(bundle, comparison, ours.test, gates, live, config, judged_us, timer)
+    served = _served_gates(None, plan.export, bundle, _versions(live), config)
+    return _report(
+        plan.export, bundle, ours, theirs, judged.documents, served, live, config, judged_us, timer
+    )
 
 
 def gate_published(
@@ -86,42 +87,42 @@ def gate_published(
 ) -> GateReport:
     """Gate a bundle in a directory on the test part of an export, beside what is live.
 
-    With exported `slates`, also on what was served: its own scores and those of the live version
-    must come out again, and it may not be worse than what was served.
+    With exported `slates` (unset: those beside the events, where there are any), also on what was
+    served: its own scores and those of the live version must come out again, and it may not be
+    worse than what was served.
     """
     bundle = ModelBundle.load(directory)
     log = read_event_log(export, tenant)
     ours = play(log, bundle, config, "the version")
     theirs = _rival(lambda: log, ours, live, config)
-    comparison = compare(ours, theirs, config.evaluation, config.seed)
-    deleted = read_deleted_users(export, tenant)
-    deletion = deleted_users_gate(tenant, documents.get(TRAINED_USERS), deleted)
-    served = _served_gates(slates, export, tenant, Live(version, directory), live, config)
-    gates = (deletion, *served)
-    return _report(bundle, comparison, ours.test, gates, live, config, judged_us, timer)
+    versions = _versions(live) | {str(version): bundle.scorer()}
+    served = _served_gates(slates, export, bundle, versions, config)
+    return _report(export, bundle, ours, theirs, documents, served, live, config, judged_us, timer)
+
+
+def _versions(live: Live | None) -> dict[str, Scorer]:
+    """The scorer of the live version by its number, as slates name it."""
+    return {str(live.version): ModelBundle.load(live.directory).scorer()} if live else {}
 
 
 def _served_gates(
     slates: Path | None,
     export: Path,
-    tenant: TenantId,
-    wanted: Live,
-    live: Live | None,
+    bundle: ModelBundle,
+    versions: Mapping[str, Scorer],
     config: TrainingConfig,
 ) -> tuple[Gate, Gate]:
     """What the exported slates say; not judged where there are none."""
-    if slates is None:
+    tenant = bundle.tenant
+    if slates is None and not has_slates(export, tenant):
         return parity_gate(None), counterfactual_gate(None)
-    versions = {
-        str(one.version): ModelBundle.load(one.directory).scorer()
-        for one in (wanted, live)
-        if one is not None
-    }
+    slates = slates or export
     parity = check_parity(logged_slates(slates, tenant), versions.get)
-    candidate = versions[str(wanted.version)]
     told: CounterfactualReport | str
     try:
-        told = compare_with_served(slates, export, tenant, candidate, seed=config.seed)
+        told = compare_with_served(
+            slates, export, tenant, bundle.scorer(), factors=bundle.factors(), seed=config.seed
+        )
     except ExportDamaged:
         raise
     except TrainingError as error:  # no slate can be used: the reason is the answer
@@ -150,16 +151,20 @@ def _rival(
 
 
 def _report(
+    export: Path,
     bundle: ModelBundle,
-    comparison: ComparisonReport,
-    test: TrainingSet,
-    others: tuple[Gate, ...],
+    ours: Played,
+    theirs: Played,
+    documents: Mapping[str, bytes],
+    served: tuple[Gate, Gate],
     live: Live | None,
     config: TrainingConfig,
     judged_us: int,
     timer: Timer,
 ) -> GateReport:
     gates = config.gates
+    comparison = compare(ours, theirs, config.evaluation, config.seed)
+    deleted = read_deleted_users(export, bundle.tenant)
     return GateReport(
         tenant=bundle.tenant,
         digest=bundle.digest,
@@ -168,8 +173,9 @@ def _report(
         gates=(
             better_gate(comparison, gates),
             fairness_gate(comparison, gates),
-            latency_gate(bundle, test, gates, timer),
+            latency_gate(bundle, ours.test, gates, timer),
             size_gate(bundle, gates),
-            *others,
+            deleted_users_gate(bundle.tenant, documents.get(TRAINED_USERS), deleted),
+            *served,
         ),
     )

@@ -60,6 +60,11 @@ def logs() -> Iterator[None]:
             "acknowledged to seen in a secondary of the leader's store, 2,000 writes/s",
             "writes",
         ),
+        (
+            "overload",
+            "100 candidates at 2 times the load that a worker carries, from when a read was due",
+            "carried_per_s",
+        ),
         ("rank", "500 candidates, 30 features, 100 trees: rows to reply bytes", "score_us"),
         (
             "ranker",

@@ -97,6 +97,11 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [entry["id"] for entry in page["results"]]
 
 
+def followed(site: Site) -> list[str]:
+    """What bob follows, the newest first."""
+    return site.posted[1::2][::-1]
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     models = HeldModels()
@@ -212,9 +217,9 @@ def test_once_the_deadline_is_over_the_newest_come_whatever_the_config(
 
     page = late.read()
 
-    assert ids(page) == site.posted[::-1]
+    assert ids(page) == followed(site)
     assert page["scorer"] == "recency"
-    assert page["quality"]["steps"] == ["model", "chronological"]
+    assert page["quality"]["steps"] == ["sources", "model", "chronological"]
     assert page["degraded"].startswith("the deadline was over before the model could score")
 
 
@@ -224,7 +229,42 @@ def test_a_read_that_waited_for_its_turn_has_less_time(site: Site) -> None:
     assert site.read(began_ns=site.clock.now_ns)["model_version"] == "1"
     page = site.read(began_ns=site.clock.now_ns - 200_000_000)
     assert page["model_version"] is None
-    assert page["quality"]["steps"] == ["model", "chronological"]
+    assert page["quality"]["steps"] == ["sources", "model", "chronological"]
+
+
+def test_the_longer_a_read_waited_the_less_it_does(site: Site) -> None:
+    site.models.held[ACME] = HeldModel("1", PopularityScorer())
+    site.clock.pass_ms(500)
+    waited_ms = (5, 20, 40, 49, 60)
+    pages = [
+        site.read(began_ns=site.clock.now_ns - ms * 1_000_000, explain=True) for ms in waited_ms
+    ]
+    given_up = [page["quality"]["steps"] for page in pages]
+    assert given_up[0] == []
+    assert given_up[1:3] == [["candidates", "diversity"], ALL_STEPS[:4]]
+    assert given_up[3] == ALL_STEPS
+    assert given_up[4][-1] == "chronological"
+    assert [page["model_version"] for page in pages] == ["1", "1", "1", None, None]
+    told = [stage["name"] for stage in pages[2]["explanation"]["stages"]]
+    assert "source_trending_late" in told
+
+
+def test_a_source_has_the_time_that_its_config_gives_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trending = {"trending": {"timeout_ms": 10}}
+    config = RankingConfig.parse({"personalized": {"sources": trending}})
+    hasty = replace(site, reader=replace(site.reader, configs=OneConfig(config)))
+    site.models.held[ACME] = HeldModel("1", PopularityScorer())
+    calls = trending_takes(site, monkeypatch, 15)
+
+    pages = [hasty.read(explain=True) for _ in range(2)]
+
+    assert len(calls) == 1, "dropped once for being late, then not asked"
+    for page in pages:
+        assert page["quality"]["late_sources"] == ["trending"]
+        assert page["model_version"] == "1"
+        assert sorted(ids(page)) == sorted(followed(site))
 
 
 def test_late_reads_give_up_step_by_step_and_timely_ones_win_it_back(site: Site) -> None:
@@ -263,8 +303,8 @@ def test_no_time_at_all_gives_the_cheapest_answer(site: Site) -> None:
     reply = site.api.get(PERSONALIZED, params={"deadline_ms": 0})
     assert reply.status_code == 200
     page = reply.json()
-    assert ids(page) == [one for one in site.posted[::-1] if int(site.posted.index(one)) % 2]
-    assert page["quality"]["steps"] == ["model", "chronological"]
+    assert ids(page) == followed(site)
+    assert page["quality"]["steps"] == ["sources", "model", "chronological"]
     explore = site.api.get("/v2/users/bob/feeds/explore", params={"deadline_ms": 0}).json()
     assert len(ids(explore)) == 20
     metrics = site.api.get("/metrics").text

@@ -1,9 +1,10 @@
 """The laws of the quality factor, the plans it gives, and what sources cost; no real clock."""
 
 from itertools import pairwise
+from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.quality import (
@@ -92,21 +93,61 @@ def test_it_rests_where_the_named_share_is_late(late_every: int) -> None:
         assert factor.factor > 1 - config.fall
 
 
-def test_under_twice_the_load_it_rests_where_the_load_can_be_carried() -> None:
-    """A server that can do a full read in 10 ms gets one every 5 ms: the backlog stays bounded.
+@given(CONFIGS, st.lists(st.floats(0, 2), min_size=2, max_size=8))
+def test_who_waited_longer_never_does_more(config: QualityConfig, shares: list[float]) -> None:
+    factor = QualityFactor(config)
+    plans = [factor.plan(share) for share in sorted(shares)]
+    for sooner, later in pairwise(plans):
+        if later.allows("chronological"):
+            assert sooner.allows("chronological")
+            assert later.factor <= sooner.factor
+            assert set(sooner.given_up) <= set(later.given_up)
+    assert factor.plan(config.wait_free_share) == factor.plan()
 
-    A read costs a fixed part and a part that grows with the candidates.
+
+def test_a_factor_that_is_turned_off_lets_every_read_do_everything() -> None:
+    assert QualityFactor(QualityConfig(factor_min=1.0)).plan(0.9).given_up == ()
+
+
+@settings(max_examples=25)
+@given(
+    full_ms=st.floats(2, 8),
+    fixed_share=st.floats(0.02, 0.3),
+    load=st.floats(1.0, 2.0),
+    together=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+)
+def test_the_deadline_holds_up_to_twice_the_load_that_the_machine_can_carry(
+    full_ms: float, fixed_share: float, load: float, together: int, seed: int
+) -> None:
+    """Reads come at random, some of them together, to one server that works in their order.
+
+    A read costs a fixed part, and one that grows with its plan. 999 of 1,000 are answered within
+    their deadline, from when they came; at full work none would be, after a while.
     """
-    factor, backlog_ms, worst_ms = QualityFactor(QualityConfig()), 0.0, 0.0
-    for number in range(50_000):
-        plan = factor.plan()
-        cost_ms = 1.5 + 8.5 * plan.scaled(500) / 500
-        backlog_ms = max(0.0, backlog_ms - 5.0) + cost_ms
-        factor.note(backlog_ms, DEADLINE_MS)
-        if number > 1_000:
-            worst_ms = max(worst_ms, backlog_ms)
-    assert worst_ms < DEADLINE_MS
-    assert 0.1 < factor.factor < 1
+    draws, config, clock = Random(seed), QualityConfig(), Clock()
+    factor, came_ms, late = QualityFactor(config), 0.0, 0
+    for number in range(3_000):
+        if number % together == 0:
+            came_ms += draws.expovariate(load / full_ms / together)
+        clock.now_ns = max(clock.now_ns, int(came_ms * 1e6))
+        deadline = Deadline(clock, DEADLINE_MS, int(came_ms * 1e6))
+        plan = factor.plan(deadline.waited_share())
+        share = plan.factor if plan.allows("model") else 0.0
+        clock.pass_ms(full_ms * (fixed_share + (1 - fixed_share) * share))
+        factor.note(deadline.took_ms(), DEADLINE_MS)
+        late += deadline.took_ms() > DEADLINE_MS
+    assert late <= 3
+
+
+def test_without_it_the_backlog_grows_without_bound() -> None:
+    clock, factor = Clock(), QualityFactor(QualityConfig(factor_min=1.0))
+    for number in range(1_000):
+        came_ns = int(number * 2.5e6)
+        clock.now_ns = max(clock.now_ns, came_ns)
+        deadline = Deadline(clock, DEADLINE_MS, came_ns)
+        clock.pass_ms(5.0 * factor.plan(deadline.waited_share()).factor)
+    assert deadline.took_ms() > 20 * DEADLINE_MS
 
 
 @given(st.floats(0.01, 1), st.integers(1, 2_000))

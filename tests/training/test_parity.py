@@ -1,8 +1,10 @@
 """Slates of a real ranker, through the real log and export, scored and judged again."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from feeds.events import Engagement
+from feeds.model import ActivityId, UserId, position_of
 from ranking.exploration import EpsilonExplorer
 from ranking.features import FeatureSpec
+from ranking.scorers.factorization import Embeddings, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.selectors import Selection
@@ -28,9 +32,14 @@ from serving.slate_log.writer import TenantShelf
 from training.cli_evaluate import evaluate
 from training.config import TrainingConfig
 from training.counterfactual import CounterfactualConfig, estimate
-from training.counterfactual_slates import compare_with_served, places_of, rewards_of
+from training.counterfactual_slates import (
+    compare_with_served,
+    places_of,
+    rewards_of,
+    with_factors,
+)
 from training.errors import ExportDamaged, TrainingError
-from training.gating import Live, _served_gates
+from training.gating import _served_gates
 from training.logged_slates import SlateRows, logged_slates
 from training.parity import check_parity, parity_of
 from training.testing import log_of, write_export
@@ -185,6 +194,32 @@ def test_a_candidate_that_knows_what_is_liked_earns_more(
     assert by_place.of("IPS").verdict == "worse"
 
 
+def test_a_candidate_brings_factors_of_its_own(rows: list[SlateRows]) -> None:
+    """Those that it knows by themselves, the others by their tags, as serving has them."""
+    slate = rows[3]
+    known = [bytes(position_of(name)) for name in slate.activity_ids[:3]]
+    draws = np.random.default_rng(1)
+
+    def embeddings(names: list[Any]) -> Embeddings[Any]:  # Any: text or bytes
+        vectors = draws.normal(size=(len(names), 4)).astype(np.float32)
+        return Embeddings(names, vectors, draws.normal(size=len(names)).astype(np.float32))
+
+    factors = FactorTable(embeddings([slate.user]), embeddings(known), embeddings(["jazz"]))
+    tags = {ActivityId(slate.activity_ids[3]): ("jazz", "unheard")}
+    made = with_factors(slate, factors, tags)
+    assert sorted(made.names) == sorted({*slate.names, "factor_dot", "factor_bias"})
+    dot = made.features[:, made.names.index("factor_dot")]
+    want, _ = factors.dot(
+        UserId(slate.user), [*known, b"x" * 16], np.array([[-1]] * 3 + [[0]], np.int32), ["jazz"]
+    )
+    assert dot[:4].tobytes() == want.tobytes()
+    assert np.isnan(dot[4:]).all()
+    age = slate.names.index("age_h")
+    assert made.features[:, made.names.index("age_h")].tolist() == slate.features[:, age].tolist()
+    stranger = with_factors(replace(slate, user="nobody"), factors, tags)
+    assert np.isnan(stranger.features[:, -2:]).all()
+
+
 def test_with_few_slates_it_refuses_to_speak(slates: Path, rows: list[SlateRows]) -> None:
     rewards = rewards_of(log_of(engagements(rows), ACME))
     assert len(rewards) == len(engagements(rows))
@@ -235,15 +270,17 @@ def test_the_command_sets_a_formula_beside_what_was_served(
 
 
 def test_gates_judge_what_was_served(slates: Path, rows: list[SlateRows], tmp_path: Path) -> None:
-    bundle = model_bundle(scorer=BOOSTED).save(tmp_path / "bundle")
+    bundle, versions = model_bundle(scorer=BOOSTED), {"2": BOOSTED}
     events = write_export(log_of(engagements(rows), ACME), tmp_path / "events")
     config = TrainingConfig()
-    parity, counterfactual = _served_gates(slates, events, ACME, Live(2, bundle), None, config)
+    parity, counterfactual = _served_gates(slates, events, bundle, versions, config)
     assert (parity.name, parity.verdict) == ("parity", "passed")
     assert (counterfactual.name, counterfactual.verdict) == ("counterfactual", "not judged")
     assert counterfactual.reason.startswith("Nothing can be said")
     bare = exported(tmp_path, 3, candidates=False)
-    _, refused = _served_gates(bare, events, ACME, Live(2, bundle), None, config)
+    _, refused = _served_gates(bare, events, bundle, versions, config)
     assert "2 slates without logged candidates" in refused.reason
-    without = _served_gates(None, events, ACME, Live(2, bundle), None, config)
+    without = _served_gates(None, events, bundle, versions, config)
     assert [gate.verdict for gate in without] == ["not judged", "not judged"]
+    shutil.copytree(slates, events, dirs_exist_ok=True)
+    assert _served_gates(None, events, bundle, versions, config)[0] == parity

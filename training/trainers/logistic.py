@@ -72,6 +72,7 @@ class LogisticTrainer:
         Raises `TooFewEvents` where they do not teach.
         """
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - seconds
+        from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
         check_teaching(data, labels & rows, self.name)
         chosen = _thinned(np.flatnonzero(rows), self.rows_max, seed)
@@ -82,7 +83,8 @@ class LogisticTrainer:
         scale.apply(values, missing)
         sometimes: Flags = np.asarray(missing.any(axis=0) & ~missing.all(axis=0))
         model = LogisticRegression(C=self.strength, max_iter=self.steps_max, random_state=seed)
-        model.fit(np.hstack([values, missing[:, sometimes]]), labels[chosen], weights)
+        with threadpool_limits(1):  # sums of several threads depend on how many there are
+            model.fit(np.hstack([values, missing[:, sometimes]]), labels[chosen], weights)
         return _folded(data, names, scale, sometimes, model)
 
 
