@@ -42,7 +42,7 @@ from training import (
     evaluate,
     parity_of,
     promote,
-    published_scorer,
+    published_bundle,
     train_tenant,
 )
 
@@ -124,7 +124,8 @@ bands.round(3)
 # below is about the model that serves.
 
 # %%
-served, scorer = published_scorer(tenant, version, registry=registry)
+_, bundle = published_bundle(tenant, version, registry=registry)
+scorer = bundle.scorer()
 parity = parity_of(slates, tenant, scorer, version)
 print(parity.sentence)
 assert parity.identical is not False
