@@ -15,6 +15,7 @@ PAGES = sorted(
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
         *(ROOT / "deploy").glob("*.md"),
+        *(ROOT / "notebooks").glob("*.md"),
         *(
             path
             for package in ("feeds", "ranking", "serving", "training")
@@ -86,6 +87,11 @@ def test_every_decision_is_numbered_listed_and_half_a_page() -> None:
     for path in decisions:
         assert f"({path.name})" in listed
         assert len(path.read_text().split()) <= 400, path.name
+
+
+def test_every_notebook_is_on_the_page_of_notebooks() -> None:
+    told = LINK.findall((ROOT / "notebooks" / "README.md").read_text())
+    assert [path.name for path in sorted((ROOT / "notebooks").glob("*.py"))] == told
 
 
 def test_notebooks_are_kept_without_outputs() -> None:
