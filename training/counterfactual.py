@@ -30,6 +30,7 @@ from ranking.metrics import RELATION, Interval
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 __all__ = [
@@ -209,6 +210,24 @@ class CounterfactualReport(msgspec.Struct, frozen=True, kw_only=True):
                 _bounds(one.difference_interval),
             )
         return table
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row an estimate, by `estimator`: reward a slate, and its difference to the served.
+
+        Each has its interval, `low` and `high`; without rows where the log cannot tell.
+        """
+        import pandas as pd  # noqa: PLC0415 - half a second that only notebooks pay
+
+        numbers = ["value", "low", "high", "difference", "difference_low", "difference_high"]
+        types = dict.fromkeys(numbers, "float64") | {"verdict": "str"}
+        rows = [
+            {"estimator": one.name, "value": one.value, "low": one.interval[0]}
+            | {"high": one.interval[1], "difference": one.difference, "verdict": one.verdict}
+            | dict(zip(numbers[-2:], one.difference_interval, strict=True))
+            for one in self.estimates
+        ]
+        frame = pd.DataFrame(rows, columns=["estimator", *types])
+        return frame.set_index("estimator").astype(types)
 
     def of(self, name: str) -> OffPolicyEstimate:
         """One estimate by its name; raises `KeyError`."""

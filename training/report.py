@@ -174,6 +174,18 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
         rows = [self._row(ranker) for ranker in self.rankers]
         return pd.DataFrame(rows).set_index("ranker")
 
+    def bands_frame(self) -> "pd.DataFrame":
+        """One row a band of users and ranking: requests, users, NDCG with its interval."""
+        import pandas as pd  # noqa: PLC0415 - as above
+
+        names = ["band", "ranker", "requests", "users", f"ndcg@{self.k}", "low", "high"]
+        rows = [
+            (band.name, one.name, band.requests, band.users, one.ndcg, *one.interval)
+            for band in self.bands
+            for one in band.rankers
+        ]
+        return pd.DataFrame(rows, columns=names).set_index(["band", "ranker"])
+
     def _row(self, ranker: RankerResult) -> dict[str, object]:
         comparison = next((c for c in ranker.comparisons if c.baseline == CHRONOLOGICAL), None)
         return {

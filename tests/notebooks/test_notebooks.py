@@ -34,15 +34,29 @@ def small_export(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HEADWATER_OUT", str(out))
     monkeypatch.setenv("HEADWATER_SEARCH_S", "3")
     monkeypatch.setenv("HEADWATER_SCHEDULER", "inline")
-    monkeypatch.setenv("HEADWATER_USERS", "30")
-    monkeypatch.setenv("HEADWATER_DAYS", "4")
     return tmp_path
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+SIZES = {"03_evaluate_and_estimate": (40, 6), "04_explain_a_feed": (30, 5)}
+"""Members and days of a made-up community, where a model must have enough to learn from."""
+
+SLOW = {"03_evaluate_and_estimate"}
+"""What it calls has short tests of its own: tests/training/test_parity.py and test_served.py."""
+
+
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else [], id=path.stem)
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs_from_top_to_bottom_and_shows_its_plots(
-    notebook: Path, small_export: Path
+    notebook: Path, small_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    users, days = SIZES.get(notebook.stem, (30, 4))
+    monkeypatch.setenv("HEADWATER_USERS", str(users))
+    monkeypatch.setenv("HEADWATER_DAYS", str(days))
     cells = jupytext.read(notebook)
     NotebookClient(
         cells,
@@ -70,6 +84,7 @@ def test_there_is_a_notebook_to_run() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "01_quickstart",
         "02_train_and_tune",
+        "03_evaluate_and_estimate",
         "04_explain_a_feed",
         "05_design_a_ranking_config",
         "06_simulate_before_you_ship",

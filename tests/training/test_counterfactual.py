@@ -297,3 +297,23 @@ def test_every_mistake_of_a_config_is_told_at_once() -> None:
     wrong = CounterfactualConfig(draws=0, level=1.5, folds=1, weight_max=0)
     with pytest.raises(TrainingError, match=r"weight_max.*draws.*level.*folds"):
         wrong.check()
+
+
+def test_a_report_is_a_frame_with_a_row_for_each_estimate_or_none() -> None:
+    random = np.random.default_rng(3)
+    places = LoggedPlaces(
+        rewards=random.integers(0, 2, 60).astype(float),
+        propensities=np.full(60, 0.5),
+        targets=np.full(60, 0.5),
+        slates=np.arange(60),
+        users=np.arange(60),
+    )
+    report = estimate(places, CONFIG, seed=1)
+    frame = report.to_frame()
+    assert list(frame.index) == [one.name for one in report.estimates] == ["IPS", "SNIPS"]
+    assert frame.loc["IPS", "value"] == report.of("IPS").value
+    found = tuple(frame.loc["SNIPS", ["difference_low", "difference_high"]])
+    assert found == report.of("SNIPS").difference_interval
+    refused = estimate(places, replace(CONFIG, effective_min=61), seed=1).to_frame()
+    assert len(refused) == 0
+    assert list(refused.dtypes) == list(frame.dtypes)

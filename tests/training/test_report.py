@@ -99,6 +99,17 @@ def test_details_are_told_for_each_band_with_every_ranking(report: EvaluationRep
         assert [r.name for r in band.rankers] == [r.name for r in report.rankers]
 
 
+def test_bands_are_a_frame_with_a_row_for_each_band_and_ranking(report: EvaluationReport) -> None:
+    frame = report.bands_frame()
+    assert frame.index.names == ["band", "ranker"]
+    assert len(frame) == len(report.bands) * len(report.rankers)
+    of_model = frame.xs("popularity", level="ranker")
+    assert of_model["requests"].sum() == 120
+    for band in report.bands:
+        low, high = next(one for one in band.rankers if one.name == "popularity").interval
+        assert tuple(of_model.loc[band.name, ["low", "high"]]) == (low, high)
+
+
 def test_scores_become_probabilities_that_come_true(report: EvaluationReport) -> None:
     assert report.reliability is not None
     assert report.reliability.error < 0.06
