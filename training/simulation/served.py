@@ -1,5 +1,6 @@
 """A made-up community on a service that stays: to look at feeds, export, train, and live on."""
 
+import atexit
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,7 @@ class ServedCommunity:
         service = ServiceConfig(log_candidates=True)
         self.tenant = service.tenant
         self._days = ServiceDays(self.directory, ranking or RankingConfig.default(), service)
+        atexit.register(self.stop)  # a notebook that fails half-way must leave no service behind
         self._community = Community(config or SimulationConfig(), self._days)
 
     @property
@@ -80,7 +82,8 @@ class ServedCommunity:
         return Path(out)
 
     def stop(self) -> None:
-        """End the service; twice is harmless."""
+        """End the service; twice is harmless. It ends with this process at the latest."""
+        atexit.unregister(self.stop)
         self._days.stop()
 
     @property

@@ -1,7 +1,11 @@
 """A community on a service that stays: its feeds, explanations and previews as data frames."""
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -107,3 +111,17 @@ def test_events_and_slates_are_exported(community: ServedCommunity, tmp_path: Pa
 def test_a_community_that_does_not_live_has_no_feeds(tmp_path: Path) -> None:
     with pytest.raises(SimulationError, match="call live first"):
         ServedCommunity(tmp_path, CONFIG).client()
+
+
+def test_a_process_that_ends_takes_its_service_along(tmp_path: Path) -> None:
+    lines = [
+        "from training import ServedCommunity, SimulationConfig",
+        f"community = ServedCommunity({str(tmp_path)!r}, SimulationConfig(users=2, follows=0))",
+        "community.live(1)",
+        "raise SystemExit(7)",
+    ]
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=False, timeout=120)
+    assert ended.returncode == 7
+    address = urlsplit((tmp_path / "address").read_text().strip())
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=5)
