@@ -41,11 +41,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected() -> set[str]:
-    """Every module of the four packages, their markers and their designs."""
+    """Every module of the four packages, their markers, designs and templates."""
     paths = (
         path
         for package in PACKAGES
-        for pattern in ("**/*.py", "py.typed", "DESIGN.md")
+        for pattern in ("**/*.py", "py.typed", "DESIGN.md", "templates/*")
         for path in (ROOT / package).glob(pattern)
     )
     return {str(path.relative_to(ROOT)) for path in paths}

@@ -242,7 +242,7 @@ def test_every_source_keeps_the_contract(
 ) -> None:
     feed = {"sources": {**EVERY, "similar": {"on": True, "by": "factors"}}}
     if kind == "explore":
-        feed["sources"]["following"] = {"on": False}
+        feed["sources"] |= {"following": {"on": False}, "newest": {"on": False}}
     feed["sources"]["editorial"] = {"on": True, "activities": [POSTS[3].activity_id]}
     config = RankingConfig.parse({kind: feed})
     events = [*POSTS, *(engaged(POSTS[n], user, T0_US + 50) for n, user in drawn)]

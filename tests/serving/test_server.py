@@ -41,8 +41,11 @@ def key(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
-    """Starts services that end with the test."""
+def start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ServiceProcess]]:
+    """Starts services that end with the test, and whose reads no busy machine makes late."""
+    monkeypatch.setenv("HEADWATER_DEADLINE_MS", "60000")
     running: list[ServiceProcess] = []
 
     def started(*options: str) -> ServiceProcess:

@@ -50,7 +50,7 @@ def dies(result: object) -> None:
 def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_told(
     tmp_path: Path,
 ) -> None:
-    config = ClusterConfig(workers=1, deaths_max=2, without_workers_s_max=20)
+    config = ClusterConfig(workers=1, deaths_max=2, without_workers_s_max=90)
     with open_workers(config=config) as workers:
         assert workers.places == 1
         task = workers.submit(dies_once, tmp_path / "marker")
