@@ -65,8 +65,9 @@ def gate_trained(
     test = TrainingSet.load(plan.set_path("test"))
     scores = bundle.scorer().score(test.columns(bundle.spec.names))
     ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
-    theirs = _rival(lambda: read_event_log(plan.export, plan.tenant), ours, live, config)
-    served = _served_gates(None, plan.export, bundle, _versions(live), config)
+    rival = ModelBundle.load(live.directory) if live else None
+    theirs = _rival(lambda: read_event_log(plan.export, plan.tenant), ours, live, rival, config)
+    served = _served_gates(None, plan.export, bundle, _versions(live, rival), config)
     return _report(
         plan.export, bundle, ours, theirs, judged.documents, served, live, config, judged_us, timer
     )
@@ -94,15 +95,16 @@ def gate_published(
     bundle = ModelBundle.load(directory)
     log = read_event_log(export, tenant)
     ours = play(log, bundle, config, "the version")
-    theirs = _rival(lambda: log, ours, live, config)
-    versions = _versions(live) | {str(version): bundle.scorer()}
+    rival = ModelBundle.load(live.directory) if live else None
+    theirs = _rival(lambda: log, ours, live, rival, config)
+    versions = _versions(live, rival) | {str(version): bundle.scorer()}
     served = _served_gates(slates, export, bundle, versions, config)
     return _report(export, bundle, ours, theirs, documents, served, live, config, judged_us, timer)
 
 
-def _versions(live: Live | None) -> dict[str, Scorer]:
+def _versions(live: Live | None, bundle: ModelBundle | None) -> dict[str, Scorer]:
     """The scorer of the live version by its number, as slates name it."""
-    return {str(live.version): ModelBundle.load(live.directory).scorer()} if live else {}
+    return {str(live.version): bundle.scorer()} if live and bundle else {}
 
 
 def _served_gates(
@@ -142,12 +144,16 @@ def compare_versions(
 
 
 def _rival(
-    log: Callable[[], EventLog], ours: Played, live: Live | None, config: TrainingConfig
+    log: Callable[[], EventLog],
+    ours: Played,
+    live: Live | None,
+    bundle: ModelBundle | None,
+    config: TrainingConfig,
 ) -> Played:
     """What is live on the same requests; without a model, chronological."""
-    if live is None:
+    if live is None or bundle is None:
         return chronological(ours.test, config)
-    return play(log(), ModelBundle.load(live.directory), config, live.name)
+    return play(log(), bundle, config, live.name)
 
 
 def _report(
