@@ -16,15 +16,15 @@ from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound, RankingError
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
 from training.cluster import Task, Workers, open_workers
-from training.comparison import ComparisonReport
 from training.config import ClusterConfig, SearchConfig, TrainingConfig
 from training.errors import TenantsFailed, TrainingError
-from training.gates import GATES, GateReport
-from training.gating import Live, compare_versions, gate_published, gate_trained
-from training.model_card import CARD, SIGNATURE, model_card, signature
-from training.promotion import promote_version
-from training.report import REPORT, EvaluationReport, LiveReport
-from training.report_pages import rendered
+from training.evaluation.comparison import ComparisonReport
+from training.evaluation.report import REPORT, EvaluationReport, LiveReport
+from training.evaluation.report_pages import rendered
+from training.gates.gating import Live, compare_versions, gate_published, gate_trained
+from training.gates.model_card import CARD, SIGNATURE, model_card, signature
+from training.gates.promotion import promote_version
+from training.gates.verdicts import GATES, GateReport
 from training.selection import (
     Choice,
     Judged,
@@ -44,7 +44,7 @@ from training.steps import (
     train_ranker,
 )
 from training.trainers.base import Stopwatch
-from training.tuning import search_rankers
+from training.tuning.step import search_rankers
 
 __all__ = [
     "STEPS",
@@ -294,7 +294,7 @@ def promote(
     expected: int | None = None,
     force: str = "",
 ) -> ModelVersion:
-    """Make a published version live, as `training.promotion.promote_version` allows."""
+    """Make a published version live, as `training.gates.promotion.promote_version` allows."""
     name = check_tenant_id(tenant)
     with contextlib.closing(open_registry(registry)) as opened:
         found = find_version(opened, name, version)

@@ -29,9 +29,9 @@ from ranking.manifest import read_manifest as read_bundle_manifest
 from ranking.registry import Alias, ModelVersion, open_registry, wall_clock_us
 from training.config import DAY_S, ClusterConfig, ScheduleConfig, TrainingConfig
 from training.errors import TrainingError
-from training.event_log import read_manifest
+from training.events.log import read_manifest
 from training.flow import TrainingResult, place_version, train_tenant
-from training.promotion import gates_of
+from training.gates.promotion import gates_of
 from training.sources.base import Progress, no_progress
 
 __all__ = [

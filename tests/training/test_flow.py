@@ -31,7 +31,7 @@ from training.config import (
     TrainingConfig,
 )
 from training.errors import ExportDamaged, TooFewEvents
-from training.event_log import DELETED_USERS
+from training.events.log import DELETED_USERS
 from training.flow import STEPS, TrainingResult, find_version
 from training.testing import community, events_of, log_of, write_export
 

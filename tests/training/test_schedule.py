@@ -25,7 +25,7 @@ from training.config import (
     TrainingConfig,
 )
 from training.errors import TrainingError
-from training.event_log import EventLog
+from training.events.log import EventLog
 from training.schedule import (
     Outcome,
     TrainedState,
