@@ -283,7 +283,9 @@ class ClusterConfig:
     """Seconds that a scheduler may take to answer."""
     start_s_max: int = 60
     """Seconds to wait for the first worker."""
-    without_workers_s_max: int = 60
+    restart_s_max: int = 60
+    """Seconds in which a worker that died must be back, or another is made in its place."""
+    without_workers_s_max: int = 180
     """Seconds without any worker after which the training ends."""
     deaths_max: int = 2
     """Workers of the local cluster that a step may take with it before the training ends."""
