@@ -28,8 +28,8 @@ from matplotlib.ticker import StrMethodFormatter
 from rich.progress import track
 
 from serving.bench import machine
-from training.cli_dataset import memory_bytes
-from training.synthetic import SyntheticLog, write_synthetic_log
+from training.cli.dataset import memory_bytes
+from training.events.synthetic import SyntheticLog, write_synthetic_log
 
 OUT = Path(__file__).parent.parent / "docs" / "growth"
 NAME = "training-sets"

@@ -8,7 +8,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from feeds.cli_common import DATA_DIR, AsJson, DataDir, Engine, opened, progress, read, show, told
+from feeds.cli_common import progress, told
+from feeds.cli_options import OnEngine, grouped
 from feeds.errors import InvalidInput, NotFound
 from feeds.model import TenantId, check_tenant_id
 
@@ -17,14 +18,14 @@ __all__ = ["export", "import_"]
 Tenant = Annotated[str, typer.Option("--tenant", help="The tenant's name.")]
 
 
+@grouped
 def import_(
     actions: Annotated[
         Path, typer.Argument(metavar="ACTIONS.jsonl", help="An action log, in time order.")
     ],
     tenant: Tenant,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Replay an action log through the engine; the tenant is created if it does not exist.
 
@@ -33,7 +34,7 @@ def import_(
     from feeds.actions import read_actions  # noqa: PLC0415 - the CLI starts without the engine
     from feeds.importer import replay  # noqa: PLC0415
 
-    with told(json), _opened_log(actions) as stream, opened(data_dir, engine_socket) as engine:
+    with told(at.json), _opened_log(actions) as stream, at.opened() as engine:
         engine.create_tenant(tenant).result()
         with progress("importing", _lines(actions)) as moved:
             report = replay(engine, TenantId(tenant), read_actions(stream, actions.name), moved)
@@ -43,15 +44,15 @@ def import_(
             "seconds": round(report.seconds, 2),
             "actions_per_s": round(report.actions_per_s),
         }
-        show(f"imported into {tenant}", shown, asdict(report), json=json)
+        at.show(f"imported into {tenant}", shown, asdict(report))
 
 
+@grouped
 def export(
     tenant: Tenant,
     out: Annotated[Path, typer.Option("--out", help="The directory to export to.")],
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Export a tenant's events as Parquet by day; what was exported before is not repeated.
 
@@ -59,12 +60,12 @@ def export(
     """
     from feeds.export import export as export_events  # noqa: PLC0415 - as above
 
-    with told(json), read(data_dir, engine_socket) as reader:
+    with at.read() as reader:
         check_tenant_id(tenant)
         with progress("exporting") as moved:
             report = export_events(reader, TenantId(tenant), out, progress=moved)
         shown = asdict(report) | {"seconds": round(report.seconds, 2)}
-        show(f"exported {tenant}", shown, asdict(report), json=json)
+        at.show(f"exported {tenant}", shown, asdict(report))
 
 
 @contextlib.contextmanager

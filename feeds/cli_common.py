@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,38 +19,7 @@ if TYPE_CHECKING:
     from feeds.engine import FeedEngine
     from feeds.reader import StoreReader
 
-__all__ = [
-    "DATA_DIR",
-    "AsJson",
-    "DataDir",
-    "Engine",
-    "opened",
-    "progress",
-    "read",
-    "show",
-    "told",
-    "write_json",
-]
-
-DataDir = Annotated[
-    Path,
-    typer.Option(
-        "--data-dir",
-        envvar="HEADWATER_DATA_DIR",
-        help="The engine's data directory.",
-    ),
-]
-Engine = Annotated[
-    Path | None,
-    typer.Option(
-        "--engine",
-        envvar="HEADWATER_ENGINE",
-        help="The socket of a running engine node, instead of a data directory.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-DATA_DIR = Path(".headwater/data")
+__all__ = ["opened", "progress", "read", "show", "told", "write_json"]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feeds.cli_common import DATA_DIR, AsJson, DataDir, Engine, opened, read, show, told
+from feeds.cli_options import OnEngine, grouped
 from feeds.credentials import APP_SCOPES, NO_TENANT, OPERATOR, SCOPES, describe_key
 from feeds.errors import NotFound
 from feeds.model import TenantId, check_tenant_id
@@ -32,70 +32,70 @@ keys = typer.Typer(name="keys", help="Create, list, rotate and revoke API keys."
 
 
 @keys.command("create")
+@grouped
 def create(
     owner: Owner,
     scopes: Scopes = SCOPES_DEFAULT,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Make another API key, which is printed once and not stored."""
     from feeds.new_keys import create_key  # noqa: PLC0415 - the CLI starts without the engine
 
-    with told(json), opened(data_dir, engine_socket) as engine:
+    with at.opened() as engine:
         tenant = _tenant(owner)
         made = create_key(engine, tenant, (OPERATOR,) if tenant == NO_TENANT else scopes)
-        _show_made(owner, made, json=json)
+        _show_made(owner, made, at)
 
 
 @keys.command("list")
+@grouped
 def list_(
     owner: Owner,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """List API keys by their public ids, with what they allow and since when; never a secret."""
-    with told(json), read(data_dir, engine_socket) as reader:
+    with at.read() as reader:
         found = [describe_key(key) for key in reader.keys(_tenant(owner))]
         shown = {str(key["key_id"]): _sentence(key) for key in found}
-        show(f"API keys of {owner}", shown, {"tenant": owner, "keys": found}, json=json)
+        at.show(f"API keys of {owner}", shown, {"tenant": owner, "keys": found})
 
 
 @keys.command("rotate")
+@grouped
 def rotate(
     owner: Owner,
     key_id: KeyId,
     grace_s: Annotated[
         int, typer.Option("--grace-s", help="Seconds for which the old key stays good.")
     ] = 86_400,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Make a key with the scopes of another one, which stays good for a while."""
     from feeds.new_keys import rotate_key  # noqa: PLC0415 - as above
 
-    with told(json), opened(data_dir, engine_socket) as engine:
-        _show_made(owner, rotate_key(engine, _tenant(owner), key_id, grace_s), json=json)
+    with at.opened() as engine:
+        _show_made(owner, rotate_key(engine, _tenant(owner), key_id, grace_s), at)
 
 
 @keys.command("revoke")
+@grouped
 def revoke(
     owner: Owner,
     key_id: KeyId,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Take a key away: nothing that is sent with it is answered any more."""
-    with told(json), opened(data_dir, engine_socket) as engine:
+    with at.opened() as engine:
         if not engine.revoke_key(_tenant(owner), key_id).result():
             raise NotFound(
                 f"{owner} has no key {key_id[:80]!r}: `headwater keys list {owner}` shows all"
             )
         answer = {"tenant": owner, "key_id": key_id, "revoked": True}
-        show(f"revoked a key of {owner}", {"key_id": key_id}, answer, json=json)
+        at.show(f"revoked a key of {owner}", {"key_id": key_id}, answer)
 
 
 def _sentence(key: dict[str, Any]) -> str:  # Any: as above
@@ -109,7 +109,7 @@ def _tenant(owner: str) -> TenantId:
     return NO_TENANT if owner == OPERATORS else check_tenant_id(owner)
 
 
-def _show_made(owner: str, made: "NewKey", *, json: bool) -> None:
+def _show_made(owner: str, made: "NewKey", at: OnEngine) -> None:
     made.stored.result()
     answer = {"tenant": owner, "key_id": made.key_id, "api_key": made.api_key}
-    show("keep the API key, it is shown once", answer, answer, json=json)
+    at.show("keep the API key, it is shown once", answer, answer)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from feeds.cli_common import DATA_DIR, AsJson, DataDir, Engine, opened, progress, read, show, told
+from feeds.cli_common import progress
 from feeds.cli_keys import SCOPES_DEFAULT, Scopes
+from feeds.cli_options import OnEngine, grouped
 from feeds.errors import InvalidInput
 from feeds.model import TenantId, check_tenant_id
 
@@ -33,17 +34,17 @@ tenants.add_typer(quota)
 
 
 @tenants.command("create")
+@grouped
 def create(
     tenant: Tenant,
     scopes: Scopes = SCOPES_DEFAULT,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Create a tenant and its first API key, which is printed once and not stored."""
     from feeds.new_keys import create_key  # noqa: PLC0415 - the CLI starts without the engine
 
-    with told(json), opened(data_dir, engine_socket) as engine:
+    with at.opened() as engine:
         check_tenant_id(tenant)
         if tenant in engine.tenants():
             raise InvalidInput(
@@ -53,38 +54,39 @@ def create(
         made = create_key(engine, TenantId(tenant), scopes)
         made.stored.result()
         answer = {"tenant": tenant, "key_id": made.key_id, "api_key": made.api_key}
-        show(f"created {tenant}: keep the API key, it is shown once", answer, answer, json=json)
+        at.show(f"created {tenant}: keep the API key, it is shown once", answer, answer)
 
 
 @tenants.command("list")
-def list_(data_dir: DataDir = DATA_DIR, engine_socket: Engine = None, json: AsJson = False) -> None:
+@grouped
+def list_(*, at: OnEngine) -> None:
     """List the tenants: their keys, what they store, and their own quotas."""
     from feeds.tenants import describe_tenant  # noqa: PLC0415 - as above
 
-    with told(json), read(data_dir, engine_socket) as reader:
+    with at.read() as reader:
         keys = reader.key_counts()
         found = [describe_tenant(reader, tenant, keys[tenant]) for tenant in reader.tenants()]
         shown = {one["tenant"]: _sentence(one) for one in found}
         going = reader.deleting()
         shown |= dict.fromkeys(going, "deleted; its rows are being removed")
         answer = {"tenants": found, "deleting": going}
-        show(f"{len(found)} tenants", shown, answer, json=json)
+        at.show(f"{len(found)} tenants", shown, answer)
 
 
 @tenants.command("delete")
+@grouped
 def delete(
     tenant: Tenant,
     confirm: Annotated[str, typer.Option("--confirm", help="The tenant's name again.")] = "",
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Delete a tenant with all that it has: nothing of it is kept, and nothing brings it back.
 
     It is unknown to every reader at once; this waits until its rows are removed too. Killed
     meanwhile, whoever has the data goes on by itself.
     """
-    with told(json), opened(data_dir, engine_socket) as engine:
+    with at.opened() as engine:
         known = check_tenant_id(tenant)
         if confirm != known:
             raise InvalidInput(
@@ -99,10 +101,11 @@ def delete(
                 moved(turn)
                 time.sleep(_LOOK_S)
         answer = {"tenant": known, "deleted": True}
-        show(f"deleted {known}", {"rows": "all removed"}, answer, json=json)
+        at.show(f"deleted {known}", {"rows": "all removed"}, answer)
 
 
 @quota.command("set")
+@grouped
 def set_quota(
     tenant: Tenant,
     requests_per_s: Limit = None,
@@ -113,36 +116,34 @@ def set_quota(
         list[str] | None,
         typer.Option("--default", help="A quota for which the server's default shall hold again."),
     ] = None,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    json: AsJson = False,
+    *,
+    at: OnEngine,
 ) -> None:
     """Change some of a tenant's quotas; running services keep to them at once."""
     from feeds.quotas import QUOTAS  # noqa: PLC0415 - as above
 
     given = (requests_per_s, events_per_s, storage_bytes, training_minutes)
     changes = {name: value for name, value in zip(QUOTAS, given, strict=True) if value is not None}
-    with told(json), opened(data_dir, engine_socket) as engine:
+    with at.opened() as engine:
         known = check_tenant_id(tenant)
         engine.set_quotas(known, changes | dict.fromkeys(default or [])).result()
-        _show_quotas(engine, known, json=json)
+        _show_quotas(engine, known, at)
 
 
 @quota.command("show")
-def show_quota(
-    tenant: Tenant, data_dir: DataDir = DATA_DIR, engine_socket: Engine = None, json: AsJson = False
-) -> None:
+@grouped
+def show_quota(tenant: Tenant, *, at: OnEngine) -> None:
     """Show a tenant's own quotas."""
-    with told(json), read(data_dir, engine_socket) as reader:
-        _show_quotas(reader, check_tenant_id(tenant), json=json)
+    with at.read() as reader:
+        _show_quotas(reader, check_tenant_id(tenant), at)
 
 
-def _show_quotas(reader: "StoreReader", tenant: TenantId, *, json: bool) -> None:
+def _show_quotas(reader: "StoreReader", tenant: TenantId, at: OnEngine) -> None:
     from feeds.tenants import describe_tenant  # noqa: PLC0415 - as above
 
     quotas = describe_tenant(reader, tenant, 0)["quotas"]
     shown = {name: "default" if value is None else value for name, value in quotas.items()}
-    show(f"quotas of {tenant}", shown, {"tenant": tenant, "quotas": quotas}, json=json)
+    at.show(f"quotas of {tenant}", shown, {"tenant": tenant, "quotas": quotas})
 
 
 def _sentence(told: dict[str, Any]) -> str:  # Any: JSON

@@ -6,12 +6,14 @@ They go to a service with --url and --key, or to an engine with --tenant and a d
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from feeds.cli_common import DATA_DIR, DataDir, Engine, told, write_json
+from feeds.cli_common import told, write_json
+from feeds.cli_options import DATA_DIR, AsJson, DataDir, Engine, grouped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +24,6 @@ __all__ = ["config"]
 
 Json = dict[str, Any]  # Any: JSON
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Document = Annotated[
     Path, typer.Argument(metavar="FILE", help="A ranking config as JSON; `config schema` tells it.")
 ]
@@ -41,6 +42,59 @@ Expected = Annotated[
     int | None,
     typer.Option("--expected", help="Only if this version is active now; 0: the default."),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service, and whose configs."""
+
+    url: Url = None
+    key: Key = None
+    json: AsJson = False
+
+    def api(self) -> "ApiConfigs":
+        """The tenant's configs over the API; raises `InvalidInput` where it is not named."""
+        from feeds.errors import InvalidInput  # noqa: PLC0415 - the CLI starts without the packages
+        from serving.config_access import ApiConfigs  # noqa: PLC0415
+
+        if self.url is None or self.key is None:
+            raise InvalidInput(
+                "a running service and an API key of the tenant are needed: give --url and --key, "
+                "or set HEADWATER_URL and HEADWATER_KEY"
+            )
+        return ApiConfigs(self.url, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tenant's configs are: a service where a URL is given, an engine where none is."""
+
+    tenant: Tenant = None
+    data_dir: DataDir = DATA_DIR
+    engine_socket: Engine = None
+    url: Url = None
+    key: Key = None
+    json: AsJson = False
+
+    @contextlib.contextmanager
+    def configs(self, *, writes: bool = True) -> Iterator["ConfigAccess"]:
+        """The tenant's configs; raises `InvalidInput` where it is not said which."""
+        from feeds.errors import InvalidInput  # noqa: PLC0415 - as above
+
+        if self.url is not None:
+            if self.tenant is not None:
+                raise InvalidInput("the API key says whose configs they are: leave --tenant out")
+            yield Service(self.url, self.key).api()
+            return
+        if self.tenant is None:
+            raise InvalidInput("name a --tenant of the engine, or a service with --url and --key")
+        from feeds.cli_common import opened, read  # noqa: PLC0415 - as above
+        from feeds.model import check_tenant_id  # noqa: PLC0415
+        from serving.config_access import EngineConfigs  # noqa: PLC0415
+
+        with (opened if writes else read)(self.data_dir, self.engine_socket) as reader:
+            yield EngineConfigs(reader, check_tenant_id(self.tenant))
+
 
 SHOWN_SLATES = 10
 """Slates of a preview that the table shows; `--json` has all."""
@@ -77,70 +131,67 @@ def schema() -> None:
 
 
 @config.command("show")
+@grouped
 def show(
     version: Annotated[
         int | None, typer.Argument(help="A version, to print its document; 0 is the default.")
     ] = None,
-    tenant: Tenant = None,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    url: Url = None,
-    key: Key = None,
-    json: AsJson = False,
+    *,
+    at: Place,
 ) -> None:
     """Show which versions there are and which one is active, or print one of them."""
-    with _told(json), _access(tenant, data_dir, engine_socket, url, key, writes=False) as configs:
+    with _told(at.json), at.configs(writes=False) as configs:
         if version is not None:
             told = configs.read(version)
-            write_json(told if json else told["document"])
+            write_json(told if at.json else told["document"])
             return
         told = configs.versions()
-        if json:
+        if at.json:
             write_json(told)
         else:
             _print_versions(told)
 
 
 @config.command("save")
+@grouped
 def save(
     file: Document,
-    tenant: Tenant = None,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    url: Url = None,
-    key: Key = None,
-    json: AsJson = False,
+    *,
+    at: Place,
 ) -> None:
     """Save a ranking config as the next version; it ranks nothing until it is activated."""
-    with _told(json):
+    with _told(at.json):
         document = _read_file(file)
-        with _access(tenant, data_dir, engine_socket, url, key) as configs:
+        with at.configs() as configs:
             told = configs.save(document)
         version = told["version"]
-        _say(f"saved as version {version}: `headwater config activate {version}`", told, json=json)
+        _say(
+            f"saved as version {version}: `headwater config activate {version}`", told, json=at.json
+        )
 
 
 @config.command("preview")
+@grouped
 def preview(
     file: Document,
-    url: Url = None,
-    key: Key = None,
     requests: Annotated[
         int | None, typer.Option("--requests", help="How many of the last requests to rank again.")
     ] = None,
-    json: AsJson = False,
+    *,
+    at: Service,
 ) -> None:
     """Rank a service's last requests with the active config and with another one, side by side."""
-    with _told(json):
+    with _told(at.json):
         document = _read_file(file)
-        told = _api(url, key).preview(document, requests)
-        if json:
+        told = at.api().preview(document, requests)
+        if at.json:
             write_json(told)
         else:
             _print_preview(told)
 
 
 @config.command("activate")
+@grouped
 def activate(
     version: Annotated[int, typer.Argument(help="The version to activate; 0 is the default.")],
     expected: Expected = None,
@@ -148,72 +199,25 @@ def activate(
         bool,
         typer.Option("--allow-empty", help="Even if it leaves nothing of all the last requests."),
     ] = False,
-    tenant: Tenant = None,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    url: Url = None,
-    key: Key = None,
-    json: AsJson = False,
+    *,
+    at: Place,
 ) -> None:
     """Let a version rank the tenant's feeds, at every worker at once."""
-    with _told(json), _access(tenant, data_dir, engine_socket, url, key) as configs:
+    with _told(at.json), at.configs() as configs:
         active = configs.versions()["active"] if expected is None else expected
-        _say_active(configs.activate(version, active, allow_empty=allow_empty), json=json)
+        _say_active(configs.activate(version, active, allow_empty=allow_empty), json=at.json)
 
 
 @config.command("rollback")
+@grouped
 def rollback(
     expected: Expected = None,
-    tenant: Tenant = None,
-    data_dir: DataDir = DATA_DIR,
-    engine_socket: Engine = None,
-    url: Url = None,
-    key: Key = None,
-    json: AsJson = False,
+    *,
+    at: Place,
 ) -> None:
     """Activate the version that was active before."""
-    with _told(json), _access(tenant, data_dir, engine_socket, url, key) as configs:
-        _say_active(configs.roll_back(expected), json=json)
-
-
-@contextlib.contextmanager
-def _access(
-    tenant: str | None,
-    data_dir: Path,
-    engine_socket: Path | None,
-    url: str | None,
-    key: str | None,
-    *,
-    writes: bool = True,
-) -> Iterator["ConfigAccess"]:
-    """The tenant's configs: over the API where a URL is given, in an engine where none is."""
-    from feeds.errors import InvalidInput  # noqa: PLC0415 - as above
-
-    if url is not None:
-        if tenant is not None:
-            raise InvalidInput("the API key says whose configs they are: leave --tenant out")
-        yield _api(url, key)
-        return
-    if tenant is None:
-        raise InvalidInput("name a --tenant of the engine, or a service with --url and --key")
-    from feeds.cli_common import opened, read  # noqa: PLC0415 - as above
-    from feeds.model import check_tenant_id  # noqa: PLC0415
-    from serving.config_access import EngineConfigs  # noqa: PLC0415
-
-    with (opened if writes else read)(data_dir, engine_socket) as reader:
-        yield EngineConfigs(reader, check_tenant_id(tenant))
-
-
-def _api(url: str | None, key: str | None) -> "ApiConfigs":
-    from feeds.errors import InvalidInput  # noqa: PLC0415 - as above
-    from serving.config_access import ApiConfigs  # noqa: PLC0415
-
-    if url is None or key is None:
-        raise InvalidInput(
-            "a running service and an API key of the tenant are needed: give --url and --key, or "
-            "set HEADWATER_URL and HEADWATER_KEY"
-        )
-    return ApiConfigs(url, key)
+    with _told(at.json), at.configs() as configs:
+        _say_active(configs.roll_back(expected), json=at.json)
 
 
 def _read_file(path: Path) -> Json:

@@ -15,7 +15,7 @@ from feeds.events import Engagement, Posted
 from feeds.model import ActivityId, position_of
 from ranking.scorers.factorization import Embeddings, FactorTable
 from training.config import FactorizationConfig
-from training.event_log import EventLog
+from training.events.log import EventLog
 from training.trainers.base import Embedded, FactorModel
 from training.trainers.factorization import FactorizationTrainer
 

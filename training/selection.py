@@ -15,9 +15,8 @@ from ranking.scorers.factorization import FactorizationScorer, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from training.config import TrainingConfig
-from training.dataset import TrainingSet, joined
 from training.errors import TooFewEvents
-from training.evaluation import (
+from training.evaluation.rankings import (
     BASELINES,
     CHOSEN,
     CHRONOLOGICAL,
@@ -29,10 +28,12 @@ from training.evaluation import (
     most_popular_column,
     not_better,
 )
-from training.event_log import read_event_log
-from training.report import EvaluationReport, ExploreReport
-from training.report_details import Details, detail
-from training.splits import PartName, split_by_time
+from training.evaluation.report import EvaluationReport, ExploreReport
+from training.evaluation.report_details import Details, detail
+from training.events.log import read_event_log
+from training.gates.trained_users import TRAINED_USERS, pack_users
+from training.sets.dataset import TrainingSet, joined
+from training.sets.splits import PartName, split_by_time
 from training.steps import (
     SetFiles,
     Trained,
@@ -42,7 +43,6 @@ from training.steps import (
     replayed_sets,
     save_fitted,
 )
-from training.trained_users import TRAINED_USERS, pack_users
 from training.trainers.base import Stopwatch
 from training.trainers.boosted import BoostedTrainer
 from training.trainers.logistic import LogisticTrainer

@@ -19,15 +19,15 @@ from ranking.features import FEATURES, FeatureMatrix, FeatureParameters, Feature
 from ranking.scorers.factorization import FactorTable
 from training.budget import Budget
 from training.config import TrainingConfig
-from training.dataset import TrainingSet, collect
 from training.errors import TooFewEvents
-from training.event_log import EventLog, read_event_log
+from training.evaluation.report import PartReport
+from training.events.log import EventLog, read_event_log
 from training.factors import factorize, interactions_until
-from training.impressions import shown_requests, without_places
-from training.replay import Answerable, replay
-from training.report import PartReport
-from training.requests import Request, find_requests, thin_out
-from training.splits import PartName, Split, split_by_time
+from training.sets.dataset import TrainingSet, collect
+from training.sets.impressions import shown_requests, without_places
+from training.sets.replay import Answerable, replay
+from training.sets.requests import Request, find_requests, thin_out
+from training.sets.splits import PartName, Split, split_by_time
 from training.trainers.base import Stopwatch
 from training.trainers.rows import Examples, Fitted, RowTrainer
 

@@ -30,7 +30,7 @@ from feeds.model import (
     format_time,
     parse_time,
 )
-from training.event_log import MANIFEST, EventLog, ExportedFile, Manifest, row_of
+from training.events.log import MANIFEST, EventLog, ExportedFile, Manifest, row_of
 from training.sources.base import id_of
 
 __all__ = ["community", "events_of", "log_of", "write_export"]

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 
 from feeds.config import FeedsConfig
 from feeds.errors import LimitExceeded
-from feeds.model import TenantId, format_time
+from feeds.model import TenantId, check_tenant_id, format_time
 from feeds.results import ConfigActivated
 from ranking.candidates import FeedKind
 from ranking.config import RankingConfig, json_schema
@@ -26,7 +26,7 @@ from serving.requests import ActivateBody, JsonRoute, RollBackBody
 from serving.routes import config_replies, replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
 from serving.routes.replies import ERRORS, Responses, services_of
-from serving.tenants import Admin, Reader
+from serving.tenants import Admin, Operator, Reader
 
 __all__ = ["router"]
 
@@ -36,7 +36,9 @@ Document = Annotated[
     dict[str, Any],  # Any: JSON, checked by `RankingConfig.parse`
     Body(description="A ranking config; it names what differs from the defaults."),
 ]
+PipelineKind = Annotated[FeedKind, Query(description="Which ranked feed.")]
 _UNKNOWN: Responses = {404: {"model": replies.Error, "description": "This version is not kept."}}
+_NO_TENANT: Responses = {404: {"model": replies.Error, "description": "There is no such tenant."}}
 _FASTER: Responses = {
     409: {"model": replies.Error, "description": "Another version is active than was expected."}
 }
@@ -175,12 +177,31 @@ async def activate(request: Request, tenant: Admin, version: int, body: Activate
 
 @router.get("/pipeline", response_model=config_replies.Pipeline, summary="How a feed comes about")
 async def pipeline(
-    request: Request,
-    tenant: Reader,
-    _: Consistent,
-    kind: Annotated[FeedKind, Query(description="Which ranked feed.")] = "personalized",
+    request: Request, tenant: Reader, _: Consistent, kind: PipelineKind = "personalized"
 ) -> Response:
     """The steps of a ranked feed in order, by the active config: components, limits, what is on."""
+    return _pipeline(request, tenant, kind)
+
+
+@router.get(
+    "/tenants/{tenant}/pipeline",
+    response_model=config_replies.Pipeline,
+    responses=_NO_TENANT,
+    tags=["tenants"],
+    summary="How a tenant's feed comes about",
+)
+async def pipeline_of(
+    request: Request,
+    _: Operator,
+    __: Consistent,
+    tenant: str,
+    kind: PipelineKind = "personalized",
+) -> Response:
+    """As `GET /v2/pipeline` tells it to the tenant itself; for operators."""
+    return _pipeline(request, check_tenant_id(tenant), kind)
+
+
+def _pipeline(request: Request, tenant: TenantId, kind: FeedKind) -> Response:
     now = services_of(request).configs.of(tenant)
     return _reply({"config_version": now.version, **describe(now.config, kind)})
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from feeds.cli_options import DATA_DIR, AsJson
 from feeds.errors import FeedsError, NotFound
 from feeds.model import TenantId, check_tenant_id
 
@@ -34,9 +35,7 @@ LogDir = Annotated[
 Shadow = Annotated[
     bool, typer.Option("--shadow", help="What models on trial would have shown instead.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
-DATA_DIR = Path(".headwater/data")
 _FEATURES_SHOWN = 3
 
 

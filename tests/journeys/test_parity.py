@@ -27,12 +27,12 @@ from serving.settings import load_settings
 from serving.testing import HeldModel, HeldModels
 from training.asof.answers import features_as_of
 from training.asof.case import Questions
-from training.columns import columns_of
 from training.config import FactorizationConfig, RequestConfig
-from training.event_log import EventLog, read_event_log
+from training.events.columns import columns_of
+from training.events.log import EventLog, read_event_log
 from training.factors import factorize, interactions_until
-from training.replay import Answerable, replay
-from training.requests import Request, find_requests
+from training.sets.replay import Answerable, replay
+from training.sets.requests import Request, find_requests
 from training.steps import FEATURE_NAMES
 from training.testing import community, events_of, log_of
 

@@ -41,7 +41,7 @@ SIZES = {"03_evaluate_and_estimate": (40, 6), "04_explain_a_feed": (30, 5)}
 """Members and days of a made-up community, where a model must have enough to learn from."""
 
 SLOW = {"03_evaluate_and_estimate"}
-"""What it calls has short tests of its own: tests/training/test_parity.py and test_served.py."""
+"""What it calls has short tests of its own: gates/test_parity and slates/test_served."""
 
 
 @pytest.mark.parametrize(

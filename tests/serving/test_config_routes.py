@@ -11,8 +11,10 @@ import pytest
 
 from feeds.config import FeedsConfig
 from feeds.counters import HOUR_US
+from feeds.credentials import NO_TENANT, OPERATOR
 from feeds.errors import Overloaded
 from feeds.model import ActivityDraft, FeedId, TenantId
+from feeds.new_keys import create_key
 from ranking.config import RankingConfig, json_schema
 from serving.previews import Preview
 from serving.testing import ALL_SCOPES, Served, served
@@ -385,6 +387,20 @@ def test_the_pipeline_describes_itself_by_the_active_config(site: Site) -> None:
     assert on(before) - on(after) == {"author_spread"}
     assert site.read("/v2/pipeline", kind="explore")["kind"] == "explore"
     assert site.api.get("/v2/pipeline", params={"kind": "x"}).status_code == 400
+
+
+def test_operators_read_the_pipeline_of_a_named_tenant_as_it_does_itself(site: Site) -> None:
+    site.save(SPREAD_OFF)
+    site.told(site.activate(1, 0))
+    made = create_key(site.service.services.engine, NO_TENANT, (OPERATOR,))
+    made.stored.result()
+    with site.service.client(made.api_key) as operator:
+        for kind in ("personalized", "explore"):
+            told = operator.get("/v2/tenants/acme/pipeline", params={"kind": kind})
+            assert told.json() == site.read("/v2/pipeline", kind=kind)
+        assert operator.get("/v2/tenants/nobody/pipeline").status_code == 404
+        assert operator.get("/v2/tenants/NO/pipeline").status_code == 400
+    assert site.api.get("/v2/tenants/acme/pipeline").status_code == 403
 
 
 def test_a_version_that_this_release_cannot_read_leaves_the_default_and_says_so(

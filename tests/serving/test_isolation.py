@@ -108,6 +108,7 @@ def requests_of(sites: Sites) -> dict[tuple[str, str], list[dict[str, Any]]]:
         ("PATCH", "/v2/tenants/{tenant}/quotas"): [
             {"url": "/v2/tenants/bravo/quotas", "json": {"requests_per_s": 0}}
         ],
+        ("GET", "/v2/tenants/{tenant}/pipeline"): [{"url": "/v2/tenants/bravo/pipeline"}],
         ("GET", "/v2/keys"): [{"url": "/v2/keys"}],
         ("POST", "/v2/keys"): [{"url": "/v2/keys", "json": {"scopes": ["read"]}}],
         ("POST", "/v2/keys/{key_id}/rotate"): [

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from feeds.counters import DAY_US
 from training import train_tenant
-from training.cli_drift import drift
+from training.cli.drift import drift
 from training.config import BoostedConfig, BoostedVariant, FactorizationConfig, TrainingConfig
 from training.drift import measure_drift, psi
 from training.errors import TrainingError

@@ -8,7 +8,7 @@ from ranking.features import FeatureMatrix, FeatureSpec, compute
 from training.asof.case import Questions, resolve
 from training.asof.inputs import AsOfInputs, Social
 from training.asof.sides import activity_side, author_side, tag_side, user_side
-from training.columns import EventColumns
+from training.events.columns import EventColumns
 
 __all__ = ["features_as_of"]
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from feeds.counters import COUNTER_KINDS
 from training.asof.lives import Lives, trace_lives
-from training.columns import EventColumns
+from training.events.columns import EventColumns
 
 __all__ = ["Case", "CountedEvents", "Questions", "resolve"]
 

@@ -13,8 +13,8 @@ from feeds.model import UserId
 from ranking.extractors.base import NEVER, USER_GROUP
 from training.asof.case import Case
 from training.asof.search import History
-from training.columns import EventColumns
-from training.home_feeds import home_of
+from training.events.columns import EventColumns
+from training.sets.home_feeds import home_of
 
 __all__ = ["FollowedFeeds", "LatestEngagers", "engagers_of", "follows_of"]
 

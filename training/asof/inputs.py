@@ -23,7 +23,7 @@ from ranking.extractors.base import (
 from training.asof.case import Case
 from training.asof.follows import FollowedFeeds, LatestEngagers, engagers_of, follows_of
 from training.asof.sides import DAY_SUMS, Columns
-from training.columns import EventColumns
+from training.events.columns import EventColumns
 
 __all__ = ["AsOfInputs", "Social"]
 
@@ -55,7 +55,7 @@ class Social:
 
 
 class QuestionNames(Protocol):
-    """What the numbers of questions stand for; `training.columns.EventColumns` is one."""
+    """What the numbers of questions stand for; `training.events.columns.EventColumns` is one."""
 
     @property
     def users(self) -> Sequence[str]:

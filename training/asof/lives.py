@@ -21,7 +21,7 @@ from ranking.extractors.base import USER_GROUP
 from ranking.interning import UNKNOWN
 from ranking.table import FEEDS_MAX, ActivityTable
 from training.asof.search import History
-from training.columns import EventColumns
+from training.events.columns import EventColumns
 
 __all__ = ["NOBODY", "Lives", "NameLives", "trace_lives"]
 

@@ -20,7 +20,7 @@ from ranking.metrics import (
     ndcg_at_k,
     paired_difference,
 )
-from training.evaluation import CHRONOLOGICAL, RANDOM
+from training.evaluation.rankings import CHRONOLOGICAL, RANDOM
 from training.protocols.base import Figure, ProtocolOptions
 from training.sources.base import Progress
 from training.sources.movielens import fetch_wheel, read_ratings

@@ -16,9 +16,8 @@ from ranking.features import FeatureSpec
 from ranking.scorers.base import Scorer
 from ranking.scorers.expression import ExpressionScorer
 from training.config import BoostedConfig, BoostedVariant, EvaluationConfig, RequestConfig
-from training.dataset import TrainingSet, collect
 from training.errors import SourceError
-from training.evaluation import (
+from training.evaluation.rankings import (
     CHRONOLOGICAL,
     LATEST_ACTIVITY,
     POPULAR,
@@ -29,8 +28,9 @@ from training.evaluation import (
     mean_ndcg,
 )
 from training.protocols.base import Check, Figure, ProtocolOptions, ProtocolReport
-from training.replay import replay
-from training.requests import find_requests
+from training.sets.dataset import TrainingSet, collect
+from training.sets.replay import replay
+from training.sets.requests import find_requests
 from training.sources import read_source
 from training.sources.base import Progress
 from training.steps import FEATURE_NAMES

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.metrics import bootstrap_interval
-from training.counterfactual import (
+from training.evaluation.counterfactual import (
     CounterfactualConfig,
     CounterfactualReport,
     LoggedPlaces,

@@ -15,7 +15,7 @@ from ranking.config import RankingConfig
 from ranking.metrics import Interval, bootstrap_interval, paired_difference
 from ranking.scorers.popularity import PopularityScorer
 from training.cluster import open_workers
-from training.counterfactual import CounterfactualConfig
+from training.evaluation.counterfactual import CounterfactualConfig
 from training.protocols.base import Check, Figure, ProtocolOptions, ProtocolReport
 from training.simulation.config import SimulationConfig
 from training.simulation.coverage import Coverage, measure_coverage

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from training.cluster import Workers
-from training.counterfactual import CounterfactualConfig
+from training.evaluation.counterfactual import CounterfactualConfig
 from training.simulation.config import SimulationConfig
 from training.simulation.policy import Arm
 from training.simulation.report import ArmReport

@@ -21,7 +21,7 @@ from ranking.features import FEATURES, FeatureSpec, build
 from ranking.metrics import bootstrap_interval, mean_by_user
 from training.config import TrainingConfig
 from training.errors import SimulationError, TooFewEvents
-from training.event_log import EventLog
+from training.events.log import EventLog
 from training.flow import train_tenant
 from training.simulation.community import Community, Visit
 from training.simulation.config import SimulationConfig

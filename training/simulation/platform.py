@@ -14,8 +14,8 @@ from feeds.model import Activity, ActivityId, TenantId, UserId, encode_body
 from ranking.candidates import FeedKind, Query
 from ranking.slates import Slate
 from ranking.table import ActivityTable
-from training.event_log import EventLog
-from training.replay import ReplayState
+from training.events.log import EventLog
+from training.sets.replay import ReplayState
 from training.simulation.policy import Arm
 from training.sources.base import id_of
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from training.counterfactual import CounterfactualReport
+from training.evaluation.counterfactual import CounterfactualReport
 
 if TYPE_CHECKING:
     import pandas as pd

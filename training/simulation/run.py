@@ -13,15 +13,15 @@ import numpy.typing as npt
 
 from feeds.events import Engagement
 from training.config import TrainingConfig
-from training.counterfactual import (
+from training.errors import SimulationError
+from training.evaluation.counterfactual import (
     CounterfactualConfig,
     CounterfactualReport,
     LoggedPlaces,
     folds_of,
 )
-from training.counterfactual import estimate as estimate_places
-from training.errors import SimulationError
-from training.event_log import EventLog
+from training.evaluation.counterfactual import estimate as estimate_places
+from training.events.log import EventLog
 from training.simulation.community import Community
 from training.simulation.config import SimulationConfig
 from training.simulation.judge import Judge, JudgedVisit

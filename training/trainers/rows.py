@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from ranking.features import FeatureMatrix, FeatureParameters, FeatureSpec
 from ranking.scorers.base import Scorer
-from training.dataset import TrainingSet
 from training.errors import TooFewEvents, TrainingError
+from training.sets.dataset import TrainingSet
 
 __all__ = [
     "POSITION",

@@ -1,4 +1,4 @@
-"""Training sets on disk (`training.set_files`) as what row trainers learn from."""
+"""Training sets on disk (`training.sets.files`) as what row trainers learn from."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ranking.features import FeatureMatrix
 from training.errors import TooFewEvents
-from training.set_files import LABELS, StoredSet
+from training.sets.files import LABELS, StoredSet
 from training.trainers.rows import UNKNOWN, Examples
 
 if TYPE_CHECKING:

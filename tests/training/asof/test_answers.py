@@ -24,9 +24,9 @@ from ranking.features import COUNTS, FEATURES, FeatureSpec, build
 from ranking.scorers.factorization import FactorTable
 from training.asof.answers import features_as_of
 from training.asof.case import Questions
-from training.columns import columns_of
-from training.event_log import EventLog
-from training.replay import ReplayState
+from training.events.columns import columns_of
+from training.events.log import EventLog
+from training.sets.replay import ReplayState
 from training.testing import log_of
 
 SPEC = FeatureSpec((*FEATURES, *COUNTS))

@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from training import Arm, SimulationConfig, simulate
-from training.cli_simulate import simulate as command
-from training.counterfactual import CounterfactualConfig, importance_weights
+from training.cli.simulate import simulate as command
 from training.errors import SimulationError
+from training.evaluation.counterfactual import CounterfactualConfig, importance_weights
 from training.simulation.plots import save_plots
 from training.simulation.policy import default_arms
 from training.simulation.report import SimulationReport

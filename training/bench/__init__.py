@@ -1,0 +1,1 @@
+"""What `headwater bench train` and `bench point_in_time` measure."""

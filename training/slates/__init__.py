@@ -1,0 +1,1 @@
+"""Exported slates: one by one (logged), and as arrays with propensities and features (served)."""
