@@ -35,7 +35,7 @@ from training.slates.logged import logged_slates
 from training.slates.served import has_slates
 from training.steps import SetFiles
 
-__all__ = ["Live", "compare_versions", "gate_published", "gate_trained"]
+__all__ = ["Judging", "Live", "compare_versions", "gate_published", "gate_trained"]
 
 Timer = Callable[[], float]
 
@@ -62,7 +62,7 @@ def gate_trained(
 ) -> GateReport:
     """Gate the model of a run on the run's own test part, beside what is live."""
     plan, config = sets.plan, sets.plan.config
-    before = _Judging.of(plan.export, ModelBundle.load(judged.bundle), live, config)
+    before = Judging.of(plan.export, ModelBundle.load(judged.bundle), live, config)
     test = TrainingSet.load(plan.set_path("test"))
     scores = before.bundle.scorer().score(test.columns(before.bundle.spec.names))
     ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
@@ -89,7 +89,7 @@ def gate_published(
     served: its own scores and those of the live version must come out again, and it may not be
     worse than what was served.
     """
-    before = _Judging.of(export, ModelBundle.load(directory), live, config)
+    before = Judging.of(export, ModelBundle.load(directory), live, config)
     log = read_event_log(export, tenant)
     ours = play(log, before.bundle, config, "the version")
     theirs = before.rival(ours, lambda: log)
@@ -109,7 +109,7 @@ def compare_versions(
 
 
 @dataclass(frozen=True, slots=True)
-class _Judging:
+class Judging:
     """A bundle before the gates, and the live one beside it; both are loaded once."""
 
     export: Path
