@@ -122,6 +122,7 @@ class Judging:
     def of(
         cls, export: Path, bundle: ModelBundle, live: Live | None, config: TrainingConfig
     ) -> Self:
+        """The bundle as it is, the live one loaded from its directory."""
         live_bundle = ModelBundle.load(live.directory) if live else None
         return cls(export, bundle, live, live_bundle, config)
 
