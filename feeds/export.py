@@ -56,7 +56,8 @@ class ExportedFile(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What an export consists of: every event of the tenant up to log index `last_index`.
 
-    `tenant_created_us` tells the tenant from one of the same name in another data directory.
+    `tenant_created_us` tells the tenant from one of the same name in another data directory, and
+    `training_minutes` is the tenant's own quota, for whoever trains from the export.
     """
 
     schema_version: int
@@ -64,6 +65,7 @@ class Manifest(msgspec.Struct, frozen=True):
     tenant_created_us: int
     last_index: int
     files: tuple[ExportedFile, ...] = ()
+    training_minutes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +127,13 @@ def export(
     if isinstance(source, Path):
         with FeedEngine.open(source) as engine:
             return export(engine, tenant, out, progress=progress, disk=disk, events_max=events_max)
-    created_us = source.tenant(tenant).created_us
+    record = source.tenant(tenant)
     started = time.monotonic()
     try:
         writer = _Writer(out / f"tenant={tenant}", disk or ExportDisk())
         with writer.locked():
-            before = writer.begin(tenant, created_us)
-            manifest = before
+            before = writer.begin(tenant, record.created_us)
+            manifest = writer.allow(before, record.quotas.training_minutes)
             for chunk in _chunks(source, tenant, before.last_index, events_max):
                 manifest = writer.add(manifest, chunk)
                 progress(_rows(manifest) - _rows(before))
@@ -202,13 +204,23 @@ class _Writer:
         """Write the events of a chunk, a file for each day, then the manifest that names them."""
         days = sorted(chunk, key=_day)
         files = [self._write_day(day, list(events)) for day, events in groupby(days, key=_day)]
-        grown = msgspec.structs.replace(
-            manifest, last_index=chunk[-1][0], files=(*manifest.files, *files)
+        return self._replace(
+            msgspec.structs.replace(
+                manifest, last_index=chunk[-1][0], files=(*manifest.files, *files)
+            )
         )
+
+    def allow(self, manifest: Manifest, minutes: int | None) -> Manifest:
+        """Tell the tenant's quota of training, where it is another than was told."""
+        if manifest.training_minutes == minutes:
+            return manifest
+        return self._replace(msgspec.structs.replace(manifest, training_minutes=minutes))
+
+    def _replace(self, manifest: Manifest) -> Manifest:
         unfinished = self._root / _UNFINISHED
-        self._disk.write(unfinished, msgspec.json.format(msgspec.json.encode(grown)))
+        self._disk.write(unfinished, msgspec.json.format(msgspec.json.encode(manifest)))
         self._disk.replace(unfinished, self._root / MANIFEST)
-        return grown
+        return manifest
 
     def _write_day(self, day: dt.date, events: list[Indexed]) -> ExportedFile:
         directory = self._root / f"day={day.isoformat()}"

@@ -25,7 +25,7 @@ class Quotas(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of the encoded activities that are stored at once."""
 
     training_minutes: int | None = None
-    """Minutes of training a day; noted for those who run trainings, and not enforced here."""
+    """Minutes of training within 24 hours; an export tells it to those who train."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

@@ -39,6 +39,7 @@ from ranking.registry import (
     wall_clock_us,
 )
 from ranking.registry_database import Database, open_database
+from ranking.training_time import TrainedHours, with_time
 
 # MLflow looks at this when it is imported: without it, a thread sends usage data to its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -51,6 +52,7 @@ __all__ = ["MlflowRegistry"]
 _SUFFIX: Final = ".ranker"
 _TAG: Final = "headwater.version"
 _POLICY: Final = "headwater.policy"
+_TRAINED: Final = "headwater.trained_hours"
 _BUNDLE: Final = "bundle"
 _DOCUMENTS: Final = "documents"
 _NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
@@ -129,13 +131,7 @@ class MlflowRegistry:
     def policy(self, tenant: TenantId) -> Policy:
         """See `ModelRegistry.policy`."""
         with self._reached():
-            try:
-                tags = self._client.get_registered_model(_model(tenant)).tags
-            except MlflowException as error:
-                if error.error_code in _ABSENT:
-                    return "by_hand"
-                raise
-        found = tags.get(_POLICY)
+            found = self._tags(tenant).get(_POLICY)
         return next((policy for policy in POLICIES if policy == found), "by_hand")
 
     def set_policy(self, tenant: TenantId, policy: Policy) -> None:
@@ -143,6 +139,29 @@ class MlflowRegistry:
         with self._reached(), self._database.locked():
             self._create_model(tenant)
             self._client.set_registered_model_tag(_model(tenant), _POLICY, policy)
+
+    def trained_hours(self, tenant: TenantId) -> TrainedHours:
+        """See `ModelRegistry.trained_hours`."""
+        with self._reached():
+            return _hours(self._tags(tenant))
+
+    def add_trained(self, tenant: TenantId, at_us: int, seconds: float) -> None:
+        """See `ModelRegistry.add_trained`."""
+        with self._reached(), self._database.locked():
+            self._create_model(tenant)
+            hours = with_time(_hours(self._tags(tenant)), at_us, seconds)
+            told = msgspec.json.encode(hours).decode()
+            self._client.set_registered_model_tag(_model(tenant), _TRAINED, told)
+
+    def all_trained_hours(self) -> dict[TenantId, TrainedHours]:
+        """See `ModelRegistry.all_trained_hours`; 0.3 ms a tenant."""
+        with self._reached():
+            models = list(_pages(self._client.search_registered_models))
+            return {
+                TenantId(model.name.removesuffix(_SUFFIX)): _hours(model.tags)
+                for model in models
+                if _is_ours(model.name) and _TRAINED in model.tags
+            }
 
     def versions(self, tenant: TenantId) -> list[ModelVersion]:
         """See `ModelRegistry.versions`; those that other tools registered are left out."""
@@ -238,6 +257,16 @@ class MlflowRegistry:
         artifacts = f"{self._database.artifacts}/{tenant}"
         return str(self._client.create_experiment(name, artifact_location=artifacts))
 
+    def _tags(self, tenant: TenantId) -> Mapping[str, str]:
+        """What is noted of a tenant; nothing of one that is unknown."""
+        try:
+            tags: Mapping[str, str] = self._client.get_registered_model(_model(tenant)).tags
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return {}
+            raise
+        return tags
+
     def _create_model(self, tenant: TenantId) -> None:
         try:
             self._client.create_registered_model(_model(tenant))
@@ -292,6 +321,10 @@ def _model(tenant: TenantId) -> str:
 
 def _numbers(aliases: Mapping[str, str]) -> dict[str, int]:
     return {name: int(version) for name, version in aliases.items()}
+
+
+def _hours(tags: Mapping[str, str]) -> TrainedHours:
+    return msgspec.json.decode(tags.get(_TRAINED, "{}"), type=dict[int, float])
 
 
 def _is_ours(name: str) -> bool:

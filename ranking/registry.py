@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -24,6 +24,7 @@ from ranking.errors import (
 )
 from ranking.files import copy_files, locked, replace_file, sweep_drafts, whole_directory
 from ranking.manifest import manifest_digest
+from ranking.training_time import TrainedHours, with_time
 
 __all__ = [
     "ALIASES",
@@ -62,6 +63,7 @@ NOTES_CHARS_MAX: Final = 5_000
 _MLFLOW: Final = ("mlflow+sqlite", "mlflow+postgresql")
 _ALIASES: Final = "aliases.json"
 _POLICY: Final = "policy.json"
+_TRAINED: Final = "trained_hours.json"
 _VERSION: Final = "version.json"
 _BUNDLE: Final = "bundle"
 _DOCUMENTS: Final = "documents"
@@ -123,6 +125,18 @@ class ModelRegistry(Protocol):
 
     def set_policy(self, tenant: TenantId, policy: Policy) -> None:
         """Decide on it, also before the tenant has a version."""
+        ...
+
+    def trained_hours(self, tenant: TenantId) -> TrainedHours:
+        """How long the tenant was trained in the last hours that it was."""
+        ...
+
+    def add_trained(self, tenant: TenantId, at_us: int, seconds: float) -> None:
+        """Note so much more training, which ended then; also before the tenant has a version."""
+        ...
+
+    def all_trained_hours(self) -> dict[TenantId, TrainedHours]:
+        """The same of every tenant that was ever trained, in one pass."""
         ...
 
     def versions(self, tenant: TenantId) -> list[ModelVersion]:
@@ -332,13 +346,7 @@ class DirectoryRegistry:
 
     def policy(self, tenant: TenantId) -> Policy:
         """See `ModelRegistry.policy`."""
-        path = self._home(tenant) / _POLICY
-        try:
-            policy: Policy = msgspec.json.decode(path.read_bytes(), type=Policy)
-        except FileNotFoundError:
-            return "by_hand"
-        except (OSError, msgspec.MsgspecError) as error:
-            raise _unavailable(path, error) from error
+        policy: Policy = _read(self._home(tenant) / _POLICY, Policy, "by_hand")
         return policy
 
     def set_policy(self, tenant: TenantId, policy: Policy) -> None:
@@ -349,6 +357,26 @@ class DirectoryRegistry:
                 replace_file(home / _POLICY, msgspec.json.encode(policy))
         except OSError as error:
             raise _unavailable(home, error) from error
+
+    def trained_hours(self, tenant: TenantId) -> TrainedHours:
+        """See `ModelRegistry.trained_hours`."""
+        hours: TrainedHours = _read(self._home(tenant) / _TRAINED, dict[int, float], {})
+        return hours
+
+    def add_trained(self, tenant: TenantId, at_us: int, seconds: float) -> None:
+        """See `ModelRegistry.add_trained`."""
+        home = self._home(tenant)
+        try:
+            with locked(home / "LOCK"):
+                hours = with_time(self.trained_hours(tenant), at_us, seconds)
+                replace_file(home / _TRAINED, msgspec.json.encode(hours))
+        except OSError as error:
+            raise _unavailable(home, error) from error
+
+    def all_trained_hours(self) -> dict[TenantId, TrainedHours]:
+        """See `ModelRegistry.all_trained_hours`."""
+        homes = sorted(path.parent.name for path in self._root.glob(f"[a-z0-9]*/{_TRAINED}"))
+        return {TenantId(name): self.trained_hours(TenantId(name)) for name in homes}
 
     def versions(self, tenant: TenantId) -> list[ModelVersion]:
         """See `ModelRegistry.versions`."""
@@ -418,13 +446,8 @@ class DirectoryRegistry:
             raise _unavailable(path, error) from error
 
     def _aliases(self, tenant: TenantId) -> dict[str, int]:
-        path = self._home(tenant) / _ALIASES
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.MsgspecError) as error:
-            raise _unavailable(path, error) from error
+        aliases: dict[str, int] = _read(self._home(tenant) / _ALIASES, dict[str, int], {})
+        return aliases
 
     def _known_aliases(self, tenant: TenantId) -> Mapping[Alias, int] | None:
         try:
@@ -457,6 +480,16 @@ class DirectoryRegistry:
             for name, content in documents.items():
                 (draft / _DOCUMENTS / name).write_bytes(content)
             (draft / _VERSION).write_bytes(msgspec.json.encode(version))
+
+
+def _read(path: Path, kind: Any, absent: Any) -> Any:  # Any: of the kind that is asked for
+    """What a file holds as JSON, or where it is absent; raises `RegistryUnavailable`."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return absent
+    except (OSError, msgspec.MsgspecError) as error:
+        raise _unavailable(path, error) from error
 
 
 def _unavailable(path: Path, error: Exception) -> RegistryUnavailable:

@@ -37,6 +37,7 @@ from ranking.testing import (
     query,
     table_of,
 )
+from ranking.training_time import HOUR_US
 
 __all__ = [
     "ACME",
@@ -392,6 +393,25 @@ class RegistryContract:
         again.set_policy(ACME, "by_hand")
         again.close()
         assert registry.policy(ACME) == "by_hand"
+
+    def test_time_of_training_is_kept_by_the_hour_for_a_day(
+        self, registry: ModelRegistry, tmp_path: Path
+    ) -> None:
+        """Of one tenant alone, with or without a version, and for whoever opens it next."""
+        assert registry.trained_hours(ACME) == {}
+        assert registry.all_trained_hours() == {}
+        registry.add_trained(ACME, 5 * HOUR_US, 30)
+        self._publish(registry, tmp_path)
+        again = self.open_registry(tmp_path / "registry", lambda: T0_US)
+        again.add_trained(ACME, 5 * HOUR_US + 1, 12.5)
+        again.add_trained(ACME, 28 * HOUR_US, 1)
+        assert again.policy(ACME) == "by_hand"
+        again.close()
+        assert registry.trained_hours(ACME) == {5: 42.5, 28: 1.0}
+        assert registry.trained_hours(TenantId("other")) == {}
+        registry.add_trained(ACME, 29 * HOUR_US, 2)
+        assert registry.all_trained_hours() == {ACME: {28: 1.0, 29: 2.0}}
+        assert registry.tenants() == [ACME]
 
     def test_damaged_or_foreign_bundle_is_not_published(
         self, registry: ModelRegistry, tmp_path: Path

@@ -6,19 +6,22 @@ OUT/<tenant>/previous.json          which was live before: at hand for a roll-ba
 OUT/<tenant>/shadow.json            which is on trial
 OUT/<tenant>/problem.json           why the registry's live version is not; absent if all is well
 OUT/<tenant>/<alias>-problem.json   the same of the other aliases
+OUT/trained_hours.json              how long each tenant was trained of late
 OUT/<tenant>.deleted                up to which version the registry's are those of a deleted tenant
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
-from feeds.model import format_time
+from feeds.model import TenantId, format_time
 from ranking.errors import BundleDamaged
 from ranking.files import replace_file
 from ranking.registry import ALIASES, Alias, ModelVersion
+from ranking.training_time import TrainedHours
 
 __all__ = [
     "Handed",
@@ -32,11 +35,14 @@ __all__ = [
     "problem_file",
     "read_handed",
     "read_problem",
+    "read_trained_hours",
     "withdraw",
     "write_handed",
     "write_problem",
+    "write_trained_hours",
 ]
 
+_TRAINED: Final = "trained_hours.json"
 _BYTES_MAX: Final = 65_536
 _BUNDLE_NAME: Final = re.compile(r"[1-9][0-9]*-[0-9a-f]{12}")
 
@@ -123,6 +129,20 @@ def read_problem(home: Path, alias: Alias = "live") -> Problem | None:
 def clear_problem(home: Path, alias: Alias = "live") -> None:
     """All is well."""
     problem_file(home, alias).unlink(missing_ok=True)
+
+
+def write_trained_hours(out: Path, hours: Mapping[TenantId, TrainedHours]) -> None:
+    """Tell how long the tenants were trained of late."""
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / _TRAINED, msgspec.json.encode(hours))
+
+
+def read_trained_hours(out: Path) -> dict[str, dict[int, float]]:
+    """How long the tenants were trained; none where the loader has not told, or not readably."""
+    try:
+        return msgspec.json.decode((out / _TRAINED).read_bytes(), type=dict[str, dict[int, float]])
+    except (OSError, msgspec.MsgspecError):
+        return {}
 
 
 def leave_behind(out: Path, tenant: str) -> None:

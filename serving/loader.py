@@ -37,6 +37,7 @@ from ranking.registry import (
     open_registry,
     wall_clock_us,
 )
+from ranking.training_time import TrainedHours
 from serving.handover import (
     bundle_name,
     clear_problem,
@@ -46,6 +47,7 @@ from serving.handover import (
     withdraw,
     write_handed,
     write_problem,
+    write_trained_hours,
 )
 from serving.logs import configure_logs
 from serving.verify import LOAD_SECONDS_MAX, verify_apart
@@ -72,8 +74,8 @@ class LoaderConfig:
     tenants_max: int = 10_000
     """Tenants that are followed; further ones, in order of their names, are not."""
     check_s: float = 60.0
-    """Seconds until a version is looked at again whose number is the same: a registry may be
-    another one."""
+    """Seconds until a version is looked at again whose number is the same, since a registry may be
+    another one; and until it is asked again how long tenants were trained."""
     model_bytes_max: int = 67_108_864
     """Bytes of a bundle's files; a larger model is not handed over."""
 
@@ -117,6 +119,8 @@ class Loader:
         self._monotonic_s = monotonic_s
         self._settled: dict[tuple[TenantId, Alias], tuple[ModelVersion, float]] = {}
         self._failures: dict[tuple[TenantId, Alias], _Failure] = {}
+        self._hours: dict[TenantId, TrainedHours] = {}
+        self._hours_again_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Poll until stopped; what fails is tried again after a while, never given up."""
@@ -139,10 +143,25 @@ class Loader:
         """
         named = self._registry.aliases()
         tenants = self._tenants or sorted(named)
+        self._tell_trained_hours()
         for alias, tenant in product(ALIASES, tenants[: self._config.tenants_max]):
             if stop is not None and stop.is_set():
                 return
             self._follow(tenant, alias, named.get(tenant, {}))
+
+    def _tell_trained_hours(self) -> None:
+        """Hand over how long tenants were trained, where it is another than a while ago."""
+        if self._monotonic_s() < self._hours_again_s:
+            return
+        self._hours_again_s = self._monotonic_s() + self._config.check_s
+        try:
+            hours = self._registry.all_trained_hours()
+        except RankingError as error:  # no reason to leave models behind
+            _log.warning("trained_hours_not_read", problem=str(error))
+            return
+        if hours != self._hours:
+            write_trained_hours(self._out, hours)
+            self._hours = hours
 
     def _follow(self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None) -> None:
         """Hand over what an alias names; `named` None where that has to be asked for."""

@@ -73,7 +73,7 @@ class QuotaConfig:
     storage_bytes: int = 100 * 1024 * 1024 * 1024
     """Bytes of the encoded activities that are stored at once."""
     training_minutes: int = 600
-    """Minutes of training a day."""
+    """Minutes of training within 24 hours: told here, kept to by `headwater train`."""
     workers: int = 1
     """Processes that share a tenant's quota."""
     burst_s: float = 1.0

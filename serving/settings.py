@@ -109,8 +109,8 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
         600,
         ge=0,
         le=10**6,
-        description="Minutes of training a day of a tenant without a quota of its own; noted, not "
-        "enforced.",
+        description="Minutes of training within 24 hours of a tenant without a quota of its own; "
+        "`headwater train` keeps to it where it has the same variable.",
     )
     quota_burst_s: float = Field(
         1.0, ge=0.01, le=60, description="Seconds whose share of a quota a tenant may use at once."

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from feeds.errors import FeedsError
@@ -149,8 +150,14 @@ def _lost(why: str) -> ClusterError:
 
 
 class _DaskWorkers:
-    def __init__(self, client: "Client", config: ClusterConfig) -> None:
+    """Workers of a Dask cluster; `renew` makes those anew that a local one has lost for good."""
+
+    def __init__(
+        self, client: "Client", config: ClusterConfig, renew: Callable[[], None] | None
+    ) -> None:
         self._client = client
+        self._workers = config.workers
+        self._renew = renew
         self._without_s_max = config.without_workers_s_max
         self._seen_s = time.monotonic()
 
@@ -162,11 +169,13 @@ class _DaskWorkers:
     def check(self) -> None:
         """Raise `ClusterError` where there was no worker for too long.
 
-        Dask's own keeper of a worker gives up where it dies while it starts, and a task would wait
-        for ever.
+        Dask's own keeper of a worker gives up where it dies while it starts, or is long in coming
+        back, and makes no other: a task would wait for ever.
         """
-        now = time.monotonic()
-        if self._client.nthreads():
+        now, there = time.monotonic(), len(self._client.nthreads())
+        if self._renew is not None and there < self._workers:
+            self._renew()
+        if there:
             self._seen_s = now
         elif now - self._seen_s > self._without_s_max:
             raise _lost(f"no worker for {now - self._seen_s:.0f} s")
@@ -192,10 +201,12 @@ def open_workers(
         yield InlineWorkers()
         return
     with contextlib.ExitStack() as stack:
-        yield _DaskWorkers(_connect(scheduler, config, stack), config)
+        yield _connect(scheduler, config, stack)
 
 
-def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.ExitStack) -> "Client":
+def _connect(
+    scheduler: str | None, config: ClusterConfig, stack: contextlib.ExitStack
+) -> _DaskWorkers:
     import dask  # noqa: PLC0415 - one second that only training pays
     from distributed import Client  # noqa: PLC0415
 
@@ -207,19 +218,21 @@ def _connect(scheduler: str | None, config: ClusterConfig, stack: contextlib.Exi
                 "distributed.admin.system-monitor.gil.enabled": False,
                 "distributed.worker.profile.enabled": False,
                 "distributed.scheduler.allowed-failures": config.deaths_max - 1,
+                "distributed.deploy.lost-worker-timeout": f"{config.restart_s_max} s",
             }
         )
     )
-    address: Any = scheduler or stack.enter_context(_local_cluster(config))
+    cluster = None if scheduler else stack.enter_context(_local_cluster(config))
     try:
-        client = stack.enter_context(Client(address, timeout=config.connect_s_max))
+        client = stack.enter_context(Client(scheduler or cluster, timeout=config.connect_s_max))
         client.wait_for_workers(1, timeout=config.start_s_max)
     except (OSError, TimeoutError, ValueError) as error:
         raise ClusterError(
             f"no Dask workers at {scheduler or 'the local cluster'} ({error}); start them with "
             "`dask scheduler` and `dask worker`, or leave --scheduler out to run on this machine"
         ) from error
-    return client
+    renew = None if cluster is None else partial(cluster.scale, config.workers)
+    return _DaskWorkers(client, config, renew)
 
 
 def _local_cluster(config: ClusterConfig) -> Any:  # Any: distributed has no types

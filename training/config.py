@@ -24,6 +24,7 @@ __all__ = [
     "SearchConfig",
     "SplitConfig",
     "TrainingConfig",
+    "allowing",
     "preset",
     "searching",
 ]
@@ -263,6 +264,11 @@ class BudgetConfig:
     """Seconds from the reading of its events to its last step."""
     memory_bytes_max: int = 8_589_934_592
     """Resident memory of a worker while it does a step of this tenant."""
+    minutes_a_day: int = 600
+    """Minutes of training within 24 hours after which none begins, where the tenant has no quota
+    of its own (`training_minutes`)."""
+    note_every_s: float = 30.0
+    """Seconds of training that are noted together: what a kill may leave uncounted of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +283,9 @@ class ClusterConfig:
     """Seconds that a scheduler may take to answer."""
     start_s_max: int = 60
     """Seconds to wait for the first worker."""
-    without_workers_s_max: int = 60
+    restart_s_max: int = 60
+    """Seconds in which a worker that died must be back, or another is made in its place."""
+    without_workers_s_max: int = 180
     """Seconds without any worker after which the training ends."""
     deaths_max: int = 2
     """Workers of the local cluster that a step may take with it before the training ends."""
@@ -333,6 +341,11 @@ def preset(name: str) -> TrainingConfig:
     if name not in PRESETS:
         raise TrainingError(f"there is no preset {name!r}: use one of {', '.join(PRESETS)}")
     return replace(TrainingConfig(), split=PRESETS[name])
+
+
+def allowing(config: TrainingConfig, minutes_a_day: int) -> TrainingConfig:
+    """The config with so many minutes a day for tenants without a quota of their own."""
+    return replace(config, budget=replace(config.budget, minutes_a_day=minutes_a_day))
 
 
 def searching(config: TrainingConfig, seconds: float) -> TrainingConfig:

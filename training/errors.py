@@ -7,6 +7,7 @@ TrainingError
 ├── TooFewEvents        not enough engagements to split, train or judge by
 ├── GatesFailed         a version may not replace the live one; the reasons are told
 ├── BudgetSpent         a tenant's training took its time or its memory
+├── MinutesSpent        a tenant's quota of training minutes is used up
 ├── TenantsFailed       some of several tenants were not trained; the others were
 ├── ClusterError        the Dask cluster cannot be started or reached
 └── SimulationError     a community cannot be simulated as asked, or its service failed
@@ -20,6 +21,7 @@ __all__ = [
     "ClusterError",
     "ExportDamaged",
     "GatesFailed",
+    "MinutesSpent",
     "SimulationError",
     "SourceError",
     "TenantsFailed",
@@ -55,6 +57,10 @@ class GatesFailed(TrainingError):
 
 class BudgetSpent(TrainingError):
     """A tenant's training took its time or its memory; nothing of it was published."""
+
+
+class MinutesSpent(TrainingError):
+    """A tenant's quota of training minutes is used up; the message says when it may again."""
 
 
 class TenantsFailed(TrainingError):

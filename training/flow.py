@@ -25,6 +25,7 @@ from training.gates.gating import Live, compare_versions, gate_published, gate_t
 from training.gates.model_card import CARD, SIGNATURE, model_card, signature
 from training.gates.promotion import promote_version
 from training.gates.verdicts import GATES, GateReport
+from training.minutes import Meter, within_quota
 from training.selection import (
     Choice,
     Judged,
@@ -124,6 +125,7 @@ def train_tenant(
     cluster: ClusterConfig | None = None,
     progress: Progress = no_progress,
     clock: Callable[[], int] = wall_clock_us,
+    wall: Callable[[], int] = wall_clock_us,
 ) -> TrainingResult:
     """Train, judge and publish a model for a tenant from its exported events.
 
@@ -132,8 +134,9 @@ def train_tenant(
     live if every gate passes and `promote`, or the tenant's policy, says so; else it is put on
     trial as `shadow` if they pass.
     `scheduler` None makes a local Dask cluster, `tcp://…` uses one, `inline` runs in this process.
-    `progress` is told of each of `STEPS`. Raises `TrainingError` or `RankingError`; nothing is
-    published then.
+    `progress` is told of each of `STEPS`; `clock` dates the model, `wall` counts the tenant's
+    minutes in the registry. Raises `TrainingError` or `RankingError`, `MinutesSpent` where the
+    tenant has no minutes left; nothing is published then.
     """
     (result,) = train_all(
         export,
@@ -146,6 +149,7 @@ def train_tenant(
         cluster=cluster,
         progress=progress,
         clock=clock,
+        wall=wall,
     )
     return result
 
@@ -162,12 +166,13 @@ def train_all(
     cluster: ClusterConfig | None = None,
     progress: Progress = no_progress,
     clock: Callable[[], int] = wall_clock_us,
+    wall: Callable[[], int] = wall_clock_us,
 ) -> list[TrainingResult]:
     """Train several tenants: a task graph for each, all handed in before the first is waited for.
 
     As `train_tenant`; `progress` gets the tenant's name before the step where there are several.
     The events of all are read first: where one's cannot be, none is trained. After that the others
-    go on where one fails, and `TenantsFailed` has their results.
+    go on where one fails, or has no minutes left, and `TenantsFailed` has their results.
     """
     config = (config or TrainingConfig()).check()
     checked = [check_tenant_id(tenant) for tenant in tenants]
@@ -175,24 +180,29 @@ def train_all(
         raise TrainingError(f"tenant {min(twice)} is named twice: name each once")
     home = Path(out).resolve()
     results: list[TrainingResult] = []
-    failed: dict[str, Exception] = {}
+    alone = len(checked) == 1
     watch = Stopwatch()
     with ExitStack() as stack:
         opened = None
         if registry is not None:  # what is wrong with it is told before the work
             opened = stack.enter_context(contextlib.closing(open_registry(registry)))
         home.mkdir(parents=True, exist_ok=True)
+        checked, failed = within_quota(opened, Path(export), checked, config.budget, wall())
+        if not checked:
+            raise TenantsFailed(failed, results)
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".run-", dir=home)))
         lives = {tenant: _fetch_live(opened, tenant, scratch) for tenant in checked}
         workers = stack.enter_context(open_workers(scheduler, cluster))
+        meter = stack.enter_context(Meter(opened, checked, wall, config.budget.note_every_s))
+        told = _beaten(progress, meter)
         plans = [
             workers.submit(plan_run, Path(export).resolve(), tenant, scratch / tenant, config)
             for tenant in checked
         ]
         share = max(1, workers.places // len(checked))
-        labels = [f"{tenant}: " if len(checked) > 1 else "" for tenant in checked]
+        labels = ["" if alone else f"{tenant}: " for tenant in checked]
         for label, plan in zip(labels, plans, strict=True):
-            progress(f"{label}{STEPS[0]}", 0, len(STEPS))
+            told(f"{label}{STEPS[0]}", 0, len(STEPS))
             plan.result()  # no tenant is trained if another's events cannot be read
         runs = [
             _submit(
@@ -202,11 +212,12 @@ def train_all(
         ]
         for label, run in zip(labels, runs, strict=True):
             try:
-                results.append(_finish(run, opened, promote, progress, label, config.search))
+                results.append(_finish(run, opened, promote, told, label, config.search))
             except (TrainingError, RankingError, FeedsError) as error:
-                if len(checked) == 1:
+                if alone:
                     raise
                 failed[run.tenant] = error
+            meter.end(run.tenant)
     if failed:
         raise TenantsFailed(failed, results)
     return results
@@ -384,6 +395,16 @@ def _beside_live(judged: Judged, gates: GateReport) -> Judged:
         sentence=better.reason,
     )
     return replace(judged, report=msgspec.structs.replace(judged.report, live=live))
+
+
+def _beaten(progress: Progress, meter: Meter) -> Progress:
+    """Progress that counts the time as well."""
+
+    def told(what: str, done: int, total: int | None) -> None:
+        meter.beat()
+        progress(what, done, total)
+
+    return told
 
 
 def _watch(task: Task[object], searched: SearchConfig, progress: Progress, label: str) -> None:

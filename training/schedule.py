@@ -27,11 +27,12 @@ from ranking.files import replace_file
 from ranking.manifest import LIMITS
 from ranking.manifest import read_manifest as read_bundle_manifest
 from ranking.registry import Alias, ModelVersion, open_registry, wall_clock_us
-from training.config import DAY_S, ClusterConfig, ScheduleConfig, TrainingConfig
-from training.errors import TrainingError
+from training.config import DAY_S, BudgetConfig, ClusterConfig, ScheduleConfig, TrainingConfig
+from training.errors import MinutesSpent, TrainingError
 from training.events.log import read_manifest
 from training.flow import TrainingResult, place_version, train_tenant
 from training.gates.promotion import gates_of
+from training.minutes import minutes_of
 from training.sources.base import Progress, no_progress
 
 __all__ = [
@@ -48,7 +49,7 @@ LOCK: Final = "train.lock"
 RUNNING: Final = "running.json"
 TRAINED: Final = "trained.json"
 
-Did = Literal["trained", "resumed", "waiting", "held", "failed"]
+Did = Literal["trained", "resumed", "waiting", "held", "spent", "failed"]
 
 _SECOND_US: Final = 1_000_000
 
@@ -73,10 +74,11 @@ class _Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round did with a tenant: `trained`, `resumed`, `waiting`, `held` or `failed`.
+    """What a round did with a tenant: `trained`, `resumed`, `waiting`, `held`, `spent`, `failed`.
 
     `held` is a tenant that another scheduler trains, `resumed` one whose version was published
-    before a kill and is now noted. `reason` is a sentence.
+    before a kill and is now noted, `spent` one that is due and has no minutes left. `reason` is a
+    sentence.
     """
 
     tenant: str
@@ -162,6 +164,7 @@ def train_due(
     schedule = (schedule or ScheduleConfig()).check()
     names = [check_tenant_id(name) for name in tenants] or exported_tenants(export, schedule)
     open_registry(registry).close()  # what is wrong with it is told before the work
+    budget = (config or TrainingConfig()).budget
     train = functools.partial(
         train_tenant,
         export,
@@ -179,7 +182,7 @@ def train_due(
                 outcomes.append(_outcome(name, "held", "another scheduler trains it"))
                 continue
             home = _Home(out / name, name, registry)
-            outcomes.append(_one(export, home, schedule, train, promote, progress, clock))
+            outcomes.append(_one(export, home, schedule, budget, train, promote, progress, clock))
     return outcomes
 
 
@@ -241,6 +244,11 @@ class _Home:
                     return versions[digest]
         return None
 
+    def check_minutes(self, export: Path, budget: BudgetConfig, now_us: int) -> None:
+        """Raise `MinutesSpent` where the tenant has none left."""
+        with contextlib.closing(open_registry(self.registry)) as opened:
+            minutes_of(opened, export, self.tenant, budget, now_us).check()
+
     def place(self, version: ModelVersion, promote: bool) -> None:
         """Put it live or on trial, if the kill came before that."""
         with contextlib.closing(open_registry(self.registry)) as opened:
@@ -257,6 +265,7 @@ def _one(
     export: Path,
     home: _Home,
     schedule: ScheduleConfig,
+    budget: BudgetConfig,
     train: Callable[..., TrainingResult],
     promote: bool,
     progress: Progress,
@@ -277,11 +286,14 @@ def _one(
             reason = "its training was killed"
         if reason is None:
             return _outcome(home.tenant, "waiting", _waiting(home.state(), events))
+        home.check_minutes(export, budget, clock())
+    except MinutesSpent as error:
+        return _outcome(home.tenant, "spent", str(error))
     except (TrainingError, RankingError, FeedsError) as error:
         return _outcome(home.tenant, "failed", str(error))
     began = _Running(events=events, began_us=clock())
     home.begin(began)
-    return _trained(home, began, reason, train, progress)
+    return _trained(home, began, reason, functools.partial(train, wall=clock), progress)
 
 
 def _trained(

@@ -93,15 +93,19 @@ class Connection(asyncio.Protocol):
             raise self._error
 
     def send(self, content: bytes) -> None:
-        """Send a frame, whether or not the other end is behind."""
-        self.transport.write(frame(content))
+        """Send a frame, whether or not the other end is behind; none where this is ending.
+
+        Whoever waits for the end hears of it a turn of the loop later, and may send until then.
+        """
+        if not (self.lost or self.transport.is_closing()):
+            self.transport.write(frame(content))
 
     async def write(self, content: bytes) -> None:
         """Send a frame, and wait while the other end is behind. Raises OSError."""
         self.send(content)
         while self._full and not self.lost:
             await self._change()
-        if self.lost:
+        if self.lost or self.transport.is_closing():
             raise ConnectionResetError("the connection is lost") from self._error
 
     async def close(self) -> None:

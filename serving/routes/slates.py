@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -18,11 +17,16 @@ from serving.routes.replies import ERRORS, Responses, services_of
 from serving.slate_log.explain import ModelVersions, explain
 from serving.slate_log.record import LoggedSlate, RecordDamaged
 from serving.slate_log.shelf import find_slate
+from serving.slate_log.writer import SlateLog
 from serving.tenants import Reader
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v2/slates", route_class=JsonRoute, responses=ERRORS, tags=["ranked"])
+
+_MTIME_BEHIND_NS: Final = 1_000_000_000
+"""Nanoseconds that a file's time of change may be behind the clock: Linux takes that of its tick, a
+network's file system that of its server."""
 
 UNKNOWN: Responses = {
     404: {"model": replies.Error, "description": "The log has no such slate of this tenant."}
@@ -47,7 +51,7 @@ async def explain_slate(
     services = services_of(request)
     log = services.shadow_log if shadow else services.slate_log
     async with services.slate_lookups:  # each may read the tenant's whole log
-        logged = await _found(services, log.directory, tenant, slate)
+        logged = await _found(services, log, tenant, slate)
     versions = ModelVersions(
         services.models.get, services.settings.models_path, services.configs.version
     )
@@ -56,16 +60,15 @@ async def explain_slate(
     return json_reply(orjson.dumps(explained))
 
 
-async def _found(
-    services: Services, directory: Path, tenant: TenantId, slate_id: str
-) -> LoggedSlate:
+async def _found(services: Services, log: SlateLog, tenant: TenantId, slate_id: str) -> LoggedSlate:
     """The slate; one that was served a moment ago is waited for. Raises `NotFound`."""
-    began_ns = time.time_ns()
+    since_ns = time.time_ns() - _MTIME_BEHIND_NS
     try:
-        found = await asyncio.to_thread(find_slate, directory, tenant, slate_id)
-        if found is None:
+        await asyncio.to_thread(log.flush)
+        found = await asyncio.to_thread(find_slate, log.directory, tenant, slate_id)
+        if found is None:  # another worker may have served it, or the trial be under way
             await asyncio.sleep(2 * services.settings.slate_log_flush_ms / 1e3)
-            found = await asyncio.to_thread(find_slate, directory, tenant, slate_id, began_ns)
+            found = await asyncio.to_thread(find_slate, log.directory, tenant, slate_id, since_ns)
     except (OSError, RecordDamaged) as error:
         raise StorageError(f"the slate log cannot be read: {error}") from error
     if found is None:

@@ -20,7 +20,7 @@ class Quotas(BaseModel):
     requests_per_s: int
     events_per_s: int
     storage_bytes: int
-    training_minutes: int = Field(description="A day; noted, not enforced.")
+    training_minutes: int = Field(description="Within 24 hours; kept to by `headwater train`.")
 
 
 class Tenant(BaseModel):
@@ -31,6 +31,9 @@ class Tenant(BaseModel):
     keys: int = Field(description="API keys, expired ones too.")
     activities: int
     storage_bytes: int = Field(description="Bytes of its activities.")
+    trained_minutes: float = Field(
+        description="Minutes of training within 24 hours, as the registry knew a minute ago."
+    )
     quotas: Quotas
 
 

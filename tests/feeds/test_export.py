@@ -104,6 +104,24 @@ def test_second_export_adds_only_what_is_new(engine: FeedEngine, tmp_path: Path)
     assert places(engine) == [(row["index"], row["ordinal"]) for row in exported(tmp_path)]
 
 
+def test_the_tenants_quota_of_training_goes_with_its_events(
+    engine: FeedEngine, tmp_path: Path
+) -> None:
+    def told() -> int | None:
+        content = (tmp_path / "tenant=demo" / "manifest.json").read_bytes()
+        return msgspec.json.decode(content, type=Manifest).training_minutes
+
+    export(engine, DEMO, tmp_path)
+    assert told() is None
+    engine.set_quotas(DEMO, {"training_minutes": 7}).result()
+    assert export(engine, DEMO, tmp_path).events == 0
+    assert told() == 7
+    assert places(engine) == [(row["index"], row["ordinal"]) for row in exported(tmp_path)]
+    engine.set_quotas(DEMO, {"training_minutes": None}).result()
+    export(engine, DEMO, tmp_path)
+    assert told() is None
+
+
 def test_small_chunks_export_the_same(engine: FeedEngine, tmp_path: Path) -> None:
     seen: list[int] = []
     export(engine, DEMO, tmp_path / "a", events_max=1, progress=seen.append)

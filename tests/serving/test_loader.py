@@ -20,7 +20,8 @@ from ranking.errors import RankingError, RegistryUnavailable
 from ranking.registry import Alias, DirectoryRegistry, ModelVersion
 from ranking.testing import T0_US
 from ranking.testing_models import ACME, boosted_scorer, model_bundle
-from serving.handover import leave_behind, read_handed, read_problem
+from ranking.training_time import HOUR_US
+from serving.handover import leave_behind, read_handed, read_problem, read_trained_hours
 from serving.loader import Loader, LoaderConfig
 from serving.verify import verify_apart
 
@@ -133,6 +134,28 @@ def test_unchanged_alias_touches_no_file(house: House) -> None:
     before = (house.out / ACME / "live.json").stat().st_ino
     house.loader.poll()
     assert (house.out / ACME / "live.json").stat().st_ino == before
+
+
+def test_time_of_training_is_handed_over_once_a_while(house: House) -> None:
+    house.publish()
+    house.registry.add_trained(ACME, T0_US, 90)
+    house.loader.poll()
+    told = {ACME: {T0_US // HOUR_US: 90.0}}
+    assert read_trained_hours(house.out) == told
+    house.registry.add_trained(BETA, T0_US, 5)
+    house.loader.poll()
+    assert read_trained_hours(house.out) == told
+    house.now_s += LoaderConfig().check_s
+    house.loader.poll()
+    assert read_trained_hours(house.out) == told | {BETA: {T0_US // HOUR_US: 5.0}}
+
+
+def test_time_of_training_that_cannot_be_read_keeps_no_model_back(house: House) -> None:
+    house.registry.add_trained(ACME, T0_US, 90)
+    (house.path / "registry" / ACME / "trained_hours.json").write_text("{")
+    house.publish()
+    house.loader.poll()
+    assert (house.live(), read_trained_hours(house.out)) == (1, {})
 
 
 def test_damaged_version_keeps_the_old_one_and_says_so(house: House) -> None:

@@ -50,7 +50,7 @@ def dies(result: object) -> None:
 def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_told(
     tmp_path: Path,
 ) -> None:
-    config = ClusterConfig(workers=1, deaths_max=2, without_workers_s_max=90)
+    config = ClusterConfig(workers=1, deaths_max=2, without_workers_s_max=240)
     with open_workers(config=config) as workers:
         assert workers.places == 1
         task = workers.submit(dies_once, tmp_path / "marker")
@@ -58,3 +58,9 @@ def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_to
         assert task.wait(0.0)
         with pytest.raises(ClusterError, match=r"lost a step of the training .* nothing was"):
             workers.submit(dies, task).result()
+
+
+def test_worker_that_dask_gives_up_is_made_anew(tmp_path: Path) -> None:
+    config = ClusterConfig(workers=1, deaths_max=2, restart_s_max=0, without_workers_s_max=240)
+    with open_workers(config=config) as workers:
+        assert workers.submit(dies_once, tmp_path / "marker").result() == "done"

@@ -12,7 +12,7 @@ from rich.console import Console
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.errors import ModelNotFound
-from ranking.registry import open_registry
+from ranking.registry import open_registry, wall_clock_us
 from training import (
     EvaluationReport,
     GateReport,
@@ -29,8 +29,9 @@ from training.config import (
     FactorizationConfig,
     RequestConfig,
     TrainingConfig,
+    allowing,
 )
-from training.errors import ExportDamaged, TooFewEvents
+from training.errors import ExportDamaged, MinutesSpent, TenantsFailed, TooFewEvents
 from training.events.log import DELETED_USERS
 from training.flow import STEPS, TrainingResult, find_version
 from training.testing import community, events_of, log_of, write_export
@@ -317,3 +318,23 @@ def test_a_deleted_user_is_not_learnt_from_and_found_where_one_was(
     after = run(mine, tmp_path)
     (found,) = [g for g in after.gates.gates if g.name == "deleted users"]
     assert (found.verdict, found.figures) == ("passed", {"deleted": 2.0, "found": 0.0})
+
+
+def test_several_tenants_are_trained_without_the_one_that_may_not(
+    export: Path, tmp_path: Path
+) -> None:
+    registry = f"dir:{tmp_path / 'registry'}"
+    opened = open_registry(registry)
+    opened.add_trained(ACME, wall_clock_us(), 60)
+    with pytest.raises(TenantsFailed) as told:
+        train_all(
+            export,
+            ["acme", "other"],
+            out=tmp_path / "out",
+            registry=registry,
+            config=allowing(CONFIG, 1),
+            scheduler="inline",
+        )
+    assert isinstance(told.value.failed["acme"], MinutesSpent)
+    assert [result.tenant for result in told.value.results] == ["other"]
+    assert sum(opened.trained_hours(TenantId("other")).values()) > 0

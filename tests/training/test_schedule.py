@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feeds.model import TenantId
 from ranking.registry import open_registry
+from ranking.training_time import HOUR_US
 from training.config import (
     BoostedConfig,
     BoostedVariant,
@@ -147,6 +149,38 @@ def test_rounds_train_who_is_due_and_nobody_twice(place: Place) -> None:
     assert place.versions("acme") == [2, 1]
     assert place.state("acme").version == 2
     assert place.state("small").problem
+
+
+def test_a_tenant_without_minutes_left_waits_until_it_has_some(place: Place) -> None:
+    write_export(log("acme", 1), place.events)
+    opened = open_registry(place.registry)
+    opened.add_trained(TenantId("acme"), NOW, 600 * 60)
+    (outcome,) = place.round()
+    assert outcome.did == "spent"
+    assert "was trained 600.0 minutes within the last day, its quota" in outcome.reason
+    assert place.versions("acme") == []
+    place.now_us += 24 * HOUR_US
+    assert place.did() == {"acme": "trained"}
+
+
+def test_a_round_counts_the_minutes_that_it_took(place: Place) -> None:
+    write_export(log("acme", 1), place.events)
+
+    def ticking() -> int:
+        place.now_us += SECOND
+        return place.now_us
+
+    train_due(
+        place.events,
+        out=place.out,
+        registry=place.registry,
+        schedule=SCHEDULE,
+        config=QUICK,
+        scheduler="inline",
+        clock=ticking,
+    )
+    hours = open_registry(place.registry).trained_hours(TenantId("acme"))
+    assert 0 < sum(hours.values()) <= (place.now_us - NOW) / SECOND
 
 
 def test_a_tenant_that_another_scheduler_trains_is_left_alone(place: Place) -> None:

@@ -20,6 +20,7 @@ from training.cli.models import (
     roll_back,
     set_policy,
     set_shadow,
+    show_minutes,
     show_version,
 )
 from training.cli.options import (
@@ -31,6 +32,7 @@ from training.cli.options import (
     Events,
     Json,
     Registry,
+    TrainingMinutes,
     config_of,
     registry_uri,
 )
@@ -55,7 +57,7 @@ from training.cli.schedule import (
     drift_watch,
     train_on_schedule,
 )
-from training.config import DAY_S, ScheduleConfig
+from training.config import DAY_S, BudgetConfig, ScheduleConfig
 
 if TYPE_CHECKING:
     from training.flow import TrainingResult
@@ -75,9 +77,11 @@ models.command("promote")(promote_version)
 models.command("rollback")(roll_back)
 models.command("shadow")(set_shadow)
 models.command("policy")(set_policy)
+models.command("minutes")(show_minutes)
 
 
 SCHEDULE = ScheduleConfig()
+BUDGET = BudgetConfig()
 
 
 def prepare(
@@ -156,14 +160,16 @@ def train(
             help="Minutes to search for hyperparameters, for each tenant, on validation alone.",
         ),
     ] = 0,
+    training_minutes: TrainingMinutes = BUDGET.minutes_a_day,
     json: Json = False,
 ) -> None:
     """Train, judge and publish a model for each tenant from its exported events."""
-    from training.config import ClusterConfig, searching  # noqa: PLC0415 - heavy imports inside
+    from training.config import ClusterConfig, allowing, searching  # noqa: PLC0415 - heavy imports inside
     from training.errors import TenantsFailed  # noqa: PLC0415
     from training.flow import train_all  # noqa: PLC0415
 
     config = searching(config_of(dataset, seed), 60 * tune_minutes)
+    config = allowing(config, training_minutes)
     failed: dict[str, Exception] = {}
     if every or watch:
         schedule = replace(

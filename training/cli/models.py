@@ -31,6 +31,7 @@ __all__ = [
     "roll_back",
     "set_policy",
     "set_shadow",
+    "show_minutes",
     "show_version",
     "version_of",
 ]
@@ -215,6 +216,22 @@ def set_policy(
             opened.set_policy(name, chosen)
         answer = {"tenant": tenant, "policy": opened.policy(name)}
         print_answer(f"versions of {tenant} are promoted: {answer['policy']}", {}, answer, json)
+
+
+def show_minutes(
+    registry: Registry = None, data_dir: DataDir = DATA_DIR, json: Json = False
+) -> None:
+    """Tell the minutes of training that each tenant used within the last 24 hours."""
+    from ranking.registry import wall_clock_us  # noqa: PLC0415 - heavy imports inside
+    from ranking.training_time import minutes_trained  # noqa: PLC0415
+
+    with told(json), _opened(registry, data_dir) as opened:
+        now_us = wall_clock_us()
+        used = {
+            str(tenant): round(minutes_trained(hours, now_us), 1)
+            for tenant, hours in sorted(opened.all_trained_hours().items())
+        }
+        print_answer("minutes of training within 24 hours", used, {"minutes": used}, json)
 
 
 def roll_back(

@@ -17,6 +17,7 @@ __all__ = [
     "Events",
     "Json",
     "Registry",
+    "TrainingMinutes",
     "config_of",
     "registry_uri",
 ]
@@ -50,6 +51,16 @@ Described = Annotated[
         "--dataset",
         help="The public data set that the events came from: sets the split that its published "
         "figures use, and what the report says was derived.",
+    ),
+]
+
+TrainingMinutes = Annotated[
+    int,
+    typer.Option(
+        "--training-minutes",
+        envvar="HEADWATER_TENANT_TRAINING_MINUTES",
+        min=0,
+        help="Minutes of training within 24 hours, of a tenant without a quota of its own.",
     ),
 ]
 

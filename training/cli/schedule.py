@@ -137,9 +137,10 @@ def train_on_schedule(rounds: Rounds, *, watch: bool, json: bool) -> None:
         if any(outcome.did == "failed" for outcome in outcomes):
             raise typer.Exit(1)
         return
+    spent: set[str] = set()
     with told(json), progress_bar(json) as progress:
         watch_tenants(
-            lambda: rounds.look(progress), lambda found: _tell(found, json), rounds.schedule
+            lambda: rounds.look(progress), lambda found: _tell(found, spent, json), rounds.schedule
         )
 
 
@@ -149,9 +150,12 @@ def _answer(outcomes: "list[Outcome]", json: bool) -> None:
     print_answer("tenants", shown, answer, json)
 
 
-def _tell(outcomes: "list[Outcome]", json: bool) -> None:
-    """What a round of `--watch` did; who only waits is not worth a line."""
+def _tell(outcomes: "list[Outcome]", spent: set[str], json: bool) -> None:
+    """What a round of `--watch` did; who only waits, or had `spent` its minutes, needs no line."""
     done = [outcome for outcome in outcomes if outcome.did != "waiting"]
+    done = [outcome for outcome in done if outcome.did != "spent" or outcome.tenant not in spent]
+    spent.clear()
+    spent.update(outcome.tenant for outcome in outcomes if outcome.did == "spent")
     if json:
         write_json({"outcomes": [_row(outcome) for outcome in done]})
         return

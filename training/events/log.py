@@ -70,11 +70,12 @@ class ExportedFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What an export consists of."""
+    """What an export consists of, and the tenant's own quota of training, None without one."""
 
     schema_version: int
     last_index: int
     files: tuple[ExportedFile, ...]
+    training_minutes: int | None = None
 
 
 @dataclass(frozen=True)

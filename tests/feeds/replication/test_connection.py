@@ -2,11 +2,12 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Final
 
 import pytest
+import uvloop
 
 from feeds.errors import InvalidInput
 from feeds.replication.connection import Connection
@@ -63,6 +64,30 @@ def test_frame_that_is_too_long_ends_it_with_a_reason(listens: bool) -> None:
             assert connection.transport.is_closing()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("end", ["aborts", "closes", "is hung up on"])
+def test_frame_for_a_connection_that_is_ending_is_lost_and_breaks_nothing(
+    end: str, runner: Callable[[Coroutine[None, None, None]], None]
+) -> None:
+    async def run() -> None:
+        async with connected() as (connection, far):
+            turns_after_the_end = 3
+            if end == "aborts":
+                connection.abort()
+            elif end == "closes":
+                connection.transport.close()
+            else:
+                far.close()
+            while turns_after_the_end:
+                connection.send(b"too late")
+                turns_after_the_end -= connection.lost
+                await asyncio.sleep(0)
+            with pytest.raises(ConnectionResetError):
+                await connection.write(b"too late")
+
+    runner(run())
 
 
 def test_listener_that_refuses_what_it_hears_ends_it() -> None:

@@ -1,5 +1,6 @@
 """`GET /v2/slates/{id}/explain`: what was served, scored again from what was logged."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,6 +113,23 @@ def test_a_served_slate_comes_out_bit_identical_with_all_that_was_told(
     ]
     if path == EXPLORE:
         assert found["removed"] == [{"filter": "own", "reason": "the user posted it", "count": 1}]
+
+
+def test_a_slate_of_a_moment_ago_is_explained_however_seldom_the_log_is_written(
+    tmp_path: Path,
+) -> None:
+    with (
+        served(tmp_path / "data", slate_log_flush_ms=60_000, deadline_ms=10_000) as service,
+        service.tenant(ACME, ALL_SCOPES) as api,
+    ):
+        filled(service)
+        site = Site(service, api, HeldModels())
+        page = site.read(PERSONALIZED)
+        began_s = time.monotonic()
+
+        assert site.explained(page["slate_id"])["slate_id"] == page["slate_id"]
+
+        assert time.monotonic() - began_s < 60
 
 
 def test_a_slate_ordered_by_time_is_explained_by_time(site: Site) -> None:
