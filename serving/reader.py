@@ -116,7 +116,7 @@ class FeedReader:
         """
         excluded = self._excluded(exclude)
         page = await self._page(tenant, user, kind, limit, cursor, explain, excluded, time)
-        self.engine.tenant(tenant)  # of one that was deleted meanwhile nothing is kept
+        self.engine.check_exists(tenant)  # of one that was deleted meanwhile nothing is kept
         self.served.note(tenant, user, page.shown)
         return page
 
