@@ -107,6 +107,10 @@ class StoreReader:
             )
         return record
 
+    def check_exists(self, tenant: TenantId) -> None:
+        """Raise `NotFound` where there is no such tenant; as of now, mostly without a look-up."""
+        self._check_tenant(tenant)
+
     def usage(self, tenant: TenantId) -> Usage:
         """What a tenant has stored."""
         self._check_tenant(tenant)

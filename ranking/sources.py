@@ -84,14 +84,15 @@ def propose(
 ) -> Candidates:
     """The candidates of all sources in the order of the sources: each row once, `limit` at most.
 
-    The source `newest` is asked where the others found nothing, but for what the app promotes.
+    The source `newest` is asked where the others found nothing, but for what the app promotes. None
+    is asked once `limit` is reached: it could add nothing.
     """
     taken = np.zeros(len(table.alive) + 1, dtype=np.bool_)
     taken[-1] = True  # a row of -1 is no activity
     parts: list[Rows] = []
     left, found = limit, False
     for source in sources:
-        if source.name == NEWEST and found:
+        if not left or (source.name == NEWEST and found):
             parts.append(np.zeros(0, np.int32))
             continue
         rows = source.propose(query, table)

@@ -14,6 +14,7 @@ from feeds.errors import FeedsError
 from serving.admission import AdmissionMiddleware
 from serving.body_limit import BodyLimitMiddleware
 from serving.compose import Services
+from serving.direct_reads import DirectReads
 from serving.errors import on_feeds_error, on_http_error, on_invalid_request
 from serving.routes import (
     configs,
@@ -79,6 +80,7 @@ def create_app(services: Services) -> FastAPI:
         body_bytes_max=services.settings.body_bytes_max,
         timeout_s=services.settings.client_timeout_s,
     )
+    app.add_middleware(DirectReads, services=services, route=ranked.read_route())
     app.add_middleware(
         AdmissionMiddleware,
         authenticator=services.authenticator,

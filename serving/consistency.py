@@ -16,7 +16,15 @@ from fastapi import Depends, Query, Request
 from feeds.errors import InvalidInput, StaleRead
 from serving.telemetry import Metrics
 
-__all__ = ["Consistency", "Consistent", "FollowedLog", "FollowedReads", "OwnReads", "Reads"]
+__all__ = [
+    "DEFAULT",
+    "Consistency",
+    "Consistent",
+    "FollowedLog",
+    "FollowedReads",
+    "OwnReads",
+    "Reads",
+]
 
 Consistency = Literal["bounded", "read_your_writes", "linearizable"]
 
@@ -163,6 +171,10 @@ def _check_index(index: int, last: int) -> None:
         )
 
 
+DEFAULT: Final[Consistency] = "bounded"
+"""What a read asks for that says nothing of it."""
+
+
 async def _admit(
     request: Request,
     consistency: Annotated[
@@ -183,7 +195,7 @@ async def _admit(
     ] = 0,
 ) -> None:
     """Let the request go on once what it reads is fresh enough."""
-    asked = consistency or ("read_your_writes" if min_index else "bounded")
+    asked = consistency or ("read_your_writes" if min_index else DEFAULT)
     if (asked == "read_your_writes") != bool(min_index):
         raise InvalidInput(
             "min_index and consistency=read_your_writes belong together: send the `index` of the "

@@ -144,7 +144,7 @@ class SlateMaker:
         reading = self._hurried(reading)
         slate, again = self._ranked(reading, gathered)
         slate = replace(slate, config_version=reading.active.version)
-        self.engine.tenant(query.tenant)  # of one that was deleted meanwhile nothing is kept
+        self.engine.check_exists(query.tenant)  # of one deleted meanwhile nothing is kept
         self._try_shadow(reading if again is None else _unserved(reading), gathered, slate)
         outcome = OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
         slate = self._told(slate, reading.deadline.told(reading.plan))
@@ -208,8 +208,12 @@ class SlateMaker:
         return tuple(sources)
 
     def _following(self, query: Query, plan: Plan, quota_full: int, quota: int) -> CandidateSource:
-        """The user's home feed as of now, no more of it than the plan can use."""
+        """The user's home feed as of now, no more of it than the plan can use.
+
+        That is twice the candidates: some rows hold what was removed, or what is pinned.
+        """
         rows_max = plan.scaled(proposed_max(quota_full)) if plan.allows("chronological") else quota
+        rows_max = min(rows_max, 2 * self.settings.candidates_max)
         home = EngineFollowingSource(
             self.engine, self.settings.home_group, quota, rows_max=rows_max
         )

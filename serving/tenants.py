@@ -21,7 +21,16 @@ from feeds.model import TenantId
 from serving.current_request import current_request
 from serving.errors import KeyRefused, NotAllowed
 
-__all__ = ["KEY", "Admin", "Authenticator", "KeyScheme", "Operator", "Reader", "Writer"]
+__all__ = [
+    "KEY",
+    "Admin",
+    "Authenticator",
+    "KeyScheme",
+    "Operator",
+    "Reader",
+    "Writer",
+    "tenant_of",
+]
 
 KEY: Final = "headwater.key"
 """Key of a request's scope under which its `ApiKey` stands, once it was found good."""
@@ -131,10 +140,23 @@ class KeyScheme(SecurityBase):
         """The tenant of the request's key."""
         authenticator: Authenticator = request.app.state.services.authenticator
         authorization = request.headers.get("authorization")
-        tenant = authenticator.tenant(authorization, self._scope, request.scope.get(KEY))
-        if (answered := current_request()) is not None:
-            answered.tenant = tenant
-        return tenant
+        return tenant_of(authenticator, self._scope, request.scope.get(KEY), authorization)
+
+
+def tenant_of(
+    authenticator: Authenticator,
+    scope: Scope,
+    key: ApiKey | None,
+    authorization: str | None = None,
+) -> TenantId:
+    """The tenant of a request, by the key found before or its header; the request notes it.
+
+    Raises as `Authenticator.tenant`.
+    """
+    tenant = authenticator.tenant(authorization, scope, key)
+    if (answered := current_request()) is not None:
+        answered.tenant = tenant
+    return tenant
 
 
 Reader = Annotated[TenantId, Depends(KeyScheme("read"))]

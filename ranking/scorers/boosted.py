@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from ranking.errors import BundleDamaged, FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureSpec
+from ranking.scorers.margins import Margins
 
 __all__ = ["BoostedScorer"]
 
@@ -39,19 +40,14 @@ class BoostedScorer:
         self.iterations = iterations
         self._booster = _load(content, file)
         self._check(file)
+        self._margins = Margins(self._booster, iterations)
 
     def score(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
         """The sum of the trees' leaves, float32[n]; NaN features take each tree's default way."""
         self._check_names(features)
         if not len(features.values):
             return np.zeros(0, np.float32)
-        scores: npt.NDArray[np.float32] = self._booster.inplace_predict(
-            features.values,
-            iteration_range=self.iterations,
-            predict_type="margin",
-            validate_features=False,
-        )
-        return scores
+        return self._margins(features.values)
 
     def contributions(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
         """What each feature added (exact SHAP values), float32[n, F + 1], the bias last; slow."""

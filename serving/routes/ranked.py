@@ -1,13 +1,16 @@
 """Ranked feeds, and ranking what the caller brings."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
+from starlette.routing import BaseRoute
+from starlette.types import Scope
 
-from feeds.model import check_user_id
+from feeds.model import TenantId, check_user_id
 from ranking.candidates import FeedKind
 from ranking.extractors.caller import CALLER
+from serving.compose import Services
 from serving.consistency import Consistent
 from serving.http_protocol import BEGAN_NS
 from serving.pages import explanation_bytes, slate_head
@@ -18,13 +21,45 @@ from serving.routes.feeds import json_reply
 from serving.routes.replies import ERRORS, Responses, page_size, services_of
 from serving.tenants import Reader
 
-__all__ = ["router"]
+__all__ = ["RankedQuery", "answer", "read_route", "router"]
 
 router = APIRouter(prefix="/v2/users", route_class=JsonRoute, responses=ERRORS, tags=["ranked"])
 
 EXPIRED: Responses = {
     410: {"model": replies.Error, "description": "The slate is gone: read again."}
 }
+
+
+class RankedQuery(NamedTuple):
+    """What a ranked read asks for; `serving.direct_reads` parses it too."""
+
+    limit: int | None
+    cursor: str | None
+    explain: bool
+    exclude: tuple[str, ...]
+    deadline_ms: float | None
+
+
+async def answer(
+    services: Services,
+    scope: Scope,
+    tenant: TenantId,
+    user: str,
+    kind: FeedKind,
+    query: RankedQuery,
+) -> Response:
+    """The page that a read asks for; raises what the engine and the reader do."""
+    page = await services.reader.read(
+        tenant,
+        check_user_id(user),
+        kind,
+        limit=page_size(services, query.limit),
+        cursor=query.cursor,
+        explain=query.explain,
+        exclude=query.exclude,
+        time=TimeGiven(query.deadline_ms, scope.get(BEGAN_NS)),
+    )
+    return json_reply(page.content)
 
 
 @router.get(
@@ -56,18 +91,13 @@ async def read(
     ] = None,
 ) -> Response:
     """`personalized`: what the user follows, in the best order. `explore`: what lies outside."""
-    services = services_of(request)
-    page = await services.reader.read(
-        tenant,
-        check_user_id(user),
-        kind,
-        limit=page_size(services, limit),
-        cursor=cursor,
-        explain=explain,
-        exclude=exclude,
-        time=TimeGiven(deadline_ms, request.scope.get(BEGAN_NS)),
-    )
-    return json_reply(page.content)
+    query = RankedQuery(limit, cursor, explain, exclude, deadline_ms)
+    return await answer(services_of(request), request.scope, tenant, user, kind, query)
+
+
+def read_route() -> BaseRoute:
+    """The route of `read`."""
+    return next(each for each in router.routes if getattr(each, "endpoint", None) is read)
 
 
 @router.post("/{user}/rank", response_model=replies.RankedReply, summary="Rank my candidates")

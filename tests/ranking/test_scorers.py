@@ -1,17 +1,27 @@
 """Every scorer keeps the contract; what each adds to it."""
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from xgboost import Booster
 
 from ranking.errors import BundleDamaged, FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.scorers.boosted import BoostedScorer
 from ranking.scorers.factorization import FactorizationScorer
+from ranking.scorers.margins import Margins
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from ranking.testing import ScorerContract, feature_matrix
 from ranking.testing_models import boosted_scorer
+
+FOUR_COLUMNS = FeatureSpec(("age_h", "engagements_7d", "tag_count", "impressions_total"))
 
 
 class TestRecencyScorer(ScorerContract):
@@ -91,6 +101,46 @@ def test_boosted_uses_the_rounds_it_was_told() -> None:
     np.testing.assert_allclose(half.score(features), added, atol=1e-5)
     with pytest.raises(BundleDamaged, match="has 8 rounds"):
         BoostedScorer(full.spec, full.content, (0, 9))
+
+
+@given(
+    values=arrays(
+        np.float32,
+        st.tuples(st.integers(1, 130), st.just(4)),
+        elements=st.floats(-5, 5, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]),
+    ),
+    last=st.integers(0, 8),
+    order=st.sampled_from(["C", "F"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_boosted_scores_have_the_bits_of_xgboosts_own_prediction(
+    values: np.ndarray, last: int, order: Literal["C", "F"]
+) -> None:
+    full = boosted_scorer(FOUR_COLUMNS, rounds=8)
+    scorer = BoostedScorer(full.spec, full.content, (0, last))
+    booster = Booster(model_file=bytearray(full.content))
+    expected = booster.inplace_predict(
+        values, iteration_range=(0, last), predict_type="margin", validate_features=False
+    )
+    scores = scorer.score(FeatureMatrix(full.spec.names, np.asarray(values, order=order)))
+    np.testing.assert_array_equal(expected.view(np.uint32), scores.view(np.uint32))
+
+
+def test_what_xgboost_refuses_is_raised_in_its_words() -> None:
+    full = boosted_scorer(FOUR_COLUMNS, rounds=8)
+    margins = Margins(Booster(model_file=bytearray(full.content)), (0, 9))
+    with pytest.raises(RuntimeError, match="Out of range for tree layers"):
+        margins(np.zeros((1, 4), np.float32))
+
+
+def test_scores_of_threads_do_not_mix() -> None:
+    scorer = boosted_scorer(rounds=20, depth=5)
+    matrices = [feature_matrix(scorer.spec, 40 + each, each) for each in range(8)]
+    expected = [scorer.score(matrix).tolist() for matrix in matrices]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            scored = [scores.tolist() for scores in pool.map(scorer.score, matrices)]
+            assert expected == scored
 
 
 def test_boosted_scores_no_rows() -> None:

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -234,3 +235,17 @@ def test_trending_weighs_no_more_than_it_must_and_misses_nothing(seed: int, outs
     wanted = (values > 0) & ~(followed & outside)
     expected = rows[wanted][np.argsort(-values[wanted], kind="stable")][:CANDIDATES_MAX]
     assert TrendingSource(outside=outside).propose(asked, table).tolist() == expected.tolist()
+
+
+def test_who_can_add_nothing_is_not_asked() -> None:
+    table = table_of([posted(f"a{number}", T0_US + number) for number in range(5)])
+
+    class Refusing(Fixed):
+        def propose(self, query: Query, table: ActivityTable) -> npt.NDArray[np.int32]:
+            raise AssertionError(f"{query.user} needs no more than {len(table)}")
+
+    sources = [Fixed((3, 1), 2), Refusing((0,), 5, "full")]
+    candidates = propose(sources, query(), table, limit=2)
+    assert (candidates.rows.tolist(), candidates.sources) == ([3, 1], ("fixed", "full"))
+    with pytest.raises(AssertionError, match="needs no more"):
+        propose(sources, query(), table, limit=3)
