@@ -32,16 +32,11 @@ PSI: Final = Gauge(
     "model learnt from.",
     ("tenant", "column"),
 )
-AGAINST: Final = Gauge(
-    "headwater_drift_against_training_set",
-    "1 where drift is told against the training set, 0 where against earlier slates.",
-    ("tenant",),
-)
 PROBLEM: Final = Gauge(
     "headwater_drift_problem", "1 where no drift could be told of the tenant, else 0.", ("tenant",)
 )
 
-GAUGES: Final = (AGE, DEGRADED, PSI, AGAINST, PROBLEM)
+GAUGES: Final = (AGE, DEGRADED, PSI, PROBLEM)
 """Every metric that is told here."""
 
 _ESCAPED: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -59,7 +54,6 @@ def exposition(reports: Iterable[DriftReport], failed: Sequence[str] = ()) -> st
     for report in reports:
         tell(AGE, report.age_days, report.tenant)
         tell(DEGRADED, report.degraded_share, report.tenant)
-        tell(AGAINST, report.against == "training set", report.tenant)
         tell(PROBLEM, bool(report.problem), report.tenant)
         for drift in report.columns:
             tell(PSI, drift.psi, report.tenant, drift.name)

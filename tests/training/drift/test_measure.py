@@ -261,7 +261,7 @@ def test_metrics_have_every_gauge_with_its_tenant(tmp_path: Path) -> None:
     for gauge in GAUGES:
         assert f"# TYPE {gauge.name} gauge\n" in text
     assert 'headwater_drift_psi{tenant="acme",column="age_h"} ' in text
-    assert 'headwater_drift_against_training_set{tenant="acme"} 1\n' in text
+    assert 'headwater_drift_problem{tenant="acme"} 0\n' in text
     assert 'headwater_drift_problem{tenant="other"} 1\n' in text
 
 
@@ -322,7 +322,7 @@ def test_a_watch_measures_anew_where_slates_are_new_and_tells_who_has_none(
     assert list(failed) == ["nobody"]
     first = file.read_text()
     assert 'headwater_drift_problem{tenant="nobody"} 1\n' in first
-    assert 'headwater_drift_against_training_set{tenant="acme"} 1\n' in first
+    assert 'headwater_drift_problem{tenant="acme"} 0\n' in first
     looked: list[str] = []
     assert watch.look(["acme", "nobody"], lambda what, *_: looked.append(what)) == failed
     assert file.read_text() == first
