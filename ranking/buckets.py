@@ -145,6 +145,13 @@ class Ring:
         buckets = self._newest - (self._newest - self._slots) % self._kept
         return buckets, buckets * self._width_us + self._width_us // 2
 
+    def weights_at(
+        self, times_us: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """What an event of each time weighs by the weights of the slots; 0 behind the ring."""
+        buckets = times_us // self._width_us
+        return np.where(buckets > self._newest - self._kept, weights[buckets % self._kept], 0.0)
+
     def weigh(
         self, rows: npt.NDArray[np.integer], channel: int, weights: npt.NDArray[np.float64]
     ) -> npt.NDArray[np.float64]:
