@@ -143,6 +143,9 @@ class FeedsConfig:
     value_max: float = 1e9
     """The largest magnitude of an engagement's value."""
 
+    dwell_s_max: float = 86_400.0
+    """The longest look, in seconds: the value of a `dwell`."""
+
     future_time_max_s: int = 86_400
     """Seconds that a given time may be ahead of the engine's clock."""
 

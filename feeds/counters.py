@@ -12,7 +12,14 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from feeds.events import ENGAGEMENT_KINDS, Engagement, FeedbackGiven, Impression
+from feeds.events import (
+    APART_KINDS,
+    ENGAGEMENT_KINDS,
+    HIDING_KINDS,
+    Engagement,
+    FeedbackGiven,
+    Impression,
+)
 from feeds.model import position_of
 from feeds.opinions import Opinions
 
@@ -127,9 +134,9 @@ class UserRecord(msgspec.Struct, array_like=True):
     """The user's side of every feature: one bounded record, read fresh at each request.
 
     Activities are held as the 16 bytes of their position. `engaged` maps to the time of the first
-    engagement, `shown` to the number of impressions, `hidden` to the time of hiding. What the user
-    said of authors and tags, and when which suggested feed was accepted or rejected, comes last: a
-    record of release 0.1 has nothing there.
+    engagement, `shown` to the number of impressions, `hidden` to the time of hiding or reporting.
+    What the user said of authors and tags, and when which suggested feed was accepted or rejected,
+    comes last: a record of release 0.1 has nothing there.
     """
 
     authors: dict[str, Affinity]
@@ -155,9 +162,9 @@ class UserRecord(msgspec.Struct, array_like=True):
         tags = counted_tags(tags)
         if isinstance(event, Impression):
             self._add_impression(position, author, tags)
-        elif event.kind == "hide":
+        elif event.kind in HIDING_KINDS:
             _remember(self.hidden, position, event.time_us)
-        else:
+        elif event.kind not in APART_KINDS:
             self._add_engagement(event.time_us, position, author, tags)
 
     def give(self, feedback: FeedbackGiven) -> None:

@@ -4,16 +4,18 @@ Every applied command leaves facts in the event log, in log order. The same fact
 in the engine, the activity table beside the model, and the replay that makes training features.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from feeds.model import ActivityId, UserId
 
 __all__ = [
+    "APART_KINDS",
     "ENGAGEMENT_KINDS",
     "EVENT_SCHEMA",
     "EVENT_SCHEMA_VERSION",
+    "HIDING_KINDS",
     "Engagement",
     "EngagementKind",
     "Event",
@@ -26,8 +28,10 @@ __all__ = [
     "Unfollowed",
 ]
 
-EngagementKind = Literal["click", "like", "comment", "share", "bookmark", "hide"]
-"""What a user can do with an activity; `hide` is the negative one."""
+EngagementKind = Literal["click", "like", "comment", "share", "bookmark", "hide", "dwell", "report"]
+"""What a user can do with an activity; `hide` and `report` are the negative ones.
+
+A `dwell` is a look at it, whose `value` is how many seconds it took."""
 
 ENGAGEMENT_KINDS: tuple[EngagementKind, ...] = (
     "click",
@@ -36,7 +40,17 @@ ENGAGEMENT_KINDS: tuple[EngagementKind, ...] = (
     "share",
     "bookmark",
     "hide",
+    "dwell",
+    "report",
 )
+"""All of them. Append only: their places are codes on disk."""
+
+HIDING_KINDS: Final[frozenset[EngagementKind]] = frozenset({"hide", "report"})
+"""What takes the activity out of the feeds of whoever does it."""
+
+APART_KINDS: Final[frozenset[EngagementKind]] = HIDING_KINDS | {"dwell"}
+"""What is counted by itself alone, and is no engagement of sums, affinities and latest engagers:
+who hides wants none of it, and a look is told of what many have seen and few have acted on."""
 
 
 FeedbackKind = Literal["unhide", "mute", "unmute", "show_more", "show_less", "accept", "reject"]
@@ -96,7 +110,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag
 
 
 class Engagement(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="engagement"):
-    """A user engaged with an activity."""
+    """A user engaged with an activity; `value` is what it counts to the app, a dwell's seconds."""
 
     time_us: int
     user: UserId

@@ -385,6 +385,11 @@ class Intake:
             raise InvalidInput("value is not a number: send one, or leave it out")
         if not abs(value) <= limit:
             raise InvalidInput(f"value {value!r} is out of range: send a number within ±{limit:g}")
+        if event.kind == "dwell" and not 0 <= value <= self._config.dwell_s_max:
+            raise InvalidInput(
+                f"value {value!r} of a dwell is out of range: send its seconds, from 0 to "
+                f"{self._config.dwell_s_max:g} (dwell_s_max)"
+            )
 
     def _text(self, name: str, text: str) -> str:
         return check_text(name, text, self._config.text_bytes_max)

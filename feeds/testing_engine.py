@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord, kind_code
 from feeds.engine import FeedEngine
-from feeds.events import Engagement, Event, FeedbackGiven, Impression, Posted
+from feeds.events import APART_KINDS, Engagement, Event, FeedbackGiven, Impression, Posted
 from feeds.keys import Entity
 from feeds.model import TenantId, UserId, position_of
 from feeds.replication.memory import MemoryReplica
@@ -102,7 +102,7 @@ def _recount(
         for name in names:
             record = counts.setdefault(name, CounterRecord.empty())
             record.add(kind_code(event), event.time_us)
-        if isinstance(event, Engagement) and event.kind != "hide":
+        if isinstance(event, Engagement) and event.kind not in APART_KINDS:
             counts[names[0]].add_engager(event.user)
         user = users.setdefault(event.user, UserRecord.empty())
         user.add(event, position_of(event.activity_id), about.actor, about.tags)

@@ -54,7 +54,7 @@ tenant = ServedTenant(URL, KEY) if URL else community.client()
 
 # %%
 active = RankingConfig.parse(tenant.call("GET", "/v2/ranking-config")["document"])
-today = tenant.preview(active)
+today = tenant.preview(active, mode="fresh")
 requests = today.to_frame()
 requests.head()
 
@@ -92,7 +92,7 @@ designs = {
     },
 }
 configs = {name: RankingConfig.parse({"personalized": each}) for name, each in designs.items()}
-previews = {name: tenant.preview(config) for name, config in configs.items()}
+previews = {name: tenant.preview(config, mode="fresh") for name, config in configs.items()}
 summary = pd.DataFrame(
     {
         name: {

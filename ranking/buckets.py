@@ -17,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import COUNTER_KINDS, RESOLUTIONS, CounterRecord
+from feeds.events import APART_KINDS
 
 __all__ = ["CHANNELS", "ENGAGEMENT", "IMPRESSION", "BucketCounts", "Ring", "decayed", "grown"]
 
 CHANNELS: Final[tuple[str, ...]] = (*COUNTER_KINDS, "engagement")
-"""What a row counts: each kind, and their sum without impressions and hides."""
+"""What a row counts: each kind, and the sum of those that are engagements."""
+
+_APART: Final = {"impression", *APART_KINDS}
 
 IMPRESSION: Final = CHANNELS.index("impression")
 ENGAGEMENT: Final = CHANNELS.index("engagement")
@@ -31,7 +34,7 @@ _RING_CHANNELS: Final[tuple[tuple[str, ...], ...]] = (
     ("impression", "engagement", "like", "comment", "bookmark"),
 )
 """What the hour ring and the day ring count: only what a feature reads, since rings are the table's
-memory (792 of the 888 bytes of a row)."""
+memory (792 of the 912 bytes of a row)."""
 
 _WEIGHT_UNIT: Final = 2.0**24
 
@@ -40,7 +43,7 @@ T = TypeVar("T", bound=np.generic)
 
 def _channels_of(kind: int) -> tuple[int, ...]:
     """The channels that an event of a kind adds to."""
-    return (kind,) if CHANNELS[kind] in ("impression", "hide") else (kind, ENGAGEMENT)
+    return (kind,) if CHANNELS[kind] in _APART else (kind, ENGAGEMENT)
 
 
 _CHANNELS_OF: Final = tuple(_channels_of(kind) for kind in range(len(COUNTER_KINDS)))

@@ -20,7 +20,7 @@ from feeds.counters import (
     counted_tags,
     kind_code,
 )
-from feeds.events import Engagement, Event, Impression, Posted, Removed
+from feeds.events import APART_KINDS, Engagement, Event, Impression, Posted, Removed
 from feeds.model import ActivityId, Position, position_of, user_of_actor
 from ranking.buckets import BucketCounts, grown
 from ranking.interning import UNKNOWN, Interner
@@ -192,7 +192,7 @@ class ActivityTable:
             if tag == UNKNOWN:
                 break
             self.tag_counts.add(tag, kind, time_us)
-        if isinstance(event, Engagement) and event.kind != "hide":
+        if isinstance(event, Engagement) and event.kind not in APART_KINDS:
             self._add_engager(row, event.user)
 
     def _post(self, index: int, posted: Posted) -> int | None:

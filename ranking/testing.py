@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from feeds.counters import CounterRecord, UserRecord, counted_tags, kind_code
 from feeds.events import (
+    APART_KINDS,
     Engagement,
     EngagementKind,
     Event,
@@ -169,7 +170,7 @@ class Recorded:
         names += [self.tags.setdefault(tag, CounterRecord.empty()) for tag in tags]
         for each in (record, *names):
             each.add(kind_code(event), event.time_us)
-        if isinstance(event, Engagement) and event.kind != "hide":
+        if isinstance(event, Engagement) and event.kind not in APART_KINDS:
             record.add_engager(event.user)
         user = self.users.setdefault(event.user, UserRecord.empty())
         user.add(event, position_of(event.activity_id), author, tags)

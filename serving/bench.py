@@ -32,6 +32,8 @@ _OWN: Final = (
     "lag",
     "restart",
     "rank",
+    "workers",
+    "memory",
     "overload",
     "ranker",
     "tenants",
@@ -70,6 +72,14 @@ def command(
     kills: Annotated[
         int | None, typer.Option(min=1, max=1_000, help="failover: kills of the leader; 5.")
     ] = None,
+    bentoml_python: Annotated[
+        Path | None,
+        typer.Option(
+            help="rank: a Python that has bentoml and xgboost; this one if it is not given.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     short: Annotated[
         bool,
         typer.Option(
@@ -96,7 +106,8 @@ def command(
     fanout: rows a second before the followers of a post, to the last follower. page: 100 rows of a
     feed. restart: from a node's start to its first write, with a long log. replay: an action log
     into one engine. rank: 500 candidates in one process, then 100, 500 and 2,000 from HTTP request
-    to reply, beside `mlflow models serve` where it is installed. ranker: 500 candidates, no engine.
+    to reply, beside `mlflow models serve` and BentoML where they are installed. ranker: 500
+    candidates, no engine. workers: reads a second by workers. memory: of a worker, 100 tenants.
     overload: reads at twice the load that a worker carries, from when they were due.
     tenants: a read beside a tenant that asks for ten times its quota. point_in_time: the features
     of every impression of a log. train: LightFM, ALS and XGBoost beside the libraries alone.
@@ -107,6 +118,7 @@ def command(
         raise typer.BadParameter(f"there is no bench {bench!r}: name all, {', '.join(_NAMES)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     wanted = _sizes(rows, followers, entries, kills, short=short)
+    wanted = replace(wanted, bentoml_python=bentoml_python)
     benches = _benches()
     names = list(benches) if bench == "all" else [bench]
     parent = directory or Path(".headwater")
@@ -191,6 +203,7 @@ def _benches() -> "Mapping[str, Run]":
         bench_restart,
         bench_store,
         bench_tenants,
+        bench_workers,
     )
 
     def alone(run: "Callable[[Path, float], Iterator[Figure]]") -> "Run":
@@ -217,6 +230,8 @@ def _benches() -> "Mapping[str, Run]":
         "lag": bench_lag.lag,
         "restart": bench_restart.restart,
         "rank": rank,
+        "workers": bench_workers.workers,
+        "memory": bench_workers.memory,
         "overload": bench_overload.overload,
         "ranker": alone(bench_rank.ranker),
         "tenants": bench_tenants.tenants,
@@ -276,10 +291,11 @@ def _print_table(figures: list["Figure"], work: Path) -> None:
     console = Console()
     console.print(table)
     for figure in figures:
-        stages = {name: value for name, value in figure.details.items() if name.endswith("_us")}
-        if stages:
-            told = ", ".join(f"{name[:-3]} {value:.0f}" for name, value in stages.items())
-            console.print(f"{figure.bench}: microseconds by stage: {told}", soft_wrap=True)
+        for unit, heading in (("_us", "microseconds by stage"), ("_mb", "MB")):
+            found = {name: each for name, each in figure.details.items() if name.endswith(unit)}
+            if found:
+                told = ", ".join(f"{name[:-3]} {value:.0f}" for name, value in found.items())
+                console.print(f"{figure.bench}: {heading}: {told}", soft_wrap=True)
     told = ", ".join(f"{name} {value}" for name, value in machine(work.parent).items())
     console.print(f"[dim]{told}[/dim]", soft_wrap=True, highlight=False)
 

@@ -2,12 +2,13 @@
 
 Seeded: one user follows topics in which a few hundred authors posted, many users engaged. The model
 has the 30 features and 100 trees of the goal; what it learnt is noise, which costs as much to
-compute as knowledge.
+compute as knowledge. `Shape` says how much there is of each, for who measures how costs grow.
 """
 
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "READER",
     "TENANT",
     "TREES",
+    "Shape",
     "factors_of",
     "feature_spec",
     "matrix",
@@ -50,12 +52,45 @@ SEED: Final = 1
 
 _AUTHORS = 150
 _TOPICS = 12
-_FOLLOWED = 8
 _TAGS = 40
 _EVENTS_PER_ACTIVITY = 15
 _EVENTS_MAX = 30_000
 _STEP_US = 60_000_000
 _BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How much there is of everything."""
+
+    activities: int = 800
+    """Posted to a tenant, by 150 authors into 12 topics."""
+
+    followed: int = 8
+    """Feeds that the reader follows: topics first, then the feeds of users who never posted."""
+
+    events: int | None = None
+    """Impressions and engagements of a tenant; 15 an activity, 30,000 at most."""
+
+    tenants: int = 1
+    """Tenants, all alike."""
+
+    features: int = FEATURE_COUNT
+    """Columns that the model reads."""
+
+    trees: int = TREES
+    """Trees of depth 6."""
+
+    @property
+    def events_count(self) -> int:
+        """Impressions and engagements of a tenant."""
+        if self.events is not None:
+            return self.events
+        return min(self.activities * _EVENTS_PER_ACTIVITY, _EVENTS_MAX)
+
+    def tenant(self, number: int) -> TenantId:
+        """The name of a tenant; the first is `TENANT`."""
+        return TENANT if number == 0 else TenantId(f"{TENANT}-{number}")
 
 
 def user_side(engine: FeedEngine) -> tuple[Query, float]:
@@ -91,21 +126,21 @@ def matrix(
     return build(feature_spec(), query, candidates, table, factors).values
 
 
-def feature_spec() -> FeatureSpec:
-    """30 features: the factors', and the first of the registry."""
+def feature_spec(count: int = FEATURE_COUNT) -> FeatureSpec:
+    """So many features: the factors', and the first of the registry."""
     factors = [name for name, feature in FEATURES.items() if feature.family == "factors"]
     others = [name for name in FEATURES if name not in factors]
-    return FeatureSpec(names=(*others[: FEATURE_COUNT - len(factors)], *factors))
+    return FeatureSpec(names=(*others[: count - len(factors)], *factors))
 
 
-def trees(spec: FeatureSpec) -> Booster:
-    """The trees, scoring on one thread."""
+def trees(spec: FeatureSpec, count: int = TREES) -> Booster:
+    """So many trees, scoring on one thread."""
     draws = np.random.default_rng(SEED)
     values = draws.normal(size=(4_000, len(spec.names))).astype(np.float32)
     labels = (draws.random(4_000) + values[:, 0] > 1).astype(np.float32)
     sample = DMatrix(values, labels, feature_names=list(spec.names))
     parameters = {"max_depth": DEPTH, "nthread": 1, "seed": SEED, "objective": "binary:logistic"}
-    booster = train(parameters, sample, num_boost_round=TREES)
+    booster = train(parameters, sample, num_boost_round=count)
     booster.set_param({"nthread": 1})
     return booster
 
@@ -126,24 +161,30 @@ def factors_of(posted: Sequence[ActivityId]) -> FactorTable:
     )
 
 
-def populate(engine: FeedEngine, activities: int) -> list[ActivityId]:
+def populate(
+    engine: FeedEngine, shape: Shape | None = None, tenant: TenantId = TENANT
+) -> list[ActivityId]:
     """Follows, then posts by many authors into topics, then what users did with them."""
+    shape = shape or Shape()
     draws = random.Random(SEED)  # noqa: S311 - a community that can be made again
-    engine.create_tenant(TENANT).result()
+    engine.create_tenant(tenant).result()
     home = FeedId("timeline", READER)
-    for number in range(_FOLLOWED):
-        engine.follow(TENANT, home, FeedId("topic", f"t{number}")).result()
-    start = NOW_US - (activities + 1) * _STEP_US
+    for following in [engine.follow(tenant, home, _target(n)) for n in range(shape.followed)]:
+        following.result()
+    start = NOW_US - (shape.activities + 1) * _STEP_US
     posts = [
-        engine.post(TENANT, FeedId("user", f"a{number % _AUTHORS}"), _draft(number, start, draws))
-        for number in range(activities)
+        engine.post(tenant, FeedId("user", f"a{number % _AUTHORS}"), _draft(number, start, draws))
+        for number in range(shape.activities)
     ]
     posted = [post.result().activity.id for post in posts]
-    events_count = min(activities * _EVENTS_PER_ACTIVITY, _EVENTS_MAX)
-    for first in range(0, events_count, _BATCH):
-        events = [_event(number, posted, draws) for number in range(first, first + _BATCH)]
-        engine.record(TENANT, events).result()
+    for first in range(0, shape.events_count, _BATCH):
+        numbers = range(first, min(first + _BATCH, shape.events_count))
+        engine.record(tenant, [_event(number, posted, draws) for number in numbers]).result()
     return posted
+
+
+def _target(number: int) -> FeedId:
+    return FeedId("topic", f"t{number}") if number < _TOPICS else FeedId("user", f"quiet{number}")
 
 
 def _draft(number: int, start_us: int, draws: random.Random) -> ActivityDraft:

@@ -14,7 +14,10 @@ from typing import Any, Final
 
 import orjson
 
-from serving.bench_http import Client, Server, Site, client_cores, on_core
+from serving.bench_community import Shape
+from serving.bench_http import activities_for
+from serving.bench_server import Client, Server, client_cores, on_core
+from serving.bench_site import Site
 from serving.measure import Doing, Figure, Sizes, Times
 
 __all__ = ["overload"]
@@ -59,7 +62,7 @@ class _Replies:
 def overload(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
     """Twice as many reads as one worker answers at full work, with the factor and without."""
     candidates = min(CANDIDATES, max(sizes.candidates))
-    site = Site.made(directory / "overload", candidates)
+    site = Site.made(directory / "overload", Shape(activities=activities_for(candidates)))
     yield Doing("what a worker carries", 0.0)
     with site.service(candidates, quality_min=1.0) as service, on_core(client_cores()):
         carried = service.per_s(seconds)

@@ -48,8 +48,6 @@ ROUNDS_MIN: Final = 50
 ROUNDS_PER_S_EXPECTED: Final = 250
 """Sizes the ranker's bench so that it takes about the seconds that were asked for."""
 
-_ACTIVITIES = 800
-
 
 @dataclass(frozen=True, slots=True)
 class _Model:
@@ -78,7 +76,7 @@ class _OneModel:
 def rank(directory: Path, seconds: float) -> Iterator[Figure]:
     """Read the first page of a personalized feed, 500 candidates, again and again."""
     with FeedEngine.open(directory / "rank", clock=lambda: NOW_US) as engine:
-        posted = populate(engine, _ACTIVITIES)
+        posted = populate(engine)
         yield asyncio.run(_measure(engine, posted, seconds))
 
 

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -175,15 +175,23 @@ def save(
 def preview(
     file: Document,
     requests: Annotated[
-        int | None, typer.Option("--requests", help="How many of the last requests to rank again.")
+        int | None, typer.Option("--requests", help="How many of the last slates to rank again.")
     ] = None,
+    mode: Annotated[
+        Literal["logged", "fresh"],
+        typer.Option(
+            "--mode",
+            help="`logged`: the last logged slates, from their own candidates and features. "
+            "`fresh`: the last request of each user and feed as of now.",
+        ),
+    ] = "logged",
     *,
     at: Service,
 ) -> None:
-    """Rank a service's last requests with the active config and with another one, side by side."""
+    """Rank a service's last slates with the active config and with another one, side by side."""
     with _told(at.json):
         document = _read_file(file)
-        told = at.api().preview(document, requests)
+        told = at.api().preview(document, requests, mode)
         if at.json:
             write_json(told)
         else:
@@ -272,9 +280,13 @@ def _print_versions(told: Json) -> None:
 
 
 def _print_preview(told: Json) -> None:
-    summary = _table(f"{told['requests']} requests, version {told['active_version']} is active")
-    for name in ("overlap_at_10", "kendall_tau", "first_changed", "emptied"):
+    summary = _table(f"{told['requests']} slates, version {told['active_version']} is active")
+    for name in ("overlap_at_10", "kendall_tau", "changed", "first_changed", "emptied"):
         summary.add_row(name, _number(told[name]))
+    for reason, count in told["skipped"].items():
+        summary.add_row("skipped", f"{count}: {reason}")
+    for sentence in told["unseen"]:
+        summary.add_row("unseen", sentence)
     _print(summary)
     for slate in told["slates"][:SHOWN_SLATES]:
         title = f"{slate['kind']} of {slate['user']}, asked {slate['time']}"
@@ -296,7 +308,7 @@ def _movement(place: Json) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "no requests to tell it from" if value is None else f"{value:.3g}"
+    return "no slates to tell it from" if value is None else f"{value:.3g}"
 
 
 def _table(title: str, *columns: str) -> "Table":

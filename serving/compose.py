@@ -29,7 +29,8 @@ from serving.served_requests import RecentRequests
 from serving.settings import Settings
 from serving.shadows import ShadowConfig, ShadowTrials
 from serving.slate_log.config import config_of, rules_of, shares_of
-from serving.slate_log.requests import LoggedRequests
+from serving.slate_log.explain import ModelVersions
+from serving.slate_log.requests import LoggedRequests, LoggedSlates
 from serving.slate_log.writer import SlateLog
 from serving.slate_maker import LiveModels
 from serving.telemetry import Metrics
@@ -266,7 +267,14 @@ def compose(
         models=models,
         reader=reader,
         configs=configs,
-        previews=Previews(reader, last, configs, settings.preview_places_max),
+        previews=Previews(
+            reader,
+            last,
+            LoggedSlates(settings.slate_log_path, settings.preview_log_bytes, slate_log.flush),
+            ModelVersions(models.get, settings.models_path, configs.version),
+            configs,
+            settings.preview_places_max,
+        ),
         reads=reads,
         metrics=metrics,
         departures=Departures(

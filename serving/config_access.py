@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from feeds.engine import FeedEngine
 from feeds.errors import Conflict, InvalidInput
@@ -172,10 +172,10 @@ class ApiConfigs:
         body = {"expected_version": expected}
         return self._ask("POST", "/v2/ranking-configs/rollback", body)
 
-    def preview(self, document: Json, requests: int | None) -> Json:
+    def preview(self, document: Json, requests: int | None, mode: str) -> Json:
         """What a document would change, as `POST /v2/ranking-configs/preview` answers."""
-        query = "" if requests is None else f"?requests={requests}"
-        return self._ask("POST", f"/v2/ranking-configs/preview{query}", document)
+        asked = {"mode": mode} | ({} if requests is None else {"requests": requests})
+        return self._ask("POST", f"/v2/ranking-configs/preview?{urlencode(asked)}", document)
 
     def _ask(self, method: str, path: str, body: Json | None = None) -> Json:
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}

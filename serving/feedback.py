@@ -6,7 +6,7 @@ from typing import Final, Literal, Self
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from feeds.events import Engagement, FeedbackGiven
+from feeds.events import HIDING_KINDS, Engagement, EngagementKind, FeedbackGiven, FeedbackKind
 from feeds.model import ActivityId, Position, check_user_id, position_of
 from ranking.candidates import Candidates, Query
 from ranking.filters import Filter, apply_filters
@@ -16,7 +16,7 @@ from serving.requests import Body
 __all__ = ["FeedbackBody", "is_said", "withdrawn"]
 
 _TARGETS: Final = ("activity_id", "author", "tag")
-_TAKES: Final = {"hide": _TARGETS[:1], "unhide": _TARGETS[:1]} | {
+_TAKES: Final = {"hide": _TARGETS[:1], "report": _TARGETS[:1], "unhide": _TARGETS[:1]} | {
     "mute": _TARGETS[1:],
     "unmute": _TARGETS[1:],
 }
@@ -41,8 +41,9 @@ class FeedbackBody(Body):
     )
 
     user: str = Field(description="The user's id.")
-    kind: Literal["hide", "unhide", "mute", "unmute", "show_more", "show_less"] = Field(
-        description="`hide` and `unhide` an activity; `mute` and `unmute` an author or a tag; "
+    kind: Literal["hide", "report", "unhide", "mute", "unmute", "show_more", "show_less"] = Field(
+        description="`hide` or `report` an activity, which hides it too, and `unhide` it; `mute` "
+        "and `unmute` an author or a tag; "
         "`show_more` and `show_less` of an author or a tag, or of an activity: of its tags, and "
         "of its author where it has none. The last word counts."
     )
@@ -64,20 +65,24 @@ class FeedbackBody(Body):
         return self
 
     def engagement(self, now_us: int) -> Engagement:
-        """A hide as the event that it is; raises `InvalidInput`."""
-        activity = self._activity()
-        return Engagement(
-            time_us=now_us, user=check_user_id(self.user), activity_id=activity, kind="hide"
-        )
+        """A hide or a report as the event that it is; raises `InvalidInput`."""
+        if self.kind not in HIDING_KINDS:
+            raise ValueError(f"{self.kind} is no engagement")
+        kind: EngagementKind = "report" if self.kind == "report" else "hide"
+        user = check_user_id(self.user)
+        return Engagement(time_us=now_us, user=user, activity_id=self._activity(), kind=kind)
 
     def given(self, now_us: int) -> FeedbackGiven:
-        """Anything but a hide as the engine takes it; raises `InvalidInput`."""
-        if self.kind == "hide":
-            raise ValueError("a hide is an engagement")
+        """Anything else as the engine takes it; raises `InvalidInput`."""
+        match self.kind:
+            case "hide" | "report":
+                raise ValueError(f"a {self.kind} is an engagement")
+            case said:
+                kind: FeedbackKind = said
         return FeedbackGiven(
             time_us=now_us,
             user=check_user_id(self.user),
-            kind=self.kind,
+            kind=kind,
             activity_id=self._activity(),
             actor=self.author or "",
             tags=() if self.tag is None else (self.tag,),

@@ -37,7 +37,16 @@ class Sizes:
     """Candidates of a ranked read over HTTP, one figure each."""
 
     peers: bool = True
-    """Whether `mlflow models serve` is started beside it."""
+    """Whether `mlflow models serve` and BentoML are started beside it."""
+
+    bentoml_python: Path | None = None
+    """The interpreter that has BentoML and xgboost; this process's own if unset."""
+
+    workers: tuple[int, ...] = tuple(2**power for power in range(1, 7))
+    """Numbers of workers that are compared with one; those beyond the cores are left out."""
+
+    tenants: int = 100
+    """Tenants of a worker whose memory is looked at."""
 
     @classmethod
     def short(cls) -> Self:
@@ -49,6 +58,7 @@ class Sizes:
             kills=1,
             candidates=(100,),
             peers=False,
+            tenants=3,
         )
 
 

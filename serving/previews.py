@@ -1,31 +1,57 @@
-"""What a ranking config would change: the last requests ranked by the active one and by the new.
+"""What a ranking config would change: the last slates ranked by the active one and by the new.
 
-Both see the state of now, with the chances that the request had, so that what differs is the
-config's doing. Each ranking is a turn of the event loop: others' requests go between.
+`logged` ranks the slates of the log again, each with its own candidates and features; `fresh` ranks
+the last request of each user and feed as of now, with all that the config's sources bring. Both
+configs see the same, with the chances that the request had, so that what differs is the config's
+doing. Each ranking is a turn of the event loop: others' requests go between.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from feeds.errors import Overloaded
-from feeds.model import ActivityId, TenantId
+from feeds.model import ActivityId, TenantId, UserId
 from ranking.comparison import kendall_tau, overlap_at
 from ranking.config import RankingConfig
+from ranking.scorers.base import Scorer
 from ranking.slates import Slate
 from serving.configs import RankingConfigs
 from serving.errors import ConfigRefused
 from serving.reader import FeedReader
+from serving.replays import LoggedCandidates, NotReplayed, unseen
 from serving.served_requests import ServedRequest, ServedRequests
+from serving.slate_log.explain import ModelVersions
+from serving.slate_log.record import LoggedSlate
+from serving.slate_log.requests import LoggedSlates
 
-__all__ = ["OVERLAP_PLACES", "NewPlace", "Preview", "PreviewedSlate", "Previews"]
+__all__ = [
+    "OVERLAP_PLACES",
+    "NewPlace",
+    "Preview",
+    "PreviewMode",
+    "PreviewedSlate",
+    "Previews",
+]
 
 OVERLAP_PLACES: Final = 10
 """Places that the overlap is told of."""
+
+PreviewMode = Literal["logged", "fresh"]
+Ranked = Literal["candidates", "shown", "now"]
+
+
+class _Pair(NamedTuple):
+    """A request ranked by the old config and by the new one, and of what."""
+
+    request: ServedRequest
+    ranked: Ranked
+    old: Slate
+    new: Slate
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +74,8 @@ class PreviewedSlate:
     """One request, with the old and the new slate side by side.
 
     `overlap` and `kendall_tau` are of the whole slates; NaN where they share fewer than two.
-    `removed` counts what the new config's filters took out.
+    `removed` counts what the new config's filters took out. `ranked` says of what: all `candidates`
+    of then, what was `shown` then, or what is there `now`.
     """
 
     request: ServedRequest
@@ -59,6 +86,8 @@ class PreviewedSlate:
     overlap: float
     kendall_tau: float
     removed: Mapping[str, int]
+    ranked: Ranked
+    changed: bool
 
     @property
     def first_changed(self) -> bool:
@@ -68,10 +97,17 @@ class PreviewedSlate:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a config changes for the requests that were ranked again, the newest first."""
+    """What a config changes for the slates that were ranked again, the newest first.
+
+    `unseen` says what the mode cannot show, and `skipped` counts slates that could not be ranked
+    again by the reason.
+    """
 
     active_version: int
+    mode: PreviewMode
     slates: Sequence[PreviewedSlate]
+    unseen: Sequence[str] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def overlap(self) -> float | None:
@@ -82,6 +118,11 @@ class Preview:
     def kendall_tau(self) -> float | None:
         """The mean of Kendall's tau where there is one."""
         return _mean([slate.kendall_tau for slate in self.slates])
+
+    @property
+    def changed(self) -> float | None:
+        """The share of slates that are not the same, place by place."""
+        return _mean([float(slate.changed) for slate in self.slates])
 
     @property
     def first_changed(self) -> float | None:
@@ -105,18 +146,24 @@ class Previews:
         self,
         reader: FeedReader,
         requests: ServedRequests,
+        logged: LoggedSlates,
+        versions: ModelVersions,
         configs: RankingConfigs,
         places_max: int,
     ) -> None:
         """`places_max` places of each slate are shown."""
         self._reader = reader
         self._requests = requests
+        self._logged = logged
+        self._versions = versions
         self._configs = configs
         self._places_max = places_max
         self._under_way: set[TenantId] = set()
 
-    async def preview(self, tenant: TenantId, config: RankingConfig, count: int) -> Preview:
-        """What the config changes for the last `count` requests.
+    async def preview(
+        self, tenant: TenantId, config: RankingConfig, count: int, mode: PreviewMode = "logged"
+    ) -> Preview:
+        """What the config changes for the last `count` logged slates, or fresh requests.
 
         Raises `ConfigRefused` where it leaves nothing of anything, and `Overloaded` while another
         preview of the tenant is under way.
@@ -126,15 +173,18 @@ class Previews:
         self._under_way.add(tenant)
         try:
             active = self._configs.of(tenant)
+            skipped: Counter[str] = Counter()
             slates, news = [], []
-            for request in await self._requests.last(tenant, count):
-                old = await self._ranked(tenant, request, active.config)
-                new = await self._ranked(tenant, request, config)
-                slates.append(self._beside(request, old, new))
+            pairs = self._replayed if mode == "logged" else self._fresh
+            async for request, ranked, old, new in pairs(
+                tenant, active.config, config, count, skipped
+            ):
+                slates.append(self._beside(request, ranked, old, new))
                 news.append(new)
         finally:
             self._under_way.discard(tenant)
-        preview = Preview(active.version, slates)
+        hidden = unseen(active.config, config) if mode == "logged" else ()
+        preview = Preview(active.version, mode, slates, hidden, dict(skipped.most_common()))
         if preview.emptied and preview.emptied == sum(slate.old_length > 0 for slate in slates):
             _refuse(news)
         return preview
@@ -155,13 +205,89 @@ class Previews:
         if had:
             _refuse(news)
 
+    async def _fresh(
+        self,
+        tenant: TenantId,
+        old: RankingConfig,
+        new: RankingConfig,
+        count: int,
+        skipped: Counter[str],
+    ) -> AsyncIterator[_Pair]:
+        """The last requests, one for each user and feed, as of now; none is skipped."""
+        del skipped
+        for request in await self._requests.last(tenant, count):
+            before = await self._ranked(tenant, request, old)
+            yield _Pair(request, "now", before, await self._ranked(tenant, request, new))
+
+    async def _replayed(
+        self,
+        tenant: TenantId,
+        old: RankingConfig,
+        new: RankingConfig,
+        count: int,
+        skipped: Counter[str],
+    ) -> AsyncIterator[_Pair]:
+        """The last logged slates, from the candidates and features of then."""
+        scorers: dict[str, Scorer | str] = {}
+        for slate in await self._logged.last(tenant, count):
+            try:
+                yield await self._replay(tenant, slate, old, new, scorers)
+            except NotReplayed as problem:
+                skipped[str(problem)] += 1
+
+    async def _replay(
+        self,
+        tenant: TenantId,
+        slate: LoggedSlate,
+        old: RankingConfig,
+        new: RankingConfig,
+        scorers: dict[str, Scorer | str],
+    ) -> _Pair:
+        """Both rankings of a logged slate; raises `NotReplayed`."""
+        scorer = await self._scorer(tenant, slate, scorers)
+        request = _request(slate)
+        logged = slate.candidates or slate.places
+        size_max = self._reader.settings.slate_size_max
+        query, table = await self._reader.as_then(tenant, request, size_max, logged.activity_ids())
+        model = self._reader.models.get(tenant)
+        factors = model.factors if model is not None and scorer is not None else None
+        candidates = LoggedCandidates.of(slate, table)
+        before, after = (
+            candidates.rank(
+                replace(query, limit=min(config.feed(slate.kind).slate_size, size_max)),
+                config,
+                scorer,
+                factors,
+                table,
+            )
+            for config in (old, new)
+        )
+        return _Pair(request, "candidates" if candidates.whole else "shown", before, after)
+
+    async def _scorer(
+        self, tenant: TenantId, slate: LoggedSlate, scorers: dict[str, Scorer | str]
+    ) -> Scorer | None:
+        """The model that scored the slate; None where none did. Raises `NotReplayed`."""
+        version = slate.model_version
+        if version is None:
+            return None
+        if version not in scorers:
+            live = self._versions.live(tenant, version)
+            scorers[version] = await asyncio.to_thread(self._versions.find, slate, live)
+        found = scorers[version]
+        if isinstance(found, str):
+            raise NotReplayed(found)
+        return found
+
     async def _ranked(
         self, tenant: TenantId, request: ServedRequest, config: RankingConfig
     ) -> Slate:
         await asyncio.sleep(0)  # others' requests go first
         return await self._reader.try_config(tenant, request, config)
 
-    def _beside(self, request: ServedRequest, old: Slate, new: Slate) -> PreviewedSlate:
+    def _beside(
+        self, request: ServedRequest, ranked: Ranked, old: Slate, new: Slate
+    ) -> PreviewedSlate:
         before = [place.activity_id for place in old.ranked]
         after = [place.activity_id for place in new.ranked]
         places = {activity: place for place, activity in enumerate(before)}
@@ -185,7 +311,14 @@ class Previews:
             overlap=overlap_at(before, after, OVERLAP_PLACES),
             kendall_tau=kendall_tau(before, after),
             removed=_by_filter([new]),
+            ranked=ranked,
+            changed=before != after,
         )
+
+
+def _request(slate: LoggedSlate) -> ServedRequest:
+    user = UserId(slate.user)
+    return ServedRequest(user, slate.kind, slate.time_us, slate.seed, slate.slate_id)
 
 
 def _by_filter(slates: Sequence[Slate]) -> dict[str, int]:

@@ -241,6 +241,21 @@ class FeedReader:
             Reading(query, active, model, HeldRankers(), deadline, explain=True)
         )
 
+    async def as_then(
+        self, tenant: TenantId, request: ServedRequest, limit: int, activities: Sequence[str]
+    ) -> tuple[Query, ActivityTable]:
+        """An earlier request at its time and with its chances, the user's side as of now.
+
+        And a table that holds the activities, as far as they exist, until the next await.
+        """
+        query = self._query(tenant, request.user, request.kind, limit)
+        query = replace(query, now_us=request.time_us, seed=request.seed)
+        asked = [position_of(one) for one in activities]
+        table = await self._maker.loaded(tenant, TRIED_WAIT_MS)
+        if table is None or (table.rows(asked) < 0).any():
+            table = await asyncio.to_thread(own_table, self.engine, tenant, asked)
+        return query, table
+
     def _places(self, config: RankingConfig, kind: FeedKind) -> int:
         return min(config.feed(kind).slate_size, self.settings.slate_size_max)
 

@@ -8,7 +8,7 @@ only keep a body from being unfolded without bound.
 
 import json
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
 from fastapi import Request
@@ -230,8 +230,21 @@ class EngagementBody(_EventBody):
     """The user engaged with the activity."""
 
     type: Literal["engagement"]
-    kind: EngagementKind = Field(description="What the user did; `hide` is the negative one.")
-    value: float = Field(1.0, description="How much it counts to the app; finite.")
+    kind: EngagementKind = Field(
+        description="What the user did; `hide` and `report` are the negative ones, and take the "
+        "activity out of the user's feeds. `dwell` is a look at it."
+    )
+    value: float = Field(
+        1.0,
+        description="How much it counts to the app; finite. A `dwell` needs it: its seconds, from "
+        "0 to `dwell_s_max` (86,400).",
+    )
+
+    @model_validator(mode="after")
+    def _check_seconds(self) -> Self:
+        if self.kind == "dwell" and "value" not in self.model_fields_set:
+            raise ValueError("a dwell has no value: send the seconds that the user looked at it")
+        return self
 
     def event(self, now_us: int) -> Engagement:
         """The fact; `now_us` where the body has no time. Raises `InvalidInput`."""

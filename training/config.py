@@ -113,9 +113,13 @@ class LabelConfig:
             "share": 7 * _DAY_S,
             "bookmark": _DAY_S,
             "hide": _DAY_S,
+            "dwell": _HOUR_S,
+            "report": _DAY_S,
         }
     )
     """Seconds after an impression in which an engagement of each kind counts as come from it."""
+    dwell_s_min: float = 10.0
+    """Seconds from which on a look at an activity is a long one, which is what `dwell` labels."""
     grace_s: int = _HOUR_S
     """Seconds that news of an engagement may be late; a window is closed when they are over."""
     pause_s: int = 1_800
@@ -138,7 +142,8 @@ class LabelConfig:
             for kind in ENGAGEMENT_KINDS
             if kind not in self.windows_s
         ]
-        seconds = {**self.windows_s, "grace": self.grace_s, "pause": self.pause_s}
+        seconds: dict[str, float] = {**self.windows_s, "grace": self.grace_s}
+        seconds |= {"pause": self.pause_s, "dwell_s_min": self.dwell_s_min}
         found += [
             f"the seconds of {name} are {value}: give 0 to {_YEAR_S}"
             for name, value in {**seconds, "ahead": self.ahead_s_max}.items()

@@ -9,7 +9,7 @@ UTC; a frame is tidy, with one row for each place, request or step, and a named 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlencode
 
 from training.simulation.service import ServicePlatform
@@ -111,7 +111,7 @@ class ExplainedSlate:
 
 @dataclass(frozen=True, slots=True)
 class ConfigPreview:
-    """The last requests by the active config and by another one; `document` is the reply."""
+    """The last slates by the active config and by another one; `document` is the reply."""
 
     document: Json
 
@@ -194,10 +194,19 @@ class ServedTenant:
         """Why a slate was as it was, from the slate log."""
         return ExplainedSlate(self.call("GET", f"/v2/slates/{quote(slate_id)}/explain"))
 
-    def preview(self, config: "RankingConfig", requests: int | None = None) -> ConfigPreview:
-        """What a ranking config would change at the last requests; nothing is saved or served."""
-        asked = "" if requests is None else f"?{urlencode({'requests': requests})}"
-        target = f"/v2/ranking-configs/preview{asked}"
+    def preview(
+        self,
+        config: "RankingConfig",
+        requests: int | None = None,
+        mode: Literal["logged", "fresh"] = "logged",
+    ) -> ConfigPreview:
+        """What a ranking config would change at the last slates; nothing is saved or served.
+
+        `logged` ranks them again from their own candidates and features; `fresh` ranks the last
+        request of each user and feed as of now, so that other sources and pins show.
+        """
+        asked = {"mode": mode} | ({} if requests is None else {"requests": str(requests)})
+        target = f"/v2/ranking-configs/preview?{urlencode(asked)}"
         return ConfigPreview(self.call("POST", target, config.to_document()))
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from feeds.commands import RecordEvents
 from feeds.counters import HOUR_US, CounterRecord, UserRecord, counted_tags, kind_code
-from feeds.events import Engagement, Impression, Posted
+from feeds.events import APART_KINDS, Engagement, Impression, Posted
 from feeds.keys import ActivityKey, CounterKey
 from feeds.machine.changes import Changes
 from feeds.model import position_of
@@ -103,7 +103,7 @@ class _Tallies:
         self._tally(self._author + posted.actor.encode(), kind, event.time_us)
         for tag in counted_tags(posted.tags):
             self._tally(self._tag + tag.encode(), kind, event.time_us)
-        if isinstance(event, Engagement) and event.kind != "hide":
+        if isinstance(event, Engagement) and event.kind not in APART_KINDS:
             self.engagers.setdefault(activity, []).append(event.user)
         user = self._user + event.user.encode()
         self.users.setdefault(user, []).append((event, position, posted))

@@ -1,7 +1,8 @@
 """What everyone did with an activity, with its author's others and with its tags'.
 
 A decayed count weighs an event of age a by `2 ** (-a / half-life)`. The half-life is part of the
-feature's name, since another half-life is another feature. An engagement is every kind but `hide`.
+feature's name, since another half-life is another feature. An engagement is every kind but
+`hide`, `report` and `dwell`.
 """
 
 from functools import partial
@@ -191,5 +192,7 @@ COUNTS = tuple(
         ("comment", "Comments on the activity"),
         ("share", "Shares of the activity"),
         ("bookmark", "Bookmarks of the activity"),
+        ("dwell", "Looks at the activity"),
+        ("report", "Reports of the activity"),
     )
 )

@@ -27,7 +27,7 @@ __all__ = ["HEAD_KINDS", "ExplainedHead", "Head", "ValueScorer"]
 
 Floats = npt.NDArray[np.float64]
 
-HEAD_KINDS: Final = (*ENGAGEMENT_KINDS, "dwell", "report")
+HEAD_KINDS: Final[tuple[str, ...]] = ENGAGEMENT_KINDS
 """What a head may be for: the kinds that a ranking config has weights for."""
 
 

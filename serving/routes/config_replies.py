@@ -79,12 +79,16 @@ class PreviewedPlace(BaseModel):
 
 
 class PreviewedSlate(BaseModel):
-    """One of the last requests, ranked by the active config and by the new one."""
+    """One of the last slates, ranked by the active config and by the new one."""
 
     user: str
     kind: Literal["personalized", "explore"]
-    time: str = Field(description="When it was asked, UTC; both rank the state of now.")
+    time: str = Field(description="When it was asked, UTC.")
     slate_id: str | None = Field(description="What was served then; null where it is not known.")
+    ranked: Literal["candidates", "shown", "now"] = Field(
+        description="Of what: all logged candidates, what was shown, or what is there now."
+    )
+    changed: bool = Field(description="Whether any place changes.")
     overlap_at_10: float
     kendall_tau: float | None = Field(description="Null where both share fewer than two.")
     first_changed: bool
@@ -99,11 +103,15 @@ class Preview(BaseModel):
     """What a ranking config would change; null where there are no requests to tell it from."""
 
     active_version: int
-    requests: int
+    mode: Literal["logged", "fresh"]
+    requests: int = Field(description="Slates that were ranked again.")
     overlap_at_10: float | None = Field(description="The mean over the requests.")
     kendall_tau: float | None = Field(description="The mean over the requests.")
+    changed: float | None = Field(description="Share of slates in which any place changes.")
     first_changed: float | None = Field(description="Share of users whose first place changes.")
     emptied: int = Field(description="Requests that would be left without an activity.")
+    unseen: list[str] = Field(description="What differs and cannot show in logged slates.")
+    skipped: dict[str, int] = Field(description="Slates that could not be ranked again, by why.")
     slates: list[PreviewedSlate]
 
 

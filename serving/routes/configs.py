@@ -21,7 +21,7 @@ from serving.config_access import describe_versions, way_back
 from serving.configs import write_config
 from serving.consistency import Consistent
 from serving.errors import ConfigRefused
-from serving.previews import Preview, PreviewedSlate
+from serving.previews import Preview, PreviewedSlate, PreviewMode
 from serving.requests import ActivateBody, JsonRoute, RollBackBody
 from serving.routes import config_replies, replies
 from serving.routes.feeds import CONFLICT, IdempotencyKey, json_reply
@@ -120,12 +120,20 @@ async def preview(
     tenant: Admin,
     document: Document,
     requests: Annotated[
-        int | None, Query(ge=1, description="Requests that are ranked again; all unless told.")
+        int | None, Query(ge=1, description="Slates that are ranked again; all unless told.")
     ] = None,
+    mode: Annotated[
+        PreviewMode,
+        Query(
+            description="`logged`: the last logged slates, from their own candidates and features. "
+            "`fresh`: the last request of each user and feed, as of now, with all that the "
+            "config's sources and pins bring."
+        ),
+    ] = "logged",
 ) -> Response:
-    """The last requests of the tenant's users, by the active config and by another one.
+    """The last slates of the tenant's users, by the active config and by another one.
 
-    They are those of the last slates in the log, and of what this process served since.
+    They are those of the log; a fresh preview knows what this process served since besides.
 
     Nothing is saved. A config that leaves nothing of anything is refused, with what removed it.
     """
@@ -135,7 +143,7 @@ async def preview(
     if count > limit:
         raise LimitExceeded(f"requests is {count}, preview_requests_max is {limit}: ask for fewer")
     config = _checked(document, services.feeds)
-    return _reply(_told(await services.previews.preview(tenant, config, count)))
+    return _reply(_told(await services.previews.preview(tenant, config, count, mode)))
 
 
 @router.post(
@@ -240,11 +248,15 @@ def _stored(request: Request, tenant: TenantId, version: int) -> RankingConfig:
 def _told(preview: Preview) -> dict[str, Any]:  # Any: JSON
     return {
         "active_version": preview.active_version,
+        "mode": preview.mode,
         "requests": len(preview.slates),
         "overlap_at_10": preview.overlap,
         "kendall_tau": preview.kendall_tau,
+        "changed": preview.changed,
         "first_changed": preview.first_changed,
         "emptied": preview.emptied,
+        "unseen": preview.unseen,
+        "skipped": preview.skipped,
         "slates": [_told_slate(slate) for slate in preview.slates],
     }
 
@@ -255,6 +267,8 @@ def _told_slate(slate: PreviewedSlate) -> dict[str, Any]:  # Any: JSON
         "kind": slate.request.kind,
         "time": format_time(slate.request.time_us),
         "slate_id": slate.request.slate_id,
+        "ranked": slate.ranked,
+        "changed": slate.changed,
         "overlap_at_10": slate.overlap,
         "kendall_tau": slate.kendall_tau,
         "first_changed": slate.first_changed,

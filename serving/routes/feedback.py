@@ -1,4 +1,4 @@
-"""What users say of what they are shown: hide, mute, more of this, less of that."""
+"""What users say of what they are shown: hide, report, mute, more of this, less of that."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -7,6 +7,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from feeds.errors import NotFound
+from feeds.events import HIDING_KINDS
 from feeds.model import TenantId
 from feeds.results import RecordResult
 from serving.compose import Services
@@ -29,7 +30,7 @@ UNKNOWN: Responses = {404: {"model": replies.Error, "description": "There is no 
     status_code=201,
     response_model=replies.FeedbackTaken,
     responses=CONFLICT | UNKNOWN,
-    summary="Hide, mute, show more or less",
+    summary="Hide, report, mute, show more or less",
 )
 async def give(
     request: Request,
@@ -52,7 +53,7 @@ def _given(
 ) -> Awaitable[RecordResult]:
     engine, now_us = services.engine, services.clock_us()
     content = body.model_dump_json().encode()
-    if body.kind == "hide":
+    if body.kind in HIDING_KINDS:
         hidden = [body.engagement(now_us)]
         return asyncio.wrap_future(engine.record(tenant, hidden, key, content))
     return asyncio.wrap_future(engine.give_feedback(tenant, body.given(now_us), key, content))

@@ -173,7 +173,7 @@ def a_customer_changes_its_ranking(
     assert len(problems) == 2
 
     before = told(api.get(RANKED))
-    preview = house.run("config", "preview", str(document), *there)
+    preview = house.run("config", "preview", str(document), "--mode", "fresh", *there)
     assert (preview["active_version"], preview["first_changed"]) == (0, 1.0)
     assert all(slate["new"][0]["id"] == pinned for slate in preview["slates"])
     logged = {slate["slate_id"] for slate in preview["slates"]} - {None}

@@ -102,7 +102,7 @@ def test_what_lies_ahead_weighs_as_if_it_happened_now() -> None:
     assert counts.day.weigh(np.array([0]), LIKE, decays).tolist() == [[1.0]]
 
 
-def test_a_hide_is_no_engagement() -> None:
+def test_a_hide_a_look_and_a_report_are_no_engagements() -> None:
     counts = counts_of()
     for kind in range(len(COUNTER_KINDS)):
         counts.add(1, kind, T0_US)

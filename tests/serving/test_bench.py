@@ -72,6 +72,16 @@ def logs() -> Iterator[None]:
             "apply_us",
         ),
         (
+            "workers",
+            "100 candidates: requests a second over HTTP with 2 workers, 8 connections",
+            "worker_cpu_us",
+        ),
+        (
+            "memory",
+            "100 candidates: a worker that has served 3 tenants, a model each, reads in turn",
+            "peak_rss_mb",
+        ),
+        (
             "tenants",
             "a ranked read beside another tenant at 10 times its quota of 50/s",
             "worked_p99_us",

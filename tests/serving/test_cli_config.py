@@ -248,7 +248,7 @@ def test_a_preview_shows_old_and_new_side_by_side(site: Site, spread_off: Path) 
     whole = told("preview", spread_off, *site.api)
     assert (whole["requests"], whole["overlap_at_10"]) == (1, 1.0)
     shown = run("preview", spread_off, "--requests", 1, *site.api)
-    assert "1 requests, version 0 is active" in shown
+    assert "1 slates, version 0 is active" in shown
     assert "personalized of bob" in shown
     places = [
         [cell.strip() for cell in line.split("│")[1:-1]]

@@ -314,15 +314,24 @@ def test_a_preview_saves_and_serves_nothing(site: Site) -> None:
     assert site.read(CONFIGS)["versions"] == []
 
 
-def test_a_preview_of_the_active_config_changes_nothing(site: Site) -> None:
+@pytest.mark.parametrize(("mode", "requests"), [("fresh", 4), ("logged", 3)])
+def test_a_preview_of_the_active_config_changes_nothing(
+    site: Site, mode: str, requests: int
+) -> None:
+    """Carol follows nobody: her personalized feed is empty, and the log has nothing to rank."""
     for kind in ("personalized", "explore"):
         for user in ("bob", "carol"):
             site.read(f"/v2/users/{user}/feeds/{kind}")
     document = site.read("/v2/ranking-config")["document"]
-    told = site.told(site.api.post(PREVIEW, json=document))
-    assert (told["requests"], told["overlap_at_10"], told["first_changed"]) == (4, 1.0, 0.0)
-    assert told["kendall_tau"] == 1.0
+    told = site.told(site.api.post(PREVIEW, json=document, params={"mode": mode}))
+    assert (told["requests"], told["overlap_at_10"], told["first_changed"]) == (requests, 1.0, 0.0)
+    assert (told["kendall_tau"], told["changed"], told["unseen"]) == (1.0, 0.0, [])
+    assert told["skipped"] == ({"it had no activity": 1} if mode == "logged" else {})
     assert all(one["moved"] == 0 for slate in told["slates"] for one in slate["new"])
+
+
+def test_a_mode_that_is_none_is_refused(site: Site) -> None:
+    site.told(site.api.post(PREVIEW, json={}, params={"mode": "later"}), 400)
 
 
 def test_a_preview_without_requests_says_that_it_knows_none(site: Site) -> None:
@@ -334,7 +343,8 @@ def test_a_preview_without_requests_says_that_it_knows_none(site: Site) -> None:
 def test_a_preview_ranks_as_many_of_the_last_requests_as_are_asked_for(site: Site) -> None:
     for user in ("bob", "carol", "dave"):
         site.read(f"/v2/users/{user}/feeds/personalized")
-    told = site.told(site.api.post(PREVIEW, json={}, params={"requests": 2}))
+    asked = {"requests": 2, "mode": "fresh"}
+    told = site.told(site.api.post(PREVIEW, json={}, params=asked))
     assert [slate["user"] for slate in told["slates"]] == ["dave", "carol"]
 
 

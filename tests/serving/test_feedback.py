@@ -64,6 +64,7 @@ def test_each_kind_shows_in_the_next_read_and_can_be_taken_back(api: httpx.Clien
     noise = post(api, 3, "user:ann", "noise")
     steps: list[tuple[str, str, dict[str, str], str]] = [
         ("hide", "unhide", {"activity_id": plain}, plain),
+        ("report", "unhide", {"activity_id": plain}, plain),
         ("mute", "unmute", {"author": "user:eve"}, eves),
         ("mute", "unmute", {"tag": "noise"}, noise),
         ("show_less", "show_more", {"author": "user:eve"}, eves),
@@ -75,6 +76,41 @@ def test_each_kind_shows_in_the_next_read_and_can_be_taken_back(api: httpx.Clien
         assert set(ids(read(api))) == {plain, eves, noise} - {gone}, (kind, about)
         say(api, back, **about)
         assert set(ids(read(api))) == {plain, eves, noise}, (back, about)
+
+
+def event(api: httpx.Client, kind: str, activity: str, **more: object) -> httpx.Response:
+    told = {"type": "engagement", "kind": kind, "user": "bob", "activity_id": activity, **more}
+    return api.post("/v2/events", json={"events": [told]})
+
+
+def test_a_report_hides_from_who_reports_and_a_look_from_nobody(api: httpx.Client) -> None:
+    one, other = post(api, 1), post(api, 2)
+    assert event(api, "dwell", one, value=42.5).status_code == 201
+    assert set(ids(read(api))) == {one, other}
+    assert event(api, "report", one).status_code == 201
+    page = read(api, explain=True)
+    assert ids(page) == [other]
+    assert [removed["filter"] for removed in page["explanation"]["removed"]] == ["hidden"]
+    api.post("/v2/feeds/timeline/eve/follows", json={"target": "topic:x"})
+    eves = api.get("/v2/users/eve/feeds/personalized").json()
+    assert set(ids(eves)) == {one, other}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "a dwell has no value: send the seconds"),
+        ({"value": -1}, "value -1.0 of a dwell is out of range: send its seconds, from 0 to 86400"),
+        ({"value": 86_401}, "of a dwell is out of range"),
+        ({"value": 1e12}, "out of range"),
+    ],
+)
+def test_a_look_without_seconds_that_can_be_is_refused(
+    api: httpx.Client, more: dict[str, float], words: str
+) -> None:
+    reply = event(api, "dwell", post(api, 1), **more)
+    assert reply.status_code == 400
+    assert words in reply.text
 
 
 def test_more_of_a_tag_is_told_as_a_multiplier(api: httpx.Client) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.counters import COUNTER_KINDS
+from feeds.events import APART_KINDS
 from training.asof.lives import Lives, trace_lives
 from training.events.columns import EventColumns
 
@@ -14,7 +15,7 @@ __all__ = ["Case", "CountedEvents", "Questions", "resolve"]
 Ints = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.int32]
 
-_HIDE = COUNTER_KINDS.index("hide")
+_APART = [COUNTER_KINDS.index(kind) for kind in sorted(APART_KINDS)]
 _ROWS = 1_048_576
 
 
@@ -54,9 +55,9 @@ class CountedEvents:
     """int32[m]: what was known of the activity, for the user's record."""
 
     def engaged(self, some: Ints) -> npt.NDArray[np.bool_]:
-        """bool[some]: which of them are engagements, hides left out."""
+        """bool[some]: which of them are engagements, those that are counted apart left out."""
         code = self.code[some]
-        engaged: npt.NDArray[np.bool_] = (code > 0) & (code != _HIDE)
+        engaged: npt.NDArray[np.bool_] = (code > 0) & ~np.isin(code, _APART)
         return engaged
 
 

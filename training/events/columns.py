@@ -1,6 +1,6 @@
 """The event log as columns: names are numbers, and an event is its place in the log.
 
-An event of the log takes 33 bytes here, and about 500 as an object. What is posted, removed and
+An event of the log takes 37 bytes here, and about 500 as an object. What is posted, removed and
 followed stays as rows beside the columns, since it is seldom and has more to it.
 """
 
@@ -66,7 +66,7 @@ class EventColumns:
     index: npt.NDArray[np.int64]
     """int64[n]: the log index, ascending; events of one command share it."""
     code: npt.NDArray[np.int8]
-    """int8[n]: 0 an impression, 1 to 6 an engagement by kind, above 6 anything else."""
+    """int8[n]: 0 an impression, `ENGAGED` an engagement by kind, above anything else."""
     time_us: npt.NDArray[np.int64]
     """int64[n]: when it happened, by the event, microseconds since the epoch."""
     user: npt.NDArray[np.int32]
@@ -77,6 +77,8 @@ class EventColumns:
     """int32[n]: in which slate, a place in `slates`."""
     position: npt.NDArray[np.int32]
     """int32[n]: the 0-based place in the slate or feed, -1 unknown."""
+    value: npt.NDArray[np.float32]
+    """float32[n]: what an engagement counts to the app, a dwell its seconds; -1 of others."""
     users: Sequence[str]
     activities: Sequence[str]
     slates: Sequence[str]
@@ -99,7 +101,7 @@ class EventColumns:
 
     @property
     def is_engagement(self) -> npt.NDArray[np.bool_]:
-        """bool[n]: which events are engagements, hides included."""
+        """bool[n]: which events are engagements, those that are counted apart too."""
         return (self.code >= ENGAGED[0]) & (self.code <= ENGAGED[-1])
 
 
@@ -179,11 +181,12 @@ class _Reader:
         code = _codes(table)
         whole = (code == _POSTS[0]) | (code >= _POSTS[1])
         own: dict[str, npt.NDArray[Any]] = {  # Any: a column's own type
-            "index": _integers(table, "index", np.int64),
-            "ordinal": _integers(table, "ordinal", np.int32),
+            "index": _numbers(table, "index", np.int64),
+            "ordinal": _numbers(table, "ordinal", np.int32),
             "code": code,
-            "time_us": _integers(table, "time", np.int64),
-            "position": _integers(table, "position", np.int32),
+            "time_us": _numbers(table, "time", np.int64),
+            "position": _numbers(table, "position", np.int32),
+            "value": _numbers(table, "value", np.float32),
             **{name: self._named(name, table.column(name)) for name in _NAMES},
         }
         for name, column in own.items():
@@ -256,6 +259,7 @@ def _nothing(tenant: str, fingerprint: str) -> EventColumns:
         activity=names,
         slate=names,
         position=names,
+        value=np.zeros(0, np.float32),
         users=[],
         activities=[],
         slates=[],
@@ -281,7 +285,7 @@ def _codes(table: "pa.Table") -> npt.NDArray[np.int8]:
     return codes
 
 
-def _integers(table: "pa.Table", name: str, kind: type[T]) -> npt.NDArray[T]:
+def _numbers(table: "pa.Table", name: str, kind: type[T]) -> npt.NDArray[T]:
     column = table.column(name).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
     numbers: npt.NDArray[T] = column.astype(kind, copy=False)
     return numbers

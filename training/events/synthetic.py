@@ -29,7 +29,7 @@ __all__ = ["SyntheticLog", "write_synthetic_log"]
 _START_US: Final = 1_704_067_200_000_000  # 2024-01-01
 _SLATE: Final = 10
 _FILE_ROWS: Final = 250_000
-_KIND_SHARES: Final = (0.70, 0.15, 0.05, 0.03, 0.05, 0.02)
+_KIND_SHARES: Final = (0.70, 0.15, 0.05, 0.03, 0.05, 0.02, 0.0, 0.0)
 _TYPES: Final = ("posted", "followed", "impression", "engagement")
 _POSTED, _FOLLOWED, _IMPRESSION, _ENGAGEMENT = range(4)
 

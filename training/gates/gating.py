@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
@@ -34,7 +35,7 @@ from training.slates.logged import logged_slates
 from training.slates.served import has_slates
 from training.steps import SetFiles
 
-__all__ = ["Live", "compare_versions", "gate_published", "gate_trained"]
+__all__ = ["Judging", "Live", "compare_versions", "gate_published", "gate_trained"]
 
 Timer = Callable[[], float]
 
@@ -61,16 +62,12 @@ def gate_trained(
 ) -> GateReport:
     """Gate the model of a run on the run's own test part, beside what is live."""
     plan, config = sets.plan, sets.plan.config
-    bundle = ModelBundle.load(judged.bundle)
+    before = Judging.of(plan.export, ModelBundle.load(judged.bundle), live, config)
     test = TrainingSet.load(plan.set_path("test"))
-    scores = bundle.scorer().score(test.columns(bundle.spec.names))
+    scores = before.bundle.scorer().score(test.columns(before.bundle.spec.names))
     ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
-    rival = ModelBundle.load(live.directory) if live else None
-    theirs = _rival(lambda: read_event_log(plan.export, plan.tenant), ours, live, rival, config)
-    served = _served_gates(None, plan.export, bundle, _versions(live, rival), config)
-    return _report(
-        plan.export, bundle, ours, theirs, judged.documents, served, live, config, judged_us, timer
-    )
+    theirs = before.rival(ours, lambda: read_event_log(plan.export, plan.tenant))
+    return before.report(ours, theirs, before.served(), judged.documents, judged_us, timer)
 
 
 def gate_published(
@@ -92,44 +89,12 @@ def gate_published(
     served: its own scores and those of the live version must come out again, and it may not be
     worse than what was served.
     """
-    bundle = ModelBundle.load(directory)
+    before = Judging.of(export, ModelBundle.load(directory), live, config)
     log = read_event_log(export, tenant)
-    ours = play(log, bundle, config, "the version")
-    rival = ModelBundle.load(live.directory) if live else None
-    theirs = _rival(lambda: log, ours, live, rival, config)
-    versions = _versions(live, rival) | {str(version): bundle.scorer()}
-    served = _served_gates(slates, export, bundle, versions, config)
-    return _report(export, bundle, ours, theirs, documents, served, live, config, judged_us, timer)
-
-
-def _versions(live: Live | None, bundle: ModelBundle | None) -> dict[str, Scorer]:
-    """The scorer of the live version by its number, as slates name it."""
-    return {str(live.version): bundle.scorer()} if live and bundle else {}
-
-
-def _served_gates(
-    slates: Path | None,
-    export: Path,
-    bundle: ModelBundle,
-    versions: Mapping[str, Scorer],
-    config: TrainingConfig,
-) -> tuple[Gate, Gate]:
-    """What the exported slates say; not judged where there are none."""
-    tenant = bundle.tenant
-    if slates is None and not has_slates(export, tenant):
-        return parity_gate(None), counterfactual_gate(None)
-    slates = slates or export
-    parity = check_parity(logged_slates(slates, tenant), versions.get)
-    told: CounterfactualReport | str
-    try:
-        told = compare_with_served(
-            slates, export, tenant, bundle.scorer(), factors=bundle.factors(), seed=config.seed
-        )
-    except ExportDamaged:
-        raise
-    except TrainingError as error:  # no slate can be used: the reason is the answer
-        told = str(error)
-    return parity_gate(parity), counterfactual_gate(told)
+    ours = play(log, before.bundle, config, "the version")
+    theirs = before.rival(ours, lambda: log)
+    served = before.served(slates, version)
+    return before.report(ours, theirs, served, documents, judged_us, timer)
 
 
 def compare_versions(
@@ -143,45 +108,89 @@ def compare_versions(
     return compare(played[0], played[1], config.evaluation, config.seed)
 
 
-def _rival(
-    log: Callable[[], EventLog],
-    ours: Played,
-    live: Live | None,
-    bundle: ModelBundle | None,
-    config: TrainingConfig,
-) -> Played:
-    """What is live on the same requests; without a model, chronological."""
-    if live is None or bundle is None:
-        return chronological(ours.test, config)
-    return play(log(), bundle, config, live.name)
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """A bundle before the gates, and the live one beside it; both are loaded once."""
 
+    export: Path
+    bundle: ModelBundle
+    live: Live | None
+    live_bundle: ModelBundle | None
+    config: TrainingConfig
 
-def _report(
-    export: Path,
-    bundle: ModelBundle,
-    ours: Played,
-    theirs: Played,
-    documents: Mapping[str, bytes],
-    served: tuple[Gate, Gate],
-    live: Live | None,
-    config: TrainingConfig,
-    judged_us: int,
-    timer: Timer,
-) -> GateReport:
-    gates = config.gates
-    comparison = compare(ours, theirs, config.evaluation, config.seed)
-    deleted = read_deleted_users(export, bundle.tenant)
-    return GateReport(
-        tenant=bundle.tenant,
-        digest=bundle.digest,
-        live=live.version if live else 0,
-        judged_us=judged_us,
-        gates=(
-            better_gate(comparison, gates),
-            fairness_gate(comparison, gates),
-            latency_gate(bundle, ours.test, gates, timer),
-            size_gate(bundle, gates),
-            deleted_users_gate(bundle.tenant, documents.get(TRAINED_USERS), deleted),
-            *served,
-        ),
-    )
+    @classmethod
+    def of(
+        cls, export: Path, bundle: ModelBundle, live: Live | None, config: TrainingConfig
+    ) -> Self:
+        """The bundle as it is, the live one loaded from its directory."""
+        live_bundle = ModelBundle.load(live.directory) if live else None
+        return cls(export, bundle, live, live_bundle, config)
+
+    def rival(self, ours: Played, log: Callable[[], EventLog]) -> Played:
+        """What is live on the same requests; without a model, chronological."""
+        if self.live is None or self.live_bundle is None:
+            return chronological(ours.test, self.config)
+        return play(log(), self.live_bundle, self.config, self.live.name)
+
+    def served(self, slates: Path | None = None, version: int | None = None) -> tuple[Gate, Gate]:
+        """What exported slates say of parity and worth; not judged where there are none."""
+        tenant = self.bundle.tenant
+        if slates is None and not has_slates(self.export, tenant):
+            return parity_gate(None), counterfactual_gate(None)
+        slates = slates or self.export
+        parity = check_parity(logged_slates(slates, tenant), self._scorers(version).get)
+        return parity_gate(parity), counterfactual_gate(self._compared_with_served(slates))
+
+    def _scorers(self, version: int | None) -> dict[str, Scorer]:
+        """The scorers of published versions by their numbers, as slates name them."""
+        scorers = {}
+        if self.live is not None and self.live_bundle is not None:
+            scorers[str(self.live.version)] = self.live_bundle.scorer()
+        if version is not None:
+            scorers[str(version)] = self.bundle.scorer()
+        return scorers
+
+    def _compared_with_served(self, slates: Path) -> CounterfactualReport | str:
+        """The estimate, or why there is none."""
+        bundle, seed = self.bundle, self.config.seed
+        try:
+            return compare_with_served(
+                slates,
+                self.export,
+                bundle.tenant,
+                bundle.scorer(),
+                factors=bundle.factors(),
+                seed=seed,
+            )
+        except ExportDamaged:
+            raise
+        except TrainingError as error:  # no slate can be used: the reason is the answer
+            return str(error)
+
+    def report(
+        self,
+        ours: Played,
+        theirs: Played,
+        served: tuple[Gate, Gate],
+        documents: Mapping[str, bytes],
+        judged_us: int,
+        timer: Timer,
+    ) -> GateReport:
+        """Every gate's verdict."""
+        bundle, gates = self.bundle, self.config.gates
+        comparison = compare(ours, theirs, self.config.evaluation, self.config.seed)
+        deleted = read_deleted_users(self.export, bundle.tenant)
+        return GateReport(
+            tenant=bundle.tenant,
+            digest=bundle.digest,
+            live=self.live.version if self.live else 0,
+            judged_us=judged_us,
+            gates=(
+                better_gate(comparison, gates),
+                fairness_gate(comparison, gates),
+                latency_gate(bundle, ours.test, gates, timer),
+                size_gate(bundle, gates),
+                deleted_users_gate(bundle.tenant, documents.get(TRAINED_USERS), deleted),
+                *served,
+            ),
+        )

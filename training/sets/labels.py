@@ -22,6 +22,7 @@ __all__ = ["OPEN", "LabelledImpressions", "ahead_of_clock", "known_times", "labe
 OPEN: Final = -1
 """The label of a kind whose window was not closed when the log ended."""
 
+_DWELL: Final = ENGAGED[ENGAGEMENT_KINDS.index("dwell")]
 _SECOND_US: Final = 1_000_000
 _AHEAD_OF: Final = 101
 """Events after one that tell whether its clock was ahead: the longest run of late ones is half."""
@@ -69,12 +70,13 @@ def label_impressions(
     ahead = ahead_of_clock(events.time_us, now_us, config.ahead_s_max * _SECOND_US)
     known_us = known_times(events.time_us, ahead)
     shown = _first_of_each(events, np.flatnonzero(events.is_impression & ~ahead))
-    engaged = _first_of_each(events, np.flatnonzero(events.is_engagement & ~ahead))
+    told = events.is_engagement & ~_glances(events, config.dwell_s_min)
+    engaged = _first_of_each(events, np.flatnonzero(told & ~ahead))
     counts["impressions"] = int(events.is_impression.sum())
-    counts["engagements"] = int(events.is_engagement.sum())
+    counts["engagements"] = int(told.sum())
     counts["ahead_of_clock"] = int(ahead.sum())
     counts["duplicate_impressions"] = int((events.is_impression & ~ahead).sum()) - len(shown)
-    counts["duplicate_engagements"] = int((events.is_engagement & ~ahead).sum()) - len(engaged)
+    counts["duplicate_engagements"] = int((told & ~ahead).sum()) - len(engaged)
     of = _attributed(events, shown, engaged)
     counts["engagements_without_impression"] = int((of < 0).sum())
     shown, engaged, of = _with_unshown(events, config, shown, engaged, of)
@@ -90,6 +92,12 @@ def label_impressions(
         made_us = np.zeros(len(events.slates), np.int64)
     of_kept = {kind: label[kept] for kind, label in labels.items()}
     return _by_request(events, config, known_us, made_us, shown[kept], of_kept, counts)
+
+
+def _glances(events: EventColumns, seconds: float) -> npt.NDArray[np.bool_]:
+    """bool[n]: which events are looks too short to be a label."""
+    glances: npt.NDArray[np.bool_] = (events.code == _DWELL) & (events.value < seconds)
+    return glances
 
 
 def ahead_of_clock(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from feeds.events import Engagement, Event
+from feeds.events import APART_KINDS, Engagement, Event
 from training.config import SplitConfig
 from training.errors import TooFewEvents
 
@@ -41,7 +41,9 @@ def split_by_time(events: Sequence[Event], config: SplitConfig) -> Split:
 
     Engagements of one microsecond stay together, in the later part.
     """
-    times = sorted(e.time_us for e in events if isinstance(e, Engagement) and e.kind != "hide")
+    times = sorted(
+        e.time_us for e in events if isinstance(e, Engagement) and e.kind not in APART_KINDS
+    )
     if len(times) < ENGAGEMENTS_MIN:
         raise TooFewEvents(
             f"{len(times)} engagements are too few to train and judge a model: at least "

@@ -45,7 +45,7 @@ Flags = npt.NDArray[np.bool_]
 class HeadsTrainer:
     """Hyperparameters of a value model: a classifier for each kind, of trees or linear."""
 
-    kinds: tuple[str, ...] = ("click", "like", "comment", "share", "bookmark", "hide")
+    kinds: tuple[str, ...] = HEAD_KINDS
     """The kinds of engagement that get a head, where there are enough of them."""
     classifier: Literal["trees", "linear"] = "trees"
     calibration: Method = "platt"

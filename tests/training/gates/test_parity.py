@@ -39,7 +39,7 @@ from training.evaluation.counterfactual_slates import (
     rewards_of,
     with_factors,
 )
-from training.gates.gating import _served_gates
+from training.gates.gating import Judging
 from training.gates.parity import check_parity, parity_of
 from training.slates.logged import SlateRows, logged_slates
 from training.testing import log_of, write_export
@@ -270,17 +270,16 @@ def test_the_command_sets_a_formula_beside_what_was_served(
 
 
 def test_gates_judge_what_was_served(slates: Path, rows: list[SlateRows], tmp_path: Path) -> None:
-    bundle, versions = model_bundle(scorer=BOOSTED), {"2": BOOSTED}
     events = write_export(log_of(engagements(rows), ACME), tmp_path / "events")
-    config = TrainingConfig()
-    parity, counterfactual = _served_gates(slates, events, bundle, versions, config)
+    judging = Judging.of(events, model_bundle(scorer=BOOSTED), None, TrainingConfig())
+    parity, counterfactual = judging.served(slates, version=2)
     assert (parity.name, parity.verdict) == ("parity", "passed")
     assert (counterfactual.name, counterfactual.verdict) == ("counterfactual", "not judged")
     assert counterfactual.reason.startswith("Nothing can be said")
     bare = exported(tmp_path, 3, candidates=False)
-    _, refused = _served_gates(bare, events, bundle, versions, config)
+    _, refused = judging.served(bare, version=2)
     assert "2 slates without logged candidates" in refused.reason
-    without = _served_gates(None, events, bundle, versions, config)
+    without = judging.served(version=2)
     assert [gate.verdict for gate in without] == ["not judged", "not judged"]
     shutil.copytree(slates, events, dirs_exist_ok=True)
-    assert _served_gates(None, events, bundle, versions, config)[0] == parity
+    assert judging.served(version=2)[0] == parity

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,6 +69,26 @@ def clicks(events: Sequence[Event], config: LabelConfig = CONFIG) -> list[int]:
 
 def test_a_click_within_the_window_is_one_and_none_is_zero() -> None:
     assert clicks([shown(0), shown(1, activity=1), clicked(60), later()]) == [1, 0]
+
+
+def test_a_look_counts_from_so_many_seconds_on_and_a_report_as_it_is() -> None:
+    def looked(at_s: float, seconds: float, activity: int = 0) -> Engagement:
+        told = clicked(at_s, activity=activity, kind="dwell")
+        return msgspec.structs.replace(told, value=seconds)
+
+    events = [
+        *(shown(place, activity=place) for place in range(3)),
+        looked(10, 4.9),
+        looked(11, 5.0),
+        looked(12, 4.9, activity=1),
+        clicked(13, activity=2, kind="report"),
+        later(),
+    ]
+    found = labelled(events, replace(CONFIG, dwell_s_min=5))
+    order = np.argsort(found.place)
+    assert found.labels["dwell"][order].tolist() == [1, 0, 0]
+    assert found.labels["report"][order].tolist() == [0, 0, 1]
+    assert (found.counts["engagements"], found.counts["duplicate_engagements"]) == (2, 0)
 
 
 def test_a_click_after_the_window_does_not_count() -> None:
