@@ -5,7 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,17 @@ class Postgres:
     """A running server, whose superuser needs no password."""
 
     directory: Path
+    command: Sequence[object]
+    """What starts it (with `start`) and ends it."""
+    account: Mapping[str, Any]
+    """Who runs it; Any: what subprocess takes."""
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Killed for the time of a `with` block, as by a failure of its machine."""
+        _run([*self.command, "-m", "immediate", "stop"], self.account)
+        yield
+        _run([*self.command, "start"], self.account)
 
     def address(self, database: str) -> str:
         """The address of a database, as `open_registry` takes it after `mlflow+`."""
@@ -51,12 +62,12 @@ def postgres() -> Iterator[Postgres]:
     try:
         _run([programs / "initdb", "-D", data, "-U", _SERVERS_USER, "-A", "trust", "-N"], account)
         options = f"-k {directory} -c listen_addresses= -c fsync=off"
-        start = [programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options]
-        _run([*start, "start"], account)
+        command = [programs / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options]
+        _run([*command, "start"], account)
         try:
-            yield Postgres(directory)
+            yield Postgres(directory, command, account)
         finally:
-            _run([programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], account)
+            _run([*command, "-m", "immediate", "stop"], account)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -83,7 +94,7 @@ def _account() -> dict[str, Any]:  # Any: what subprocess takes
     return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
-def _run(command: list[Any], account: dict[str, Any]) -> None:  # Any: paths and strings
+def _run(command: Sequence[object], account: Mapping[str, Any]) -> None:  # Any: as above
     # Its output goes to a file: the server would hold a pipe open.
     with tempfile.TemporaryFile() as said:
         done = subprocess.run(  # noqa: S603 - programs of PostgreSQL, found above

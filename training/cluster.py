@@ -8,7 +8,7 @@ import contextlib
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -54,6 +54,13 @@ class Workers(Protocol):
         """Hand in `function(*arguments)`; tasks among the arguments become their results."""
         ...
 
+    def first_done(self, tasks: Sequence[Task[object]], seconds: float) -> list[Task[object]]:
+        """Those that have ended, waiting for the first so many seconds at most.
+
+        Raises `ClusterError` where there was no worker for too long.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
@@ -65,7 +72,7 @@ class _Failed:
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Done(Generic[T]):
     value: T | _Failed
 
@@ -90,6 +97,11 @@ class InlineWorkers:
         ready = [a.value if isinstance(a, _Done) else a for a in arguments]
         return _Done(_run(function, *ready))
 
+    def first_done(self, tasks: Sequence[Task[object]], seconds: float) -> list[Task[object]]:
+        """All of them: they ended when they were handed in."""
+        del seconds
+        return list(tasks)
+
 
 def _told(value: T | _Failed) -> T:
     if isinstance(value, _Failed):
@@ -109,7 +121,7 @@ def _run(function: Callable[..., T], *arguments: object) -> T | _Failed:
         return _Failed(error)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Submitted(Generic[T]):
     """A task of the cluster; `future` gives what `_run` returned."""
 
@@ -185,6 +197,15 @@ class _DaskWorkers:
         # pure=False: every call runs, even one that equals an earlier one in all but the clock.
         future = self._client.submit(_run, function, *ready, pure=False)
         return _Submitted(future, self)
+
+    def first_done(self, tasks: Sequence[Task[object]], seconds: float) -> list[Task[object]]:
+        from distributed import wait  # noqa: PLC0415
+
+        futures = [task.future for task in tasks if isinstance(task, _Submitted)]
+        with contextlib.suppress(TimeoutError):
+            wait(futures, timeout=seconds, return_when="FIRST_COMPLETED")
+        self.check()
+        return [task for task in tasks if isinstance(task, _Submitted) and task.future.done()]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ TrainingError
 ├── MinutesSpent        a tenant's quota of training minutes is used up
 ├── TenantsFailed       some of several tenants were not trained; the others were
 ├── ClusterError        the Dask cluster cannot be started or reached
+├── DiskFull            a disk was full while a run wrote to it; nothing was published
 └── SimulationError     a community cannot be simulated as asked, or its service failed
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 __all__ = [
     "BudgetSpent",
     "ClusterError",
+    "DiskFull",
     "ExportDamaged",
     "GatesFailed",
     "MinutesSpent",
@@ -76,6 +78,10 @@ class TenantsFailed(TrainingError):
 
 class ClusterError(TrainingError):
     """The Dask cluster cannot be started or reached."""
+
+
+class DiskFull(TrainingError):
+    """A disk, or a quota of it, was full while a run wrote to it; nothing of it was published."""
 
 
 class SimulationError(TrainingError):

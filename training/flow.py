@@ -2,50 +2,31 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from feeds.errors import FeedsError
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
-from ranking.errors import ModelNotFound, RankingError
+from ranking.errors import ModelNotFound
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry, wall_clock_us
-from training.cluster import Task, Workers, open_workers
-from training.config import ClusterConfig, SearchConfig, TrainingConfig
+from training.cluster import open_workers
+from training.config import ClusterConfig, TrainingConfig
 from training.errors import TenantsFailed, TrainingError
 from training.evaluation.comparison import ComparisonReport
-from training.evaluation.report import REPORT, EvaluationReport, LiveReport
-from training.evaluation.report_pages import rendered
-from training.gates.gating import Live, compare_versions, gate_published, gate_trained
-from training.gates.model_card import CARD, SIGNATURE, model_card, signature
+from training.evaluation.report import EvaluationReport
+from training.gates.gating import Live, compare_versions, gate_published
 from training.gates.promotion import promote_version
 from training.gates.verdicts import GATES, GateReport
 from training.minutes import Meter, within_quota
-from training.selection import (
-    Choice,
-    Judged,
-    choose_model,
-    judge_bundle,
-    judge_models,
-    row_trainers,
-)
+from training.run import STEPS, Telling, TenantRun, TrainingResult, place_version, train_steps
+from training.selection import judge_bundle
+from training.sharing import Steps, carry_out, one
 from training.sources.base import Progress, no_progress
-from training.steps import (
-    Plan,
-    SetFiles,
-    Trained,
-    build_sets,
-    plan_run,
-    train_factors,
-    train_ranker,
-)
+from training.steps import Plan, plan_run
 from training.trainers.base import Stopwatch
-from training.tuning.step import search_rankers
 
 __all__ = [
     "STEPS",
@@ -60,57 +41,6 @@ __all__ = [
     "train_all",
     "train_tenant",
 ]
-
-STEPS = ("read events", "factors", "replay", "rankers", "choose", "judge", "gates", "publish")
-"""The steps of a run, in order."""
-
-_LOOK_S = 1.0
-"""Seconds between two looks at a search."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """A finished run: `bundle` is the model's directory, `report` also lies at `report_path`.
-
-    `version` is the registry's number, None where nothing was published; `promoted` says whether it
-    is live now, and `gates` whether it may be.
-    """
-
-    tenant: TenantId
-    bundle: Path
-    report: EvaluationReport
-    report_path: Path
-    version: int | None
-    gates: GateReport
-    promoted: bool
-
-    def as_dict(self) -> dict[str, Any]:  # Any: whatever JSON holds
-        """As JSON types."""
-        return {
-            "tenant": self.tenant,
-            "version": self.version,
-            "promoted": self.promoted,
-            "gates": msgspec.to_builtins(self.gates) | {"passed": self.gates.passed},
-            "scorer": self.report.model,
-            "training_s": round(self.report.seconds["all"], 2),
-            "bundle": str(self.bundle),
-            "report_path": str(self.report_path),
-            "example_users": list(self.report.example_users),
-            "report": self.report.as_dict(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The tasks of one tenant's run after its plan, all handed in."""
-
-    tenant: TenantId
-    out: Path
-    steps: tuple[Sequence[Task[object]], ...]
-    rankers: Sequence[Task[object]]
-    judged: Task[Judged]
-    gated: Task[GateReport]
-    watch: Stopwatch
 
 
 def train_tenant(
@@ -168,7 +98,7 @@ def train_all(
     clock: Callable[[], int] = wall_clock_us,
     wall: Callable[[], int] = wall_clock_us,
 ) -> list[TrainingResult]:
-    """Train several tenants: a task graph for each, all handed in before the first is waited for.
+    """Train several tenants side by side, each with a fair share of the workers' places.
 
     As `train_tenant`; `progress` gets the tenant's name before the step where there are several.
     The events of all are read first: where one's cannot be, none is trained. After that the others
@@ -179,7 +109,6 @@ def train_all(
     if twice := {tenant for tenant in checked if checked.count(tenant) > 1}:
         raise TrainingError(f"tenant {min(twice)} is named twice: name each once")
     home = Path(out).resolve()
-    results: list[TrainingResult] = []
     alone = len(checked) == 1
     watch = Stopwatch()
     with ExitStack() as stack:
@@ -189,37 +118,43 @@ def train_all(
         home.mkdir(parents=True, exist_ok=True)
         checked, failed = within_quota(opened, Path(export), checked, config.budget, wall())
         if not checked:
-            raise TenantsFailed(failed, results)
+            raise TenantsFailed(failed, [])
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".run-", dir=home)))
         lives = {tenant: _fetch_live(opened, tenant, scratch) for tenant in checked}
         workers = stack.enter_context(open_workers(scheduler, cluster))
         meter = stack.enter_context(Meter(opened, checked, wall, config.budget.note_every_s))
         told = _beaten(progress, meter)
-        plans = [
-            workers.submit(plan_run, Path(export).resolve(), tenant, scratch / tenant, config)
-            for tenant in checked
-        ]
-        share = max(1, workers.places // len(checked))
-        labels = ["" if alone else f"{tenant}: " for tenant in checked]
-        for label, plan in zip(labels, plans, strict=True):
-            told(f"{label}{STEPS[0]}", 0, len(STEPS))
-            plan.result()  # no tenant is trained if another's events cannot be read
-        runs = [
-            _submit(
-                workers, tenant, plan, home / tenant, config, lives[tenant], clock(), watch, share
+        telling = {name: Telling(told, "" if alone else f"{name}: ") for name in checked}
+        reads: dict[str, Steps[Plan]] = {
+            name: _read(Path(export).resolve(), name, scratch / name, config, telling[name])
+            for name in checked
+        }
+        plans = dict(carry_out(workers, reads, meter.beat))
+        runs: dict[str, Steps[TrainingResult]] = {
+            name: train_steps(
+                _readable(plans[name]),
+                TenantRun(
+                    tenant=name,
+                    out=home / name,
+                    registry=opened,
+                    promote=promote,
+                    live=lives[name],
+                    trained_us=clock(),
+                    watch=watch,
+                    telling=telling[name],
+                ),
             )
-            for tenant, plan in zip(checked, plans, strict=True)
-        ]
-        for label, run in zip(labels, runs, strict=True):
-            try:
-                results.append(_finish(run, opened, promote, told, label, config.search))
-            except (TrainingError, RankingError, FeedsError) as error:
-                if alone:
-                    raise
-                failed[run.tenant] = error
-            meter.end(run.tenant)
-    if failed:
-        raise TenantsFailed(failed, results)
+            for name in checked
+        }
+        ended = {}
+        for name, outcome in carry_out(workers, runs, _looking(telling.values(), meter)):
+            meter.end(TenantId(name))
+            ended[name] = outcome
+    results, broken = _apart([ended[name] for name in checked], checked)
+    if alone and broken:
+        raise broken[checked[0]]
+    if failed | broken:
+        raise TenantsFailed(failed | broken, results)
     return results
 
 
@@ -322,79 +257,38 @@ def published_bundle(
         return found, ModelBundle.load(opened.fetch(found, scratch / "version"))
 
 
-def _submit(
-    workers: Workers,
-    tenant: TenantId,
-    plan: Task[Plan],
-    out: Path,
-    config: TrainingConfig,
-    live: Live | None,
-    trained_us: int,
-    watch: Stopwatch,
-    share: int,
-) -> _Run:
-    """Hand in every step of a tenant's run; each waits for those whose results it takes.
-
-    At most `share` of them run at once, so that no tenant takes the workers from the others.
-    """
-    factors: Task[Trained] = workers.submit(train_factors, plan)
-    sets: Task[SetFiles] = workers.submit(build_sets, plan, factors)
-    rankers: list[Task[Trained]] = []
-    if config.search is not None:
-        rankers.append(workers.submit(search_rankers, sets, config.search))
-    for trainer in row_trainers(config):
-        # Each waits for the one that has its place: a tenant's share of the workers.
-        before = rankers[-share : len(rankers) - share + 1] if len(rankers) >= share else []
-        rankers.append(workers.submit(train_ranker, sets, trainer, *before))
-    choice: Task[Choice] = workers.submit(choose_model, sets, *rankers)
-    judged: Task[Judged] = workers.submit(judge_models, sets, choice, out, trained_us)
-    gated: Task[GateReport] = workers.submit(gate_trained, sets, judged, live, trained_us)
-    steps = ([factors], [sets], rankers, [choice], [judged], [gated])
-    return _Run(tenant, out, steps, rankers, judged, gated, watch)
+def _read(
+    export: Path, tenant: TenantId, scratch: Path, config: TrainingConfig, telling: Telling
+) -> Steps[Plan]:
+    telling.step(STEPS[0])
+    return (yield from one(plan_run, export, tenant, scratch, config))
 
 
-def _finish(
-    run: _Run,
-    registry: ModelRegistry | None,
-    promote: bool,
-    progress: Progress,
-    label: str,
-    searched: SearchConfig | None,
-) -> TrainingResult:
-    for number, (step, tasks) in enumerate(zip(STEPS[1:-1], run.steps, strict=True), 1):
-        progress(f"{label}{step}", number, len(STEPS))
-        for task in tasks:
-            if searched is not None and tasks is run.rankers:
-                _watch(task, searched, progress, label)
-            task.result()
-    gates = run.gated.result()
-    judged = _beside_live(run.judged.result(), gates)
-    progress(f"{label}{STEPS[-1]}", len(STEPS) - 1, len(STEPS))
-    version, promoted = None, False
-    if registry is not None:
-        version, promoted = _publish(run.tenant, judged, gates, registry, promote)
-    seconds = judged.report.seconds | {"all": run.watch.seconds}
-    report = msgspec.structs.replace(judged.report, seconds=seconds, model_version=version)
-    report.write(run.out)
-    progress(f"{label}done", len(STEPS), len(STEPS))
-    return TrainingResult(
-        run.tenant, judged.bundle, report, run.out / REPORT, version, gates, promoted
-    )
+def _readable(plan: Plan | Exception) -> Plan:
+    """The plan; no tenant is trained if another's events cannot be read."""
+    if isinstance(plan, Exception):
+        raise plan
+    return plan
 
 
-def _beside_live(judged: Judged, gates: GateReport) -> Judged:
-    """With what was live, which the gates measured, in the report."""
-    better = next((gate for gate in gates.gates if gate.name == "better"), None)
-    if not gates.live or better is None:
-        return judged
-    live = LiveReport(
-        version=gates.live,
-        ndcg=better.figures["live_ndcg"],
-        difference=better.figures["difference"],
-        interval=(better.figures["low"], better.figures["high"]),
-        sentence=better.reason,
-    )
-    return replace(judged, report=msgspec.structs.replace(judged.report, live=live))
+def _looking(telling: Iterable[Telling], meter: Meter) -> Callable[[], None]:
+    """What is looked at while nothing ends."""
+
+    def look() -> None:
+        meter.beat()
+        for each in telling:
+            each.look()
+
+    return look
+
+
+def _apart(
+    ended: Sequence[TrainingResult | Exception], tenants: Sequence[TenantId]
+) -> tuple[list[TrainingResult], dict[str, Exception]]:
+    """The results in the order of the tenants, and why others have none."""
+    results = [each for each in ended if not isinstance(each, Exception)]
+    pairs = zip(tenants, ended, strict=True)
+    return results, {tenant: each for tenant, each in pairs if isinstance(each, Exception)}
 
 
 def _beaten(progress: Progress, meter: Meter) -> Progress:
@@ -405,13 +299,6 @@ def _beaten(progress: Progress, meter: Meter) -> Progress:
         progress(what, done, total)
 
     return told
-
-
-def _watch(task: Task[object], searched: SearchConfig, progress: Progress, label: str) -> None:
-    """Tell how much of the time of a search is over, until the task ends."""
-    watch, whole = Stopwatch(), int(searched.seconds)
-    while not task.wait(_LOOK_S):
-        progress(f"{label}search for hyperparameters", min(int(watch.seconds), whole), whole)
 
 
 @contextlib.contextmanager
@@ -426,37 +313,6 @@ def _fetch_live(registry: ModelRegistry | None, tenant: TenantId, scratch: Path)
     if registry is None or found is None:
         return None
     return Live(found.version, registry.fetch(found, scratch / f"{tenant}-live"))
-
-
-def _publish(
-    tenant: TenantId, judged: Judged, gates: GateReport, registry: ModelRegistry, promote: bool
-) -> tuple[int, bool]:
-    """Publish with all documents; live, or on trial, as the gates and the policy allow."""
-    bundle = ModelBundle.load(judged.bundle)
-    documents = judged.documents | {
-        REPORT: judged.report.to_json(),
-        GATES: gates.to_json(),
-        SIGNATURE: signature(bundle),
-        CARD: model_card(bundle, judged.report, gates),
-        **rendered(judged.report),
-    }
-    notes = " ".join(judged.report.verdicts)
-    version = registry.publish(tenant, judged.bundle, notes, documents)
-    return version.version, place_version(registry, version, gates, promote)
-
-
-def place_version(
-    registry: ModelRegistry, version: ModelVersion, gates: GateReport, promote: bool
-) -> bool:
-    """Put a published version live, or on trial, as gates and policy allow; whether it is live."""
-    if not gates.passed:
-        return False
-    if promote or registry.policy(version.tenant) == "gated":
-        # Only in place of what it was judged against: whoever promoted meanwhile had a reason.
-        registry.promote(version.tenant, version.version, gates.live)
-        return True
-    registry.set_shadow(version.tenant, version.version)
-    return False
 
 
 def find_version(registry: ModelRegistry, tenant: TenantId, version: int | Alias) -> ModelVersion:

@@ -15,6 +15,7 @@ from ranking.scorers.factorization import FactorizationScorer, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from training.config import TrainingConfig
+from training.drift.histograms import HISTOGRAMS, training_histograms
 from training.errors import TooFewEvents
 from training.evaluation.rankings import (
     BASELINES,
@@ -167,7 +168,10 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     bundle = _bundle(report, scorer, test, factors, trained_us)
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
-    documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
+    documents = {
+        TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors)),
+        HISTOGRAMS: training_histograms(TrainingSet.load(plan.set_path("ranker")), scorer),
+    }
     for trained in choice.rankers:
         documents |= trained.documents
     return Judged(path if path.exists() else bundle.save(path), report, documents)

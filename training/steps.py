@@ -188,13 +188,11 @@ def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     )
 
 
-def train_ranker(sets: SetFiles, trainer: RowTrainer, *after: Trained) -> Trained:
+def train_ranker(sets: SetFiles, trainer: RowTrainer) -> Trained:
     """Train one model on the sets of a run, and leave it as a bundle in its directory.
 
-    Where there is too little to learn from, there is no bundle, and a note says why. What it comes
-    `after` is not looked at: it keeps one tenant from taking every worker.
+    Where there is too little to learn from, there is no bundle, and a note says why.
     """
-    del after
     plan = sets.plan
     train, validation = ranker_sets(sets)
 
