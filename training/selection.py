@@ -35,6 +35,7 @@ from training.events.log import read_event_log
 from training.gates.trained_users import TRAINED_USERS, pack_users
 from training.sets.dataset import TrainingSet, joined
 from training.sets.splits import PartName, split_by_time
+from training.sources.base import Progress, no_progress
 from training.steps import (
     SetFiles,
     Trained,
@@ -178,13 +179,18 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
 
 
 def judge_bundle(
-    export: Path, tenant: str, directory: Path, config: TrainingConfig
+    export: Path,
+    tenant: str,
+    directory: Path,
+    config: TrainingConfig,
+    progress: Progress = no_progress,
 ) -> EvaluationReport:
     """A bundle on the test part of an export, beside the baselines.
 
     Raises `BundleDamaged`, `ExportDamaged`, or `TooFewEvents`.
     """
     watch = Stopwatch()
+    progress("read events", 0, None)
     bundle = ModelBundle.load(directory)
     log = read_event_log(export, tenant)
     split = split_by_time(log.events, config.check().split)
@@ -193,7 +199,8 @@ def judge_bundle(
         "test": config.requests.test_requests_max,
     }
     parameters = bundle.spec.parameters
-    sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters)
+    sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters, progress)
+    progress("judge", 0, None)
     validation = sets["validation"]
     popular = most_popular_column(validation, config.evaluation.k)
     test = sets["test"]
