@@ -52,10 +52,7 @@ def features_on_workers(
     for side in sides:
         side.result()
     bounds = np.linspace(0, len(rows), workers.places + 1).astype(int).tolist()
-    parts = [
-        workers.submit(_part, shelf, begin, end, spec)
-        for begin, end in pairwise(bounds)
-    ]
+    parts = [workers.submit(_part, shelf, begin, end, spec) for begin, end in pairwise(bounds)]
     for part in parts:
         part.result()
     return rows, FeatureMatrix(spec.names, shelf.array(_FEATURES))
