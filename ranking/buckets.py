@@ -78,6 +78,7 @@ class Ring:
         self._kept = kept
         self._newest = 0
         self._slots = np.arange(kept, dtype=np.int64)
+        self._buckets, self._middles_us = self._held()
         self._places = {CHANNELS.index(name): place for place, name in enumerate(channels)}
         self._adds = tuple(
             tuple(self._places[channel] for channel in channels_of if channel in self._places)
@@ -123,6 +124,7 @@ class Ring:
         stale = np.arange(bucket - passed + 1, bucket + 1) % self._kept
         self.counts[:, :, stale] = 0
         self._newest = bucket
+        self._buckets, self._middles_us = self._held()
 
     def decays(self, now_us: int, half_lives_us: Sequence[int]) -> npt.NDArray[np.float64]:
         """Weights of the slots at a time, float64[kept, half-lives].
@@ -130,20 +132,28 @@ class Ring:
         The age of a bucket is that of its middle, and 0 for one that lies ahead; a bucket that
         would have left the ring by now weighs nothing.
         """
-        buckets = self._buckets()
-        ages_us = np.maximum(now_us - self._width_us // 2 - buckets * self._width_us, 0)
-        weights = decayed(ages_us, half_lives_us)
-        weights[buckets <= now_us // self._width_us - self._kept] = 0.0
+        weights = decayed(np.maximum(now_us - self._middles_us, 0), half_lives_us)
+        bucket = now_us // self._width_us
+        if bucket > self._newest:
+            weights[self._buckets <= bucket - self._kept] = 0.0
         return weights
 
     def window(self, now_us: int, buckets: int) -> npt.NDArray[np.float64]:
         """Weights of the slots that count the latest `buckets` buckets alone, float64[kept, 1]."""
-        inside = self._buckets() > now_us // self._width_us - buckets
+        inside = self._buckets > now_us // self._width_us - buckets
         return inside.astype(np.float64)[:, None]
 
-    def _buckets(self) -> npt.NDArray[np.int64]:
-        """The bucket that each slot holds now."""
-        return self._newest - (self._newest - self._slots) % self._kept
+    def _held(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The bucket that each slot holds now, and the time of its middle."""
+        buckets = self._newest - (self._newest - self._slots) % self._kept
+        return buckets, buckets * self._width_us + self._width_us // 2
+
+    def weights_at(
+        self, times_us: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        """What an event of each time weighs by the weights of the slots; 0 behind the ring."""
+        buckets = times_us // self._width_us
+        return np.where(buckets > self._newest - self._kept, weights[buckets % self._kept], 0.0)
 
     def weigh(
         self, rows: npt.NDArray[np.integer], channel: int, weights: npt.NDArray[np.float64]
@@ -152,6 +162,15 @@ class Ring:
         chosen = self.counts[:, self._places[channel]][rows].astype(np.float64)
         weighed: npt.NDArray[np.float64] = chosen @ weights
         return weighed
+
+    def weigh_all(
+        self, rows: npt.NDArray[np.integer], weights: npt.NDArray[np.float64]
+    ) -> Mapping[int, npt.NDArray[np.float64]]:
+        """What `weigh` gives for every channel, by channel: one gather and one product."""
+        chosen = self.counts.take(rows, axis=0).astype(np.float64)
+        weighed = chosen.reshape(-1, self._kept) @ weights
+        by_place = weighed.reshape(len(rows), len(self._places), weights.shape[1])
+        return {channel: by_place[:, place] for channel, place in self._places.items()}
 
 
 class BucketCounts:

@@ -1,6 +1,6 @@
 """Why a slate is what it is: stage counts, times, reasons, and what each feature added."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ from feeds.model import Follow
 from ranking.adjustments import Adjusted
 from ranking.candidates import Candidates, Query
 from ranking.exploration import Shown
+from ranking.extractors.base import USER_GROUP
 from ranking.features import FeatureMatrix
 from ranking.filters import Removed
 from ranking.scorers.base import ExplainingScorer, Scorer
@@ -37,6 +38,7 @@ _BY_SOURCE = {
     "topics": "about what you engage with",
     "trending": "popular now",
 }
+_BY_CHANCE = "shown to learn whether you like it"
 _BY_RULE = {
     "new_author": "by someone new",
     "pin": "picked for everyone",
@@ -71,21 +73,20 @@ def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityT
     rows = candidates.rows[shown.places]
     because_followed = _because_followed(query, table)
     by_source = [_BY_SOURCE.get(name, f"from {name}") for name in candidates.sources]
-    return [
-        "shown to learn whether you like it"
-        if explored
-        else _BY_RULE.get(shown.placed.get(candidate, ""))
-        or because_followed(feeds, author)
-        or by_source[source]
-        for candidate, explored, source, feeds, author in zip(
-            shown.places.tolist(),
-            shown.explored.tolist(),
+    found = [
+        because_followed(feeds, author) or by_source[source]
+        for source, feeds, author in zip(
             candidates.source[shown.places].tolist(),
             table.feeds[rows].tolist(),
             table.author_user[rows].tolist(),
             strict=True,
         )
     ]
+    for place, candidate in enumerate(shown.places.tolist() if shown.placed else ()):
+        found[place] = _BY_RULE.get(shown.placed.get(candidate, ""), found[place])
+    for place in np.flatnonzero(shown.explored).tolist():
+        found[place] = _BY_CHANCE
+    return found
 
 
 def removed_activities(removals: Sequence[Removed], table: ActivityTable) -> list[RemovedActivity]:
@@ -163,24 +164,33 @@ def _because_followed(
     query: Query, table: ActivityTable
 ) -> Callable[[Sequence[int], int], str | None]:
     """Of an activity's feeds (-1 pads, at the end) and author: which of them the user follows."""
-    follows, feed_names, user_names = (
-        query.follows,
-        table.names.feeds.names,
-        table.names.users.names,
-    )
+    of_feeds = _Because(query.follows, table.names.feeds.names, "")
+    of_users = _Because(query.follows, table.names.users.names, f"{USER_GROUP}:")
 
     def phrase(feeds: Sequence[int], author: int) -> str | None:
         for feed in feeds:
             if feed < 0:
                 break
-            if (follow := follows.get(feed_names[feed])) is not None:
-                return _followed(feed_names[feed], follow)
-        name = f"user:{user_names[author]}"
-        followed = follows.get(name)
-        return None if followed is None else _followed(name, followed)
+            if (because := of_feeds[feed]) is not None:
+                return because
+        return of_users[author]
 
     return phrase
 
 
-def _followed(name: str, follow: Follow) -> str:
-    return f"because you follow {name}" + (" (derived)" if follow.derived else "")
+class _Because(dict[int, str | None]):
+    """By the number of a feed, or of a user: that the user follows it, or None; made when asked."""
+
+    def __init__(self, follows: Mapping[str, Follow], names: Sequence[str], group: str) -> None:
+        self._follows = follows
+        self._names = names
+        self._group = group
+
+    def __missing__(self, number: int) -> str | None:
+        name = self._group + self._names[number]
+        follow = self._follows.get(name)
+        because = None if follow is None else f"because you follow {name}"
+        if follow is not None and follow.derived:
+            because = f"{because} (derived)"
+        self[number] = because
+        return because

@@ -166,11 +166,11 @@ def compute(spec: FeatureSpec, inputs: Inputs, missing: Collection[str] = ()) ->
 
     The families in `missing` are not computed: their columns are NaN.
     """
-    values = np.empty((len(inputs), len(spec.names)), dtype=np.float32)
+    columns = np.empty((len(spec.names), len(inputs)), dtype=np.float32)
     for place, name in enumerate(spec.names):
         feature = _feature(name)
-        values[:, place] = np.nan if feature.family in missing else feature.compute(inputs)
-    return FeatureMatrix(spec.names, values)
+        columns[place] = np.nan if feature.family in missing else feature.compute(inputs)
+    return FeatureMatrix(spec.names, np.ascontiguousarray(columns.T))
 
 
 def _feature(name: str) -> Feature:

@@ -78,7 +78,7 @@ def apply_filters(
     kept, removed = candidates, []
     for each in filters:
         matches = each.matches(query, kept, table)
-        if matches.any():
+        if np.count_nonzero(matches):
             removed.append(Removed(each.name, each.reason, kept.rows[matches]))
             kept = kept.take(np.flatnonzero(~matches))
     return FilterResult(kept, removed)

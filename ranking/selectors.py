@@ -1,7 +1,5 @@
 """From scores to an order: a total one, whatever a scorer returns."""
 
-import heapq
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -135,8 +133,10 @@ def total_order(
 
 
 @lru_cache(maxsize=64)
-def _multipliers(spread: AuthorSpread, count: int) -> tuple[float, ...]:
-    return tuple(spread.multiplier(before) for before in range(count))
+def _multipliers(spread: AuthorSpread, count: int) -> npt.NDArray[np.float64]:
+    multipliers = np.array([spread.multiplier(before) for before in range(count)])
+    multipliers.flags.writeable = False
+    return multipliers
 
 
 def _spread_out(
@@ -148,34 +148,29 @@ def _spread_out(
 ) -> Selection:
     """Fill the places one by one with the best of what remains, each author's count in mind.
 
-    Each author's activities stay in order, so only the first that is left of each competes: a heap
-    of one entry per author. Cost: O(window + count * log(authors)).
+    An author's activities stand in order and their multipliers never rise, so whatever was chosen
+    before, the n-th of them is worth its lift times the n-th multiplier: one sort gives the greedy
+    choice for every place.
     """
     window = order[: window_size(count)]
     window = window[np.isfinite(scores[window])]
     lifts = scores[window].astype(np.float64)
     lifts -= lifts[-1] if len(lifts) else 0.0
-    waiting: defaultdict[int, list[int]] = defaultdict(list)
-    for rank, author in enumerate(authors[window].tolist()):
-        waiting[author].append(rank)
-    lift, multipliers = lifts.tolist(), _multipliers(spread, count + 1)
-    heads = [(-lift[ranks[0]], ranks[0], 0, ranks) for ranks in waiting.values()]
-    heapq.heapify(heads)
-
-    chosen: list[int] = []
-    spreading: list[float] = []
-    while heads and len(chosen) < count:
-        _, rank, before, ranks = heads[0]  # ranks differ, so entries never compare beyond them
-        spreading.append(multipliers[before])
-        chosen.append(rank)
-        before += 1
-        if before < len(ranks):
-            after = ranks[before]
-            heapq.heapreplace(heads, (-lift[after] * multipliers[before], after, before, ranks))
-        else:
-            heapq.heappop(heads)
+    multipliers = _multipliers(spread, window_size(count))[_before(authors[window])]
+    chosen = np.argsort(-lifts * multipliers, kind="stable")[:count]
     applied = np.ones(count)
-    applied[: len(spreading)] = spreading
+    applied[: len(chosen)] = multipliers[chosen]
     rest = np.ones(len(order), dtype=np.bool_)
     rest[chosen] = False
     return Selection(np.concatenate([window[chosen], order[rest]]), count, applied)
+
+
+def _before(names: npt.NDArray[np.int32]) -> npt.NDArray[np.intp]:
+    """How many of the same name stand before each place, intp[n]."""
+    order = np.argsort(names, kind="stable")
+    ordered, places = names[order], np.arange(len(names))
+    begins = np.ones(len(names), dtype=np.bool_)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    before = np.empty(len(names), dtype=np.intp)
+    before[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
+    return before

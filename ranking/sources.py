@@ -170,10 +170,10 @@ class TrendingSource:
         last_us = counts.last_us[:, ENGAGEMENT]
         rows = _since(query.now_us - 30 * DAY_US, last_us, table)
         weights = counts.day.decays(query.now_us, [half_life_us])
-        # No engagement weighs more than the last one can, so most rows need not be weighed.
-        ages_us = np.maximum(query.now_us - DAY_US // 2 - last_us[rows], 0)
+        # No engagement weighs more than the last one, so most rows need not be weighed.
+        last = counts.day.weights_at(last_us[rows], weights[:, 0])
         most = np.zeros(len(table.alive))
-        most[rows] = counts.totals[rows, ENGAGEMENT] * (np.exp2(-ages_us / half_life_us) + 1e-6)
+        most[rows] = counts.totals[rows, ENGAGEMENT] * last
         return first_rows(
             self.quota,
             rows,
@@ -235,7 +235,7 @@ def first_rows(
     `most` on until no other can be among the first: `left_out` and `weigh` are the dear part.
     """
     wanted = proposed_max(quota)
-    size = wanted if weigh is None else 2 * wanted  # a bound is a little above its value
+    size = wanted if weigh is None else wanted * 5 // 4  # a bound is a little above its value
     while True:
         best = _highest(rows, most, size)
         kept = best if left_out is None else best[~left_out(best)]

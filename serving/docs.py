@@ -274,14 +274,19 @@ def _is_error(node: ast.stmt) -> bool:
 def metrics(root: Path) -> list[tuple[str, list[Family]]]:
     """Where metrics are told, and every metric that is told there."""
     return [
-        ("GET /metrics: of the service", list(_service_metrics(root))),
+        ("GET /metrics: of the service", list(_declared(root / "serving" / "telemetry.py"))),
         ("GET /metrics: of the engine", list(NODE_FAMILIES)),
         ("GET /metrics/tenants: of each tenant", list(TENANT_FAMILIES)),
+        (
+            "--metrics-file of `headwater drift` and `headwater train --all`: of each tenant",
+            list(_declared(root / "training" / "drift" / "metrics.py")),
+        ),
     ]
 
 
-def _service_metrics(root: Path) -> Iterator[Family]:
-    tree = ast.parse((root / "serving" / "telemetry.py").read_bytes())
+def _declared(source: Path) -> Iterator[Family]:
+    """The metrics that a module declares by `Counter`, `Gauge` or `Histogram`."""
+    tree = ast.parse(source.read_bytes())
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         if isinstance(call.func, ast.Name) and call.func.id in _METRIC_KINDS:
             name, doc, *labels = (ast.literal_eval(argument) for argument in call.args)

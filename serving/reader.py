@@ -137,13 +137,12 @@ class FeedReader:
         if cursor is not None:
             place = SlateCursor.decode(cursor)
             pinned = self.slates.find(place, tenant, user, kind)
-            query = replace(self._query(tenant, user, kind, places), excluded=excluded)
+            query = self._query(tenant, user, kind, places, excluded=excluded)
             gone = await self._withdrawn(query, config, pinned, place.offset)
             return pages.page(pinned, place.offset, limit, query.follows, withdrawn=gone)
         model = self.models.get(tenant)
         served = self.served.of(tenant, user) - {position_of(p.id) for p in config.feed(kind).pins}
-        query = self._query(tenant, user, kind, places)
-        query = replace(query, excluded=excluded, served=served)
+        query = self._query(tenant, user, kind, places, excluded=excluded, served=served)
         reading = self._reading(query, active, model, time, explain=explain, page=limit)
         slate = await self._maker.make(reading)
         self.recent.note(tenant, _request(query))
@@ -208,7 +207,7 @@ class FeedReader:
 
         What counts as `served` is left out.
         """
-        query = replace(self._query(tenant, user, "personalized", limit), served=served)
+        query = self._query(tenant, user, "personalized", limit, served=served)
         active = replace(self.configs.of(tenant), config=config)
         reading = self._reading(query, active, self.models.get(tenant))
         reading = replace(reading, rankers=HeldRankers())
@@ -285,7 +284,16 @@ class FeedReader:
         """How the tenant's feeds come about."""
         return self.configs.of(tenant).config
 
-    def _query(self, tenant: TenantId, user: UserId, kind: FeedKind, limit: int) -> Query:
+    def _query(
+        self,
+        tenant: TenantId,
+        user: UserId,
+        kind: FeedKind,
+        limit: int,
+        *,
+        excluded: Collection[bytes] = (),
+        served: Collection[bytes] = (),
+    ) -> Query:
         """The request with the user's side, read now; its seed derives from request and user."""
         request_id = self.request_id()
         seed = hashlib.blake2b(f"{request_id}:{user}".encode(), digest_size=8).digest()
@@ -300,6 +308,8 @@ class FeedReader:
             seed=int.from_bytes(seed),
             record=record,
             follows=self.follows.of(tenant, FeedId(self.settings.home_group, user)),
+            excluded=excluded,
+            served=served,
             feedback=Feedback.of(record),
         )
 

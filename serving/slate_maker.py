@@ -188,7 +188,7 @@ class SlateMaker:
             factors = reading.model.factors
         cheapest = not plan.allows("chronological")
         sources: list[CandidateSource] = []
-        asked, options = False, reading.active.config.feed(query.kind).sources.named()
+        asked, options = False, reading.active.config.feed(query.kind).sources
         for source in reading.rankers.sources(reading.active.config, query.kind, factors):
             spared = source.name in ALWAYS_ASKED
             if asked and not spared and (cheapest or not plan.allows("sources")):
@@ -201,7 +201,7 @@ class SlateMaker:
                 sources.append(SparedSource(source, self._source_failed, source.quota))
             else:
                 each = SparedSource(source, self._source_failed, quota)
-                timeout_ms = options[source.name].timeout_ms
+                timeout_ms: float = getattr(options, source.name).timeout_ms
                 timed = TimedSource(each, reading.deadline, self.costs, timeout_ms)
                 sources.append(timed if asked else each)
             asked = asked or source.name != "editorial"
@@ -210,10 +210,10 @@ class SlateMaker:
     def _following(self, query: Query, plan: Plan, quota_full: int, quota: int) -> CandidateSource:
         """The user's home feed as of now, no more of it than the plan can use.
 
-        That is twice the candidates: some rows hold what was removed, or what is pinned.
+        That is half as much again as the candidates: some rows hold what was removed, or is pinned.
         """
         rows_max = plan.scaled(proposed_max(quota_full)) if plan.allows("chronological") else quota
-        rows_max = min(rows_max, 2 * self.settings.candidates_max)
+        rows_max = min(rows_max, self.settings.candidates_max * 3 // 2)
         home = EngineFollowingSource(
             self.engine, self.settings.home_group, quota, rows_max=rows_max
         )
@@ -311,7 +311,7 @@ class SlateMaker:
                     error=type(error).__name__,
                 )
             else:
-                return replace(slate, degraded=degraded)
+                return slate if degraded is None else replace(slate, degraded=degraded)
         return replace(self._without_model(reading, gathered), degraded=degraded or without)
 
     def _without_model(self, reading: Reading, gathered: _Gathered) -> Slate:

@@ -185,11 +185,11 @@ class AlsConfig:
 
     dimensions: int = 32
     """Length of a user's or activity's vector."""
-    l2: float = 20.0
+    l2: float = 75.0
     """Penalty on the vectors."""
-    alpha: float = 2.0
+    alpha: float = 12.5
     """How much more an engagement counts than none."""
-    epochs: int = 15
+    epochs: int = 20
     """Passes over users and activities."""
 
 
@@ -197,7 +197,7 @@ class AlsConfig:
 class EaseConfig:
     """EASE on the engagements of the factors' part, for catalogues that are small enough."""
 
-    l2: float = 300.0
+    l2: float = 500.0
     """Penalty on the weights."""
     activities_max: int = 5_000
     """Activities beyond which it is left out: 12 bytes a pair (300 MB), and time is cubic."""

@@ -165,16 +165,20 @@ def evaluate(
     registry: str,
     version: int | Alias = "live",
     config: TrainingConfig | None = None,
+    progress: Progress = no_progress,
 ) -> EvaluationReport:
     """Judge a published version on the test part of an export, beside the baselines.
 
-    Raises `ModelNotFound` where there is no such version.
+    `progress` is told of the replay of its requests, which takes longest. Raises `ModelNotFound`
+    where there is no such version.
     """
     name = check_tenant_id(tenant)
     with contextlib.closing(open_registry(registry)) as opened, _scratch() as scratch:
         wanted = find_version(opened, name, version)
+        progress("fetch the version", 0, None)
         directory = opened.fetch(wanted, scratch / "bundle")
-        report = judge_bundle(Path(export), tenant, directory, config or TrainingConfig())
+        used = config or TrainingConfig()
+        report = judge_bundle(Path(export), tenant, directory, used, progress)
     return msgspec.structs.replace(report, model_version=wanted.version)
 
 

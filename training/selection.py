@@ -15,6 +15,7 @@ from ranking.scorers.factorization import FactorizationScorer, FactorTable
 from ranking.scorers.popularity import PopularityScorer
 from ranking.scorers.recency import RecencyScorer
 from training.config import TrainingConfig
+from training.drift.histograms import HISTOGRAMS, training_histograms
 from training.errors import TooFewEvents
 from training.evaluation.rankings import (
     BASELINES,
@@ -36,6 +37,7 @@ from training.gates.trained_users import TRAINED_USERS, pack_users
 from training.head_steps import head_reports
 from training.sets.dataset import TrainingSet, joined
 from training.sets.splits import PartName, split_by_time
+from training.sources.base import Progress, no_progress
 from training.steps import (
     SetFiles,
     Trained,
@@ -183,20 +185,28 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     bundle = _bundle(report, scorer, test, factors, trained_us)
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
-    documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
+    documents = {
+        TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors)),
+        HISTOGRAMS: training_histograms(TrainingSet.load(plan.set_path("ranker")), scorer),
+    }
     for trained in every:
         documents |= trained.documents
     return Judged(path if path.exists() else bundle.save(path), report, documents)
 
 
 def judge_bundle(
-    export: Path, tenant: str, directory: Path, config: TrainingConfig
+    export: Path,
+    tenant: str,
+    directory: Path,
+    config: TrainingConfig,
+    progress: Progress = no_progress,
 ) -> EvaluationReport:
     """A bundle on the test part of an export, beside the baselines.
 
     Raises `BundleDamaged`, `ExportDamaged`, or `TooFewEvents`.
     """
     watch = Stopwatch()
+    progress("read events", 0, None)
     bundle = ModelBundle.load(directory)
     log = read_event_log(export, tenant)
     split = split_by_time(log.events, config.check().split)
@@ -205,7 +215,8 @@ def judge_bundle(
         "test": config.requests.test_requests_max,
     }
     parameters = bundle.spec.parameters
-    sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters)
+    sets = replayed_sets(log, config, split, limits, bundle.factors(), parameters, progress)
+    progress("judge", 0, None)
     validation = sets["validation"]
     popular = most_popular_column(validation, config.evaluation.k)
     test = sets["test"]

@@ -27,6 +27,7 @@ from training.sets.impressions import shown_requests, without_places
 from training.sets.replay import Answerable, replay
 from training.sets.requests import Request, find_requests, thin_out
 from training.sets.splits import PartName, Split, split_by_time
+from training.sources.base import Progress, no_progress
 from training.trainers.base import Stopwatch
 from training.trainers.rows import Examples, Fitted, RowTrainer
 
@@ -226,6 +227,7 @@ def replayed_sets(
     limits: Mapping[PartName, int],
     factors: FactorTable | None,
     parameters: FeatureParameters = DEFAULT_PARAMETERS,
+    progress: Progress = no_progress,
 ) -> dict[SetName, TrainingSet]:
     """The set of each part with a limit, and explore's, all made in one pass over the log.
 
@@ -240,7 +242,8 @@ def replayed_sets(
     names: list[SetName] = [*limits, "explore"]
     found: dict[SetName, list[Answerable]] = {name: [] for name in names}
     spec = FeatureSpec(FEATURE_NAMES, parameters=parameters)
-    for answer in replay(log, chosen, spec, config.requests, factors):
+    for number, answer in enumerate(replay(log, chosen, spec, config.requests, factors)):
+        progress("replay requests", number, len(chosen))
         request = answer.request
         name = "explore" if request.kind == "explore" else split.part(request.time_us)
         found[name].append(answer)

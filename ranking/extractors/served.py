@@ -1,7 +1,9 @@
 """Inputs of features as they are served: one query, rows of the activity table, a user's record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -103,7 +105,7 @@ class ServedInputs(Inputs):
     def decayed_7d(self, of: Counted, channel: int) -> Floats:
         """A gather and a product; of tags, each tag that any candidate has is weighed once."""
         if of == "activity":
-            return self._over_7d(self._table.counts, self._rows, channel)
+            return self._by_day[channel][:, 1]
         if of == "author":
             return self._over_7d(self._table.author_counts, self._authors, channel)
         used = self._tags_in_use
@@ -113,13 +115,13 @@ class ServedInputs(Inputs):
 
     def engagements_by_day(self) -> Floats:
         """Columns: half-lives of a day and of 7 days."""
-        ring = self._table.counts.day
-        return ring.weigh(self._rows, ENGAGEMENT, self._day_weights(ring))
+        return self._by_day[ENGAGEMENT]
 
     def engagements_by_hour(self) -> Floats:
         """Columns: half-life of an hour; the plain count of 24 hours."""
         ring = self._table.counts.hour
-        weights = np.hstack([ring.decays(self.now_us, [HOUR_US]), ring.window(self.now_us, 24)])
+        decays, window = ring.decays(self.now_us, (HOUR_US,)), ring.window(self.now_us, 24)
+        weights = np.concatenate((decays, window), axis=1)
         return ring.weigh(self._rows, ENGAGEMENT, weights)
 
     @property
@@ -203,6 +205,12 @@ class ServedInputs(Inputs):
         return stacked(self._table.feeds.take(self._rows, axis=0))
 
     @cached_property
+    def _by_day(self) -> Mapping[int, Floats]:
+        """By channel, what each candidate counts; half-lives of a day and of 7 days."""
+        ring = self._table.counts.day
+        return ring.weigh_all(self._rows, self._day_weights(ring))
+
+    @cached_property
     def _tags_in_use(self) -> npt.NDArray[np.intp]:
         """The tags that any candidate has."""
         used = np.zeros(self._table.names.tags.size + 1, dtype=np.bool_)
@@ -221,29 +229,38 @@ class ServedInputs(Inputs):
         return since_us
 
     def _over_7d(self, counts: BucketCounts, rows: npt.NDArray[np.integer], channel: int) -> Floats:
-        decayed: Floats = counts.day.weigh(rows, channel, self._day_weights(counts.day)[:, 1:])[
-            :, 0
-        ]
+        decayed: Floats = counts.day.weigh(rows, channel, self._day_weights(counts.day))[:, 1]
         return decayed
 
     def _day_weights(self, ring: Ring) -> Floats:
         """Columns: half-lives of a day and of 7 days. The day rings mostly share one clock."""
         if ring.newest not in self._weights:
-            self._weights[ring.newest] = ring.decays(self.now_us, [DAY_US, _WEEK_US])
+            self._weights[ring.newest] = ring.decays(self.now_us, (DAY_US, _WEEK_US))
         return self._weights[ring.newest]
 
 
 def _met(names: Interner, affinities: Mapping[str, Affinity], wanted: npt.NDArray[np.intp]) -> Met:
-    numbers, met = names.numbers(affinities), affinities.values()
+    numbered = np.arange(1, len(affinities) + 1)
+    places = _spread(names.size, names.numbers(affinities), numbered)[wanted]
     return Met(
-        _spread(names.size, numbers, [affinity.engagements for affinity in met])[wanted],
-        _spread(names.size, numbers, [affinity.impressions for affinity in met])[wanted],
-        _spread(names.size, numbers, [affinity.last_us for affinity in met])[wanted],
+        *(
+            _behind_zero(map(field, affinities.values()), len(affinities))[places]
+            for field in _AFFINITY_FIELDS
+        )
     )
 
 
+_AFFINITY_FIELDS: Final = tuple(map(attrgetter, ("engagements", "impressions", "last_us")))
+"""The fields of an `Affinity` in the order of `Met`'s."""
+
+
+def _behind_zero(values: Iterator[int], count: int) -> npt.NDArray[np.int64]:
+    """A zero for whom was never met, then the values, int64[count + 1]."""
+    return np.fromiter(chain((0,), values), np.int64, count + 1)
+
+
 def _spread(
-    size: int, numbers: npt.NDArray[np.intp], values: Sequence[int]
+    size: int, numbers: npt.NDArray[np.intp], values: Sequence[int] | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """`values` at their numbers, 0 elsewhere and for `UNKNOWN`, int64[size + 1]."""
     spread = np.zeros(size + 1, dtype=np.int64)

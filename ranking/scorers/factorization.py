@@ -155,6 +155,9 @@ class FactorTable:
         vector = self._users.factors[row]
         rows = self._rows_of(positions)
         known = np.flatnonzero(rows >= 0)
+        if len(known) == len(rows):
+            vectors = self._activities.factors.take(rows, axis=0)
+            return _dots(vectors, vector), self._activities.biases.take(rows)
         dots[known] = _dots(self._activities.factors.take(rows[known], axis=0), vector)
         biases[known] = self._activities.biases.take(rows[known])
         if len(known) < len(rows):

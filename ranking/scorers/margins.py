@@ -44,7 +44,7 @@ class Margins:
         """The margins of rows, float32[n]; raises `RuntimeError` with what XGBoost says."""
         values = np.ascontiguousarray(values, np.float32)
         rows = b'{"data":[%d,true],"shape":[%d,%d],"typestr":"<f4","version":3}' % (
-            values.ctypes.data,
+            values.__array_interface__["data"][0],
             *values.shape,
         )
         shape, dimensions, numbers = _Sizes(), ctypes.c_uint64(), _Numbers()

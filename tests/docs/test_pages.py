@@ -15,6 +15,7 @@ from serving.node_metrics import NODE_FAMILIES
 from serving.settings import Settings
 from serving.telemetry import Metrics
 from serving.tenant_metrics import TENANT_FAMILIES
+from training.drift.metrics import GAUGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +93,7 @@ def test_every_feature_is_on_its_page(pages: dict[str, str]) -> None:
 
 def test_every_metric_is_on_its_page(pages: dict[str, str]) -> None:
     told = [metric.name for metric in Metrics().registry.collect()]
-    told += [family.name for family in (*NODE_FAMILIES, *TENANT_FAMILIES)]
+    told += [family.name for family in (*NODE_FAMILIES, *TENANT_FAMILIES, *GAUGES)]
     for name in told:
         assert f"\n### {name}\n" in pages["metrics.md"]
 

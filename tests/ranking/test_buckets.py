@@ -140,3 +140,30 @@ def test_a_weighed_count_does_not_depend_on_the_batch(rows: int) -> None:
     whole = counts.day.weigh(np.arange(600), ENGAGEMENT, weights)
     part = draws.choice(600, rows, replace=False)
     np.testing.assert_array_equal(whole[part], counts.day.weigh(part, ENGAGEMENT, weights))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 64])
+def test_all_channels_at_once_are_what_each_is(rows: int) -> None:
+    counts = counts_of(64)
+    draws = np.random.default_rng(4)
+    for row, kind, hours in draws.integers(0, [64, 7, 700], (3000, 3)).tolist():
+        counts.add(row, kind, T0_US + hours * HOUR_US)
+    for ring in (counts.hour, counts.day):
+        weights = ring.decays(T0_US + 701 * HOUR_US, [DAY_US, 7 * DAY_US])
+        chosen = draws.permutation(64)[:rows]
+        for channel, weighed in ring.weigh_all(chosen, weights).items():
+            np.testing.assert_array_equal(ring.weigh(chosen, channel, weights), weighed)
+
+
+@pytest.mark.parametrize("ahead_h", [-30 * 24, -5, 0, 1, 26, 40 * 24])
+def test_the_weight_of_a_time_is_that_of_a_lone_event(ahead_h: int) -> None:
+    """Whether the query is before the clock of the ring, beyond it, or so late that all is gone."""
+    counts = counts_of(3)
+    times_us = np.array([T0_US, T0_US + 9 * DAY_US, T0_US + 39 * DAY_US])
+    for row, time_us in enumerate(times_us.tolist()):
+        counts.add(row, COUNTER_KINDS.index("like"), time_us)
+    now_us = T0_US + 39 * DAY_US + ahead_h * HOUR_US
+    for ring in (counts.hour, counts.day):
+        weights = ring.decays(now_us, [7 * DAY_US])
+        alone = ring.weigh(np.arange(3), ENGAGEMENT, weights)[:, 0]
+        np.testing.assert_array_equal(alone, ring.weights_at(times_us, weights[:, 0]))

@@ -200,7 +200,22 @@ def test_publishing_does_not_promote_by_itself(
 def test_a_published_version_is_judged_as_it_was_in_training(
     result: TrainingResult, export: Path, home: Path
 ) -> None:
-    report = evaluate(export, "acme", registry=f"dir:{home / 'registry'}", config=CONFIG)
+    told: list[tuple[str, int, int | None]] = []
+    report = evaluate(
+        export,
+        "acme",
+        registry=f"dir:{home / 'registry'}",
+        config=CONFIG,
+        progress=lambda *step: told.append(step),
+    )
+    replayed = [(done, total) for what, done, total in told if what == "replay requests"]
+    assert [done for done, _ in replayed] == list(range(len(replayed)))
+    (total,) = {total for _, total in replayed}
+    assert total is not None
+    assert total >= len(replayed) > 10
+    assert list(dict.fromkeys(what for what, _, _ in told)) == [
+        *("fetch the version", "read events", "replay requests", "judge"),
+    ]
     assert report.model_version == result.version
     assert report.of("boosted").ndcg == result.report.result.ndcg
     assert report.explore is not None

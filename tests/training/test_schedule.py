@@ -287,7 +287,9 @@ def test_the_command_exports_and_trains_who_is_due(tmp_path: Path) -> None:
     write_actions(community(1, users=8, days=2), tmp_path / "actions.jsonl")
     run("import", "actions.jsonl", "--tenant", "acme", "--data-dir", "data")
     train = ("train", "--all", "--events", "events", "--out", "out", "--registry", "dir:registry")
-    status, answer = run(*train, "--export-from", "data", "--scheduler", "inline")
+    options = ("--export-from", "data", "--scheduler", "inline", "--metrics-file", "drift.prom")
+    status, answer = run(*train, *options)
     (outcome,) = answer["outcomes"]
     assert (status, outcome["tenant"], outcome["did"]) == (1, "acme", "failed")
     assert "16 engagements are too few to train" in str(outcome["reason"])
+    assert 'headwater_drift_problem{tenant="acme"} 1\n' in (tmp_path / "drift.prom").read_text()

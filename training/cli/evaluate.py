@@ -125,13 +125,15 @@ def evaluate(
             return
         from training.flow import evaluate as evaluate_version  # noqa: PLC0415 - heavy imports
 
-        report = evaluate_version(
-            events,
-            tenant,
-            registry=uri,
-            version=version_of(version),
-            config=config_of(dataset, seed),
-        )
+        with progress_bar(json) as progress:
+            report = evaluate_version(
+                events,
+                tenant,
+                registry=uri,
+                version=version_of(version),
+                config=config_of(dataset, seed),
+                progress=progress,
+            )
         if out is not None:
             report.write(out)
         if json:

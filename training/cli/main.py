@@ -51,9 +51,12 @@ from training.cli.schedule import (
     AgeDays,
     ExportFrom,
     LookEvery,
+    MetricsFile,
     NewEvents,
     Rounds,
+    SlatesIn,
     Watch,
+    drift_watch,
     train_on_schedule,
 )
 from training.config import DAY_S, BudgetConfig, ScheduleConfig
@@ -124,6 +127,8 @@ def train(
     age_days: AgeDays = SCHEDULE.age_s_max / DAY_S,
     look_every_s: LookEvery = SCHEDULE.look_every_s,
     export_from: ExportFrom = None,
+    slates: SlatesIn = None,
+    metrics_file: MetricsFile = None,
     out: Annotated[
         Path, typer.Option("--out", help="Where bundles and reports go, a folder a tenant.")
     ] = Path(".headwater/training"),
@@ -189,6 +194,7 @@ def train(
             scheduler=scheduler,
             cluster=ClusterConfig(workers=workers),
             export_from=export_from,
+            drift=drift_watch(slates or events, registry_uri(registry, data_dir), metrics_file),
         )
         train_on_schedule(rounds, watch=watch, json=json)
         return

@@ -15,15 +15,19 @@ from training.errors import TrainingError
 from training.sources.base import Progress
 
 if TYPE_CHECKING:
+    from training.drift.published import DriftWatch
     from training.schedule import Outcome
 
 __all__ = [
     "AgeDays",
     "ExportFrom",
     "LookEvery",
+    "MetricsFile",
     "NewEvents",
     "Rounds",
+    "SlatesIn",
     "Watch",
+    "drift_watch",
     "train_on_schedule",
 ]
 
@@ -50,9 +54,26 @@ ExportFrom = Annotated[
         "to --events.",
     ),
 ]
+SlatesIn = Annotated[
+    Path | None,
+    typer.Option(
+        "--slates",
+        help="With --metrics-file: where slates are exported to. Unset: the directory of --events.",
+    ),
+]
+MetricsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics-file",
+        help="With --all: after each look, write how far every live model has drifted, for "
+        "Prometheus's textfile collector.",
+    ),
+]
 
 _PROGRAM: Final = "serving"
 """The `headwater` command as a module: it is started, not imported."""
+_NOT_FOUND: Final = b'"exception": "NotFound"'
+"""What a command answers where a tenant has no slates yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +90,16 @@ class Rounds:
     scheduler: str | None
     cluster: ClusterConfig
     export_from: Path | None
+    drift: "DriftWatch | None" = None
 
     def look(self, progress: Progress) -> "list[Outcome]":
-        """Export what is new, if asked for, and train who is due."""
-        from training.schedule import train_due  # noqa: PLC0415 - heavy imports inside
+        """Export what is new, if asked for, train who is due, and write metrics of all."""
+        from training.schedule import exported_tenants, train_due  # noqa: PLC0415 - heavy imports
 
         if self.export_from is not None:
-            _export(self.export_from, self.events, self.tenants)
-        return train_due(
+            slates = None if self.drift is None else self.drift.slates
+            _export(self.export_from, self.events, slates, self.tenants)
+        outcomes = train_due(
             self.events,
             out=self.out,
             registry=self.registry,
@@ -88,6 +111,19 @@ class Rounds:
             cluster=self.cluster,
             progress=progress,
         )
+        if self.drift is not None:
+            every = exported_tenants(self.events, self.schedule)
+            self.drift.look([name for name in every if name in (self.tenants or every)], progress)
+        return outcomes
+
+
+def drift_watch(slates: Path, registry: str, metrics_file: Path | None) -> "DriftWatch | None":
+    """What writes the metrics of drift; None where no file is named."""
+    if metrics_file is None:
+        return None
+    from training.drift.published import DriftWatch  # noqa: PLC0415 - heavy imports inside
+
+    return DriftWatch(slates, registry, metrics_file)
 
 
 def train_on_schedule(rounds: Rounds, *, watch: bool, json: bool) -> None:
@@ -137,21 +173,26 @@ def _row(outcome: "Outcome") -> dict[str, object]:
     }
 
 
-def _export(data_dir: Path, out: Path, tenants: list[str]) -> None:
-    """`headwater export` for each tenant; a running service goes on."""
+def _export(data_dir: Path, out: Path, slates: Path | None, tenants: list[str]) -> None:
+    """`headwater export` for each tenant, and of slates where asked; a running service goes on."""
     where = ["--data-dir", str(data_dir)]
     if not tenants:
         listed = json_lines.loads(_run("tenants", "list", *where))
         tenants = [str(each["tenant"]) for each in listed["tenants"]]
     for tenant in tenants:
         _run("export", "--tenant", tenant, "--out", str(out), *where)
+        if slates is not None:
+            _run("slates", "export", "--tenant", tenant, "--out", str(slates), *where, lacks=True)
 
 
-def _run(*arguments: str) -> bytes:
+def _run(*arguments: str, lacks: bool = False) -> bytes:
+    """A command's answer; nothing where it `lacks` what it is asked for, and may."""
     done = subprocess.run(  # noqa: S603 (our own command)
         [sys.executable, "-m", _PROGRAM, *arguments, "--json"], capture_output=True, check=False
     )
     if done.returncode:
+        if lacks and _NOT_FOUND in done.stdout:
+            return b""
         told_so = (done.stdout or done.stderr).decode(errors="replace").strip()
         raise TrainingError(f"headwater {' '.join(arguments[:2])} failed: {told_so[:500]}")
     return done.stdout

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from training.evaluation.rankings import RankerResult
     from training.evaluation.report import EvaluationReport
 
-__all__ = ["HTML", "MARKDOWN", "PLOT_NOTES", "as_html", "as_markdown", "rendered"]
+__all__ = ["HTML", "MARKDOWN", "PLOT_NOTES", "as_html", "as_markdown", "markdown_table", "rendered"]
 
 HTML: Final = "report.html"
 MARKDOWN: Final = "report.md"
@@ -61,11 +61,11 @@ def as_html(report: "EvaluationReport") -> str:
 def as_markdown(report: "EvaluationReport") -> str:
     """Tables and sentences, for a pull request or a log."""
     lines = [f"# {_title(report)}", "", *(f"* {sentence}" for sentence in _lead(report)), ""]
-    lines += _table(_header(report), _rows(report))
+    lines += markdown_table(_header(report), _rows(report))
     if report.bands:
         names = [ranker.name for ranker in report.bands[0].rankers]
         lines += ["", "## By what the user had engaged with before", ""]
-        lines += _table(
+        lines += markdown_table(
             ["users with", "users", "requests", *names],
             [
                 [band.name, str(band.users), str(band.requests), *map(_ndcg, band.rankers)]
@@ -77,11 +77,11 @@ def as_markdown(report: "EvaluationReport") -> str:
         lines += [f"ECE {report.reliability.error:.4f}. {report.reliability.basis}"]
     if report.heads:
         lines += ["", "## Heads of the value model", ""]
-        lines += _table(_HEADS_HEADER, _head_rows(report))
+        lines += markdown_table(_HEADS_HEADER, _head_rows(report))
     if report.importance:
         lines += ["", "## What moves the score", ""]
         shares = [[f"`{name}`", f"{size:.4f}"] for name, size in report.importance.items()]
-        lines += _table(["feature", "mean absolute contribution"], shares[:20])
+        lines += markdown_table(["feature", "mean absolute contribution"], shares[:20])
     lines += ["", "## What to know", "", *(f"* {sentence}" for sentence in report.statements)]
     return "\n".join(lines) + "\n"
 
@@ -152,7 +152,8 @@ def _ndcg(ranker: "RankerResult") -> str:
     return f"{ranker.ndcg:.3f} [{ranker.interval[0]:.3f}, {ranker.interval[1]:.3f}]"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, numbers to the right of the first column."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
 

@@ -6,6 +6,7 @@ no plot needs a legend that is longer than it.
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from training.evaluation.report import EvaluationReport
 
-__all__ = ["as_png", "as_svg", "plots_of"]
+__all__ = ["FAINT", "INK", "MODEL", "OTHER", "VERDICTS", "as_png", "as_svg", "plots_of", "styled"]
 
 MODEL: Final = "#1f6f8b"
 OTHER: Final = "#8a8f98"
@@ -45,11 +46,16 @@ _STYLE: Final[Any] = {  # Any: matplotlib names every key it takes
 }
 
 
-def plots_of(report: "EvaluationReport") -> dict[str, "Figure"]:
-    """The plots that the report has data for, by name."""
+def styled() -> AbstractContextManager[None]:
+    """What is drawn within looks like the plots here."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second that only reports pay
 
-    with mpl.rc_context(_STYLE):
+    return mpl.rc_context(_STYLE)
+
+
+def plots_of(report: "EvaluationReport") -> dict[str, "Figure"]:
+    """The plots that the report has data for, by name."""
+    with styled():
         drawn = {"intervals": _intervals(report), "reach": _reach(report)}
         if report.bands:
             drawn["bands"] = _bands(report)
@@ -63,10 +69,8 @@ def plots_of(report: "EvaluationReport") -> dict[str, "Figure"]:
 
 def as_svg(figure: "Figure") -> str:
     """The figure as an SVG element, to stand in an HTML page."""
-    import matplotlib as mpl  # noqa: PLC0415
-
     stream = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with styled():
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return text[text.index("<svg") :]

@@ -53,19 +53,27 @@ K = 10
 POPULARITY = "popularity"
 
 FAMILIES: Mapping[str, Sequence[MatrixTrainer]] = {
-    "EASE": [EaseTrainer(l2=l2) for l2 in (100.0, 200.0, 300.0, 500.0, 800.0)],
+    "EASE": [EaseTrainer(l2=l2) for l2 in (125.0, 250.0, 500.0, 1_000.0, 2_000.0)],
     "ALS": [
         AlsTrainer(dimensions=dimensions, l2=l2, alpha=alpha)
-        for dimensions in (32, 48)
-        for l2, alpha in ((10.0, 2.0), (20.0, 2.0), (30.0, 3.0), (50.0, 5.0))
+        for dimensions in (16, 32, 64)
+        for l2, alpha in ((20.0, 3.0), (40.0, 6.0), (75.0, 12.5), (150.0, 25.0))
     ],
     "LightFM WARP": [
-        FactorizationTrainer(dimensions=dimensions, epochs=epochs)
-        for dimensions in (16, 32)
-        for epochs in (10, 15, 20, 30)
+        FactorizationTrainer(
+            dimensions=dimensions,
+            epochs=epochs,
+            learning_rate=step,
+            user_l2=1e-6,
+            activity_l2=1e-6,
+            tries_max=15,
+        )
+        for dimensions in (32, 64)
+        for step, epochs in ((0.05, 15), (0.03, 30), (0.02, 50))
     ],
 }
-"""What is tried of each family, the simpler first."""
+"""What is tried of each family, the simpler first: around what a search of wide spaces found on a
+validation part of P1 alone (docs/recipes.md)."""
 
 
 @dataclass(frozen=True, slots=True)

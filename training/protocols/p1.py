@@ -31,8 +31,9 @@ CONVENTIONS = (
     "NDCG@10, the mean over users, gain 1 for each held out movie; who has none is left out.",
     "Candidates are all movies that the user did not rate in training; no negatives are sampled.",
     (
-        "Hyperparameters are chosen on a validation part, 25 % of each user's training ratings; "
-        "the test part is looked at once. A random split lets the future teach the past: P2 does "
+        "Hyperparameters are chosen on a validation part, 25 % of each user's training ratings, "
+        "from a grid around what a search found on such a part; the test part is looked at once. "
+        "A random split lets the future teach the past: P2 does "
         "not."
     ),
     "Intervals are 95 %, from a bootstrap of users; differences are over the same users.",

@@ -24,11 +24,11 @@ class AlsTrainer:
 
     dimensions: int = 32
     """Length of a user's or activity's vector."""
-    l2: float = 20.0
+    l2: float = 75.0
     """Penalty on the vectors."""
-    alpha: float = 2.0
+    alpha: float = 12.5
     """How much more an engagement counts than none: its confidence is `alpha` times its weight."""
-    epochs: int = 15
+    epochs: int = 20
     """Passes over users and activities."""
     threads: int = 1
     """Threads; the vectors are the same with any number."""

@@ -87,7 +87,7 @@ class EaseModel:
 class EaseTrainer:
     """Hyperparameters of EASE."""
 
-    l2: float = 300.0
+    l2: float = 500.0
     """Penalty on the weights, above 0: grows with the engagements of each activity."""
     activities_max: int = 15_000
     """Activities beyond which it refuses: memory is 12 bytes a pair (2.7 GB), time is cubic."""

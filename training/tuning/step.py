@@ -81,10 +81,13 @@ def search_factors(case: FactorCase, search_config: SearchConfig) -> Trained:
         )
 
     def judge(trainer: MatrixTrainer, told: Told) -> float:
+        epochs = int(getattr(trainer, "epochs", 1))
+
         def look(epoch: int, model: MatrixModel) -> None:
             plan.budget.check("the search for factors")
-            if epoch % _LOOK_EVERY == 0:
-                told(epoch, ndcg(model))
+            step = epoch * _LOOKS // epochs
+            if step > (epoch - 1) * _LOOKS // epochs:
+                told(step, ndcg(model))
 
         return ndcg(fit(trainer, look))
 
@@ -106,8 +109,8 @@ def search_factors(case: FactorCase, search_config: SearchConfig) -> Trained:
     return replace(saved, notes=notes, documents=documents)
 
 
-_LOOK_EVERY = 5
-"""Passes between two looks at validation, each of which scores all of its candidates."""
+_LOOKS = 5
+"""Looks at validation in a trial, at equal shares of its passes; each scores all candidates."""
 
 
 def _spaces(config: TrainingConfig, activities: int) -> dict[str, Space[MatrixTrainer]]:

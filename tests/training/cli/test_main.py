@@ -53,6 +53,7 @@ def test_a_tenant_is_trained_promoted_shown_judged_and_rolled_back(
         "report.md",
         "signature.json",
         "trained_users.npz",
+        "training_histograms.json",
     ]
     assert run(app, "models", "policy", "acme", *registry)["policy"] == "by_hand"
     assert run(app, "models", "policy", "acme", "gated", *registry)["policy"] == "gated"

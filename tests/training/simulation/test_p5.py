@@ -4,6 +4,9 @@ import pytest
 
 from training.protocols import ProtocolOptions, run_protocol
 
+FRESH_SEED = 30_000_000
+"""The settings were chosen with communities of other seeds in view."""
+
 
 def test_regret_falls_and_intervals_hold_the_truth_in_the_short_form() -> None:
     told: list[str] = []
@@ -21,6 +24,7 @@ def test_regret_falls_and_intervals_hold_the_truth_in_the_short_form() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
 def test_regret_falls_and_ninety_of_a_hundred_intervals_hold_the_truth() -> None:
-    report = run_protocol("p5")
+    options = ProtocolOptions(seed=FRESH_SEED)
+    report = run_protocol("p5", options)
     assert [check.sentence for check in report.checks if not check.passed] == []
     assert report.counts["communities that were estimated"] == 100

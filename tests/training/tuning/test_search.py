@@ -7,6 +7,7 @@ from ranking.metrics import ndcg_at_k
 from training.config import BoostedConfig, SearchConfig
 from training.errors import TooFewEvents, TrainingError
 from training.testing_trainers import shown_slates, two_tastes
+from training.trainers.als import AlsTrainer
 from training.trainers.base import MatrixTrainer
 from training.trainers.popularity import PopularityTrainer
 from training.trainers.rows import RowTrainer
@@ -169,6 +170,17 @@ def test_matrix_spaces_are_searched_on_what_was_held_back() -> None:
     )
     assert found.score >= matrix_ndcg(PopularityTrainer().fit(train), train, held, 5)
     assert {trial.space for trial in found.study.trials} == {"ease", "als", "warp"}
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 10, 25])
+def test_trials_are_compared_at_equal_shares_of_their_own_passes(epochs: int) -> None:
+    whole = two_tastes(5)
+    told: list[int] = []
+    judge = judge_of_matrices(whole, two_tastes(6), 5, seed=1, looks=5)
+    judge(AlsTrainer(dimensions=2, epochs=epochs), lambda step, _: told.append(step))
+    assert told == sorted(set(told))
+    assert told[-1] == 5
+    assert len(told) == min(epochs, 5)
 
 
 def test_the_ndcg_of_a_matrix_is_that_of_its_users() -> None:
