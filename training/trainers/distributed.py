@@ -5,8 +5,7 @@ nonsense. So partitions are checked before anything is trained: the rows of a re
 requests ascending, none in two partitions.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.scorers.boosted import BoostedScorer
+from training.cluster import client_of_worker
 from training.errors import TooFewEvents, TrainingError
 from training.trainers.base import Stopwatch
 from training.trainers.boosted import BoostedTrainer, features_of
@@ -117,7 +117,7 @@ class DistributedTrainer:
     ) -> Fitted:
         """See `RowTrainer.fit`; `on_round` hears of the best round, when all are over."""
         check_teaching(train, train.relevance > 0, self.name)
-        with _cluster() as client:
+        with client_of_worker() as client:
             count = len(client.nthreads())
             fitted = fit_distributed(
                 client,
@@ -134,25 +134,9 @@ class DistributedTrainer:
     def refit(self, data: Examples, trees: int, *, seed: int = 0) -> Fitted:
         """Train on all of the data with the number of trees that validation chose."""
         check_teaching(data, data.relevance > 0, self.name)
-        with _cluster() as client:
+        with client_of_worker() as client:
             parts = partitions_of(data, len(client.nthreads()))
             return fit_distributed(client, parts, self.trainer, trees, seed=seed)
-
-
-@contextmanager
-def _cluster() -> Iterator[Any]:  # Any: a client of `distributed`, which has no types
-    """The cluster of the worker that this runs in, whose place is free for the time."""
-    from distributed import get_worker, worker_client  # noqa: PLC0415 - only on a cluster
-
-    try:
-        get_worker()
-    except ValueError as error:
-        raise TrainingError(
-            "trees that grow on all workers are grown by a step on one of them: use --scheduler "
-            "with more than one worker, or a BoostedTrainer"
-        ) from error
-    with worker_client() as client:
-        yield client
 
 
 def fit_distributed(

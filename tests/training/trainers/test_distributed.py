@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ranking.scorers.base import Scorer
 from training.config import BoostedConfig, BoostedVariant
-from training.errors import TrainingError
+from training.errors import ClusterError, TrainingError
 from training.testing_trainers import TRUTH, served, shown_slates
 from training.trainers.boosted import BoostedTrainer
 from training.trainers.distributed import (
@@ -73,7 +73,7 @@ def test_partitions_are_aligned_and_hold_every_row_once(sizes: list[int], count:
 
 def test_trees_on_all_workers_need_a_worker() -> None:
     data = shown_slates(5)
-    with pytest.raises(TrainingError, match="by a step on one of them"):
+    with pytest.raises(ClusterError, match="must be a step on one of them"):
         DistributedTrainer(TRAINER).fit(data, data)
 
 
