@@ -199,7 +199,9 @@ def _matrix(
     def dealt(columns: Sequence[npt.NDArray[Any]]) -> Any:
         blocks = []
         for number, column in enumerate(columns):
-            (held,) = client.scatter([column], workers=[workers[number % len(workers)]])
+            # A key of its own: equal data of an earlier fit may be on their way out.
+            worker = workers[number % len(workers)]
+            (held,) = client.scatter([column], workers=[worker], hash=False)
             blocks.append(da.from_delayed(delayed(held), column.shape, column.dtype))
         return da.concatenate(blocks)
 
