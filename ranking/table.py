@@ -33,7 +33,7 @@ CAPACITY_DEFAULT: Final = 100_000
 FEEDS_MAX: Final = 8
 """Feeds kept for an activity: its home feed first, then those of `to`."""
 
-_ROWS_MIN: Final = 256
+_ROWS_MIN: Final = 32
 
 
 class Names:

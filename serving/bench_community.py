@@ -7,7 +7,7 @@ compute as knowledge. `Shape` says how much there is of each, for who measures h
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,6 +53,7 @@ SEED: Final = 1
 _AUTHORS = 150
 _TOPICS = 12
 _TAGS = 40
+_ETA = 0.3
 _EVENTS_PER_ACTIVITY = 15
 _EVENTS_MAX = 30_000
 _STEP_US = 60_000_000
@@ -139,7 +140,14 @@ def trees(spec: FeatureSpec, count: int = TREES) -> Booster:
     values = draws.normal(size=(4_000, len(spec.names))).astype(np.float32)
     labels = (draws.random(4_000) + values[:, 0] > 1).astype(np.float32)
     sample = DMatrix(values, labels, feature_names=list(spec.names))
-    parameters = {"max_depth": DEPTH, "nthread": 1, "seed": SEED, "objective": "binary:logistic"}
+    parameters = {
+        "max_depth": DEPTH,
+        "nthread": 1,
+        "seed": SEED,
+        "objective": "binary:logistic",
+        # With many trees each learns less, so that the last have something left to split.
+        "eta": _ETA * min(1.0, TREES / count),
+    }
     booster = train(parameters, sample, num_boost_round=count)
     booster.set_param({"nthread": 1})
     return booster
@@ -169,18 +177,25 @@ def populate(
     draws = random.Random(SEED)  # noqa: S311 - a community that can be made again
     engine.create_tenant(tenant).result()
     home = FeedId("timeline", READER)
-    for following in [engine.follow(tenant, home, _target(n)) for n in range(shape.followed)]:
-        following.result()
+    for numbers in _batches(shape.followed):
+        for following in [engine.follow(tenant, home, _target(number)) for number in numbers]:
+            following.result()
     start = NOW_US - (shape.activities + 1) * _STEP_US
-    posts = [
-        engine.post(tenant, FeedId("user", f"a{number % _AUTHORS}"), _draft(number, start, draws))
-        for number in range(shape.activities)
-    ]
-    posted = [post.result().activity.id for post in posts]
-    for first in range(0, shape.events_count, _BATCH):
-        numbers = range(first, min(first + _BATCH, shape.events_count))
+    posted: list[ActivityId] = []
+    for numbers in _batches(shape.activities):
+        posts = [
+            engine.post(tenant, FeedId("user", f"a{n % _AUTHORS}"), _draft(n, start, draws))
+            for n in numbers
+        ]
+        posted += [post.result().activity.id for post in posts]
+    for numbers in _batches(shape.events_count):
         engine.record(tenant, [_event(number, posted, draws) for number in numbers]).result()
     return posted
+
+
+def _batches(count: int) -> Iterator[range]:
+    """The numbers up to a count, as many at a time as may wait for the log."""
+    return (range(first, min(first + _BATCH, count)) for first in range(0, count, _BATCH))
 
 
 def _target(number: int) -> FeedId:

@@ -70,7 +70,9 @@ def overload(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | 
         without = _sent(service, carried * LOAD, seconds)
     yield Doing("twice as much, within the deadline", 0.6)
     with site.service(candidates, deadline_ms=DEADLINE_MS) as service, on_core(client_cores()):
+        began_ns, worked_ns = time.perf_counter_ns(), service.cpu_ns()
         replies = _sent(service, carried * LOAD, seconds)
+        cpu_share = (service.cpu_ns() - worked_ns) / (time.perf_counter_ns() - began_ns)
     shares = {
         f"last_given_up_{step}": count / len(replies.took_ns)
         for step, count in replies.steps.items()
@@ -86,6 +88,7 @@ def overload(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | 
         carried_per_s=carried,
         answered=len(replies.took_ns),
         within_deadline_share=replies.within_share(),
+        service_cpu_share=cpu_share,
         **shares,
     )
 

@@ -47,7 +47,7 @@ class Client:
     def receive(self) -> bytes | None:
         """Read what came: the reply's body once it is whole, None before.
 
-        Raises `ConnectionError` where the server hung up or answered anything but 200.
+        Raises `ConnectionError` where the server hung up or answered anything but a success.
         """
         data = self.socket.recv(_RECEIVE_BYTES)
         if not data:
@@ -56,7 +56,7 @@ class Client:
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found:
             return None
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not head.startswith(b"HTTP/1.1 2"):
             raise ConnectionError(f"the server answered {self._received[:300]!r}")
         length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         if len(body) < length:

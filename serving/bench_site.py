@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
+import orjson
 from xgboost import Booster
 
 from feeds.cli_cluster import init_cluster, start_cluster, stop_cluster
@@ -45,7 +46,7 @@ from serving.handover import bundle_name, write_handed
 from serving.settings import load_settings
 from serving.sources import own_table
 
-__all__ = ["Site", "node", "read_request"]
+__all__ = ["Site", "follow_request", "node", "read_request"]
 
 _SECRET: Final = "secret-of-the-bench-0123456789"  # noqa: S105 - of a directory that is removed
 
@@ -129,6 +130,16 @@ def read_request(query: str = f"limit={PAGE}", number: int = 0) -> bytes:
         f"GET /v2/users/{READER}/feeds/personalized?{query} HTTP/1.1\r\nHost: bench\r\n"
         f"Authorization: Bearer {format_api_key(_key_id(number), _SECRET)}\r\n\r\n"
     ).encode()
+
+
+def follow_request(target: str, number: int = 0) -> bytes:
+    """The reader's home feed follows another, in the tenant with a number."""
+    content = orjson.dumps({"target": target})
+    return (
+        f"POST /v2/feeds/timeline/{READER}/follows HTTP/1.1\r\nHost: bench\r\n"
+        f"Authorization: Bearer {format_api_key(_key_id(number), _SECRET)}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
 
 
 @contextmanager

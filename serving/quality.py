@@ -60,6 +60,10 @@ class QualityConfig:
     wait_free_share: float = 0.1
     """Share of its deadline that a read may have waited for its turn without doing less for it."""
 
+    wait_max_share: float = 0.3
+    """Share of its deadline after which a read that waited does the least: a queue settles here,
+    and what is left is for a stall of the machine."""
+
     diversity_below: float = 0.8
     """Factor below which what resembles the places above it no longer gives way."""
 
@@ -89,12 +93,14 @@ class QualityConfig:
     def pace(self, waited_share: float) -> float:
         """What a read may still do that waited for such a share of its deadline, from 1 to 0.
 
-        It falls in a straight line between `wait_free_share` and `target_share`.
+        It falls in a straight line between `wait_free_share` and `wait_max_share`, or the target
+        where that is sooner.
         """
         if waited_share <= self.wait_free_share:
             return 1.0
-        span = self.target_share - self.wait_free_share
-        return 0.0 if span <= 0 else max(0.0, (self.target_share - waited_share) / span)
+        last = min(self.wait_max_share, self.target_share)
+        span = last - self.wait_free_share
+        return 0.0 if span <= 0 else max(0.0, (last - waited_share) / span)
 
     @property
     def late_to_min(self) -> int:
@@ -168,8 +174,8 @@ class QualityFactor:
     def plan(self, waited_share: float = 0.0) -> Plan:
         """What a read may do that begins now, after it waited for such a share of its deadline.
 
-        One that waited until the target gives the cheapest answer: those behind it wait as well. A
-        `factor_min` of 1 turns both off.
+        One that waited for `wait_max_share` gives the cheapest answer: those behind it wait as
+        well. A `factor_min` of 1 turns both off.
         """
         pace = self.config.pace(waited_share)
         if pace <= 0 and self.config.factor_min < 1:

@@ -12,12 +12,14 @@ from typing import Final, Protocol, cast
 
 from ranking.candidates import FeedKind, Query
 from ranking.config import RankingConfig
+from ranking.exploration import NoExplorer
 from ranking.fallback import bound, fallback_scorer
 from ranking.features import OPTIONAL_FAMILIES, Factors
 from ranking.pipeline import build_ranker, build_sources, weighed
 from ranking.ranker import Ranker
 from ranking.scorers.base import Scorer
 from ranking.scorers.recency import RecencyScorer
+from ranking.selectors import TopKSelector
 from ranking.sources import CandidateSource
 from serving.quality import Plan
 
@@ -111,6 +113,20 @@ class HeldRankers:
         """The feed's ranker by time alone, whatever the config's fallback."""
         made = self._once(
             "newest", config, kind, lambda: build_ranker(config, kind, RecencyScorer())
+        )
+        return cast("Ranker", made)
+
+    def cheapest(self, config: RankingConfig, kind: FeedKind) -> Ranker:
+        """By time alone, without author spread and chance: what is left where there is no time."""
+        made = self._once(
+            "cheapest",
+            config,
+            kind,
+            lambda: replace(
+                build_ranker(config, kind, RecencyScorer()),
+                selector=TopKSelector(),
+                explorer=NoExplorer(),
+            ),
         )
         return cast("Ranker", made)
 

@@ -137,6 +137,8 @@ class SlateMaker:
 
     async def make(self, reading: Reading, given: Sequence[CandidateSource] | None = None) -> Slate:
         """Gather and rank, and count what happened; `given` are asked instead of the config's."""
+        if not reading.plan.allows("chronological"):
+            reading = _unserved(reading)  # the newest, served lately or not, in one pass
         query, began_ns = reading.query, self.clock_ns()
         sources = self._sources(reading) if given is None else self._spared(given)
         gathered = await self._gather(reading, sources)
@@ -324,7 +326,9 @@ class SlateMaker:
                 return ranker.rank(query, candidates, table, reading.explain)
             except Exception as error:  # noqa: BLE001 - whatever it does, the feed is answered
                 _log.error("fallback_failed", tenant=query.tenant, error=type(error).__name__)
-        ranker = rankers.newest(config, query.kind)
+            ranker = rankers.newest(config, query.kind)
+        else:
+            ranker = rankers.cheapest(config, query.kind)
         return ranker.rank(query, candidates, table, reading.explain)
 
     def _told(self, slate: Slate, quality: SlateQuality) -> Slate:

@@ -21,7 +21,7 @@ from training.errors import ClusterError, TrainingError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["InlineWorkers", "Task", "Workers", "open_workers"]
+__all__ = ["InlineWorkers", "Task", "Workers", "client_of_worker", "open_workers"]
 
 _TOLD = (TrainingError, RankingError, FeedsError)
 """Errors whose message is all that the user needs."""
@@ -206,6 +206,25 @@ class _DaskWorkers:
             wait(futures, timeout=seconds, return_when="FIRST_COMPLETED")
         self.check()
         return [task for task in tasks if isinstance(task, _Submitted) and task.future.done()]
+
+
+@contextlib.contextmanager
+def client_of_worker() -> Iterator["Client"]:
+    """The cluster of the worker that this runs in, whose place is free for the time of a `with`.
+
+    Raises `ClusterError` where this is no worker.
+    """
+    from distributed import get_worker, worker_client  # noqa: PLC0415
+
+    try:
+        get_worker()
+    except ValueError as error:
+        raise ClusterError(
+            "what takes all workers must be a step on one of them: use --scheduler, or a local "
+            "cluster with more than one worker"
+        ) from error
+    with worker_client() as client:
+        yield client
 
 
 @contextlib.contextmanager

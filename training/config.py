@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Final, Literal
 
 from feeds.events import ENGAGEMENT_KINDS
 from training.errors import TrainingError
@@ -11,13 +11,17 @@ from training.errors import TrainingError
 __all__ = [
     "DAY_S",
     "PRESETS",
+    "TRAINERS",
+    "AlsConfig",
     "BoostedConfig",
     "BoostedVariant",
     "BudgetConfig",
     "ClusterConfig",
+    "EaseConfig",
     "EvaluationConfig",
     "FactorizationConfig",
     "GateConfig",
+    "HeadsConfig",
     "LabelConfig",
     "RequestConfig",
     "ScheduleConfig",
@@ -31,6 +35,9 @@ __all__ = [
 
 DAY_S = 86_400.0
 """Seconds of a day."""
+
+TRAINERS: Final = ("warp", "als", "ease", "logistic", "boosted", "heads")
+"""Who can take part in a run: three of factors, then those of rankers."""
 
 _LABELS = ("click", "like", "comment", "share", "bookmark")
 
@@ -156,7 +163,7 @@ class LabelConfig:
 
 @dataclass(frozen=True, slots=True)
 class FactorizationConfig:
-    """LightFM with WARP loss and one thread, so that a seed gives the same factors again."""
+    """LightFM with WARP loss (`warp`) and one thread, so that a seed gives the same factors."""
 
     dimensions: int = 32
     """Length of a user's or activity's vector."""
@@ -169,7 +176,33 @@ class FactorizationConfig:
     user_alpha: float = 1e-5
     """L2 penalty on user factors."""
     engagements_min: int = 50
-    """Distinct engagements below which there is nothing to factorize."""
+    """Distinct engagements below which there is nothing to factorize, for any trainer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlsConfig:
+    """Alternating least squares on the engagements of the factors' part; knows no tags."""
+
+    dimensions: int = 32
+    """Length of a user's or activity's vector."""
+    l2: float = 75.0
+    """Penalty on the vectors."""
+    alpha: float = 12.5
+    """How much more an engagement counts than none."""
+    epochs: int = 20
+    """Passes over users and activities."""
+
+
+@dataclass(frozen=True, slots=True)
+class EaseConfig:
+    """EASE on the engagements of the factors' part, for catalogues that are small enough."""
+
+    l2: float = 500.0
+    """Penalty on the weights."""
+    activities_max: int = 5_000
+    """Activities beyond which it is left out: 12 bytes a pair (300 MB), and time is cubic."""
+    dimensions: int = 128
+    """Length of the vectors that serve it: the nearest matrix of scores that such vectors give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +251,25 @@ class BoostedConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadsConfig:
+    """A value model: a calibrated classifier for each kind of engagement with what was shown."""
+
+    classifier: Literal["trees", "linear"] = "trees"
+    """What each head is."""
+    calibration: Literal["platt", "isotonic"] = "platt"
+    """What makes its scores probabilities."""
+    depth: int = 4
+    """Depth of the trees; the rest is the `BoostedConfig`'s."""
+    positives_min: int = 20
+    """Engagements of a kind, in each part, below which it gets no head."""
+    heads_min: int = 2
+    """Heads below which there is no value model."""
+    weights: Mapping[str, float] | None = None
+    """What an engagement of each kind is worth when models are compared; None: what the default
+    ranking config says. A service weighs by the config of its tenant."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationConfig:
     """How models are compared."""
 
@@ -257,6 +309,8 @@ class SearchConfig:
     """Trials of each space."""
     startup_trials: int = 6
     """Trials of each space before any is pruned or proposed by what was seen."""
+    factors_share: float = 0.4
+    """Share of the seconds for the factors; rankers have the others, and what is left of these."""
     seed: int = 20_180_312
     """Seeds what is proposed: with `trials_max` as the only limit, a search repeats."""
 
@@ -304,11 +358,16 @@ class TrainingConfig:
 
     seed: int = 20_180_312
     """Seeds every random choice."""
+    trainers: tuple[str, ...] = TRAINERS
+    """Who takes part, by the names in `TRAINERS`; recency and popularity always do."""
     split: SplitConfig = field(default_factory=SplitConfig)
     requests: RequestConfig = field(default_factory=RequestConfig)
     labels: LabelConfig = field(default_factory=LabelConfig)
     factorization: FactorizationConfig = field(default_factory=FactorizationConfig)
+    als: AlsConfig = field(default_factory=AlsConfig)
+    ease: EaseConfig = field(default_factory=EaseConfig)
     boosted: BoostedConfig = field(default_factory=BoostedConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     gates: GateConfig = field(default_factory=GateConfig)
     search: SearchConfig | None = None
@@ -320,6 +379,11 @@ class TrainingConfig:
     def check(self) -> "TrainingConfig":
         """Itself; raises `TrainingError` with every mistake at once."""
         found = [*self.split.problems(), *self.labels.problems()]
+        found += [
+            f"there is no trainer {name!r}: trainers are {', '.join(TRAINERS)}"
+            for name in self.trainers
+            if name not in TRAINERS
+        ]
         found += [
             f"label of {kind} is {label}: a label is a whole number from 0 to 31"
             for kind, label in self.requests.labels.items()

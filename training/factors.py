@@ -6,6 +6,8 @@ is scored by its tags. One thread: two race on the same vectors, and no seed rep
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -14,15 +16,24 @@ from feeds.counters import counted_tags
 from feeds.events import Engagement, Posted
 from feeds.model import ActivityId, position_of
 from ranking.scorers.factorization import Embeddings, FactorTable
-from training.config import FactorizationConfig
+from training.config import TrainingConfig
 from training.events.log import EventLog
-from training.trainers.base import Embedded, FactorModel
+from training.trainers.als import AlsTrainer
+from training.trainers.base import Embedded, FactorModel, MatrixModel, MatrixTrainer, OnEpoch
+from training.trainers.ease import EaseTrainer
 from training.trainers.factorization import FactorizationTrainer
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-__all__ = ["Interactions", "factorize", "interactions_until", "named_factors"]
+__all__ = [
+    "Interactions",
+    "fit_factors",
+    "interactions_until",
+    "matrix_trainers",
+    "named_factors",
+    "table_of",
+]
 
 Name = TypeVar("Name", str, bytes)
 
@@ -40,6 +51,35 @@ class Interactions:
     def __len__(self) -> int:
         """How many distinct pairs there are."""
         return len(self.pairs)
+
+    def save(self, path: Path) -> Path:
+        """Write them as an `.npz` file without pickle; returns the path."""
+        tags = [tag for tags in self.tags_of for tag in tags]
+        with path.open("wb") as stream:
+            np.savez(
+                stream,
+                allow_pickle=False,
+                users=np.array(self.users, np.str_),
+                activities=np.array(self.activities, np.str_),
+                tags=np.array(self.tags, np.str_),
+                pairs=np.array(self.pairs, np.int64).reshape(-1, 2),
+                tags_of=np.array(tags, np.int64),
+                tags_each=np.array([len(tags) for tags in self.tags_of], np.int64),
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Interactions":
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            tags = iter(arrays["tags_of"].tolist())
+            return cls(
+                users=arrays["users"].tolist(),
+                activities=arrays["activities"].tolist(),
+                tags=arrays["tags"].tolist(),
+                pairs=[(user, activity) for user, activity in arrays["pairs"].tolist()],
+                tags_of=[tuple(islice(tags, count)) for count in arrays["tags_each"].tolist()],
+            )
 
     def matrix(self) -> "sparse.csr_matrix":
         """float32[users, activities], 1 for each pair."""
@@ -78,18 +118,46 @@ def interactions_until(log: EventLog, until_us: int, kinds: Iterable[str]) -> In
     )
 
 
-def factorize(found: Interactions, config: FactorizationConfig, seed: int) -> FactorTable:
-    """The factors; equal inputs and seed give equal bytes."""
-    trainer = FactorizationTrainer(
-        loss="warp",
-        dimensions=config.dimensions,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        user_l2=config.user_alpha,
-        activity_l2=config.item_alpha,
+def matrix_trainers(config: TrainingConfig) -> tuple[MatrixTrainer, ...]:
+    """The trainers of factors that take part, in the order that settles ties."""
+    warp, als, ease = config.factorization, config.als, config.ease
+    every: dict[str, MatrixTrainer] = {
+        "warp": FactorizationTrainer(
+            loss="warp",
+            dimensions=warp.dimensions,
+            epochs=warp.epochs,
+            learning_rate=warp.learning_rate,
+            user_l2=warp.user_alpha,
+            activity_l2=warp.item_alpha,
+        ),
+        "als": AlsTrainer(als.dimensions, als.l2, als.alpha, als.epochs),
+        "ease": EaseTrainer(ease.l2, ease.activities_max),
+    }
+    return tuple(trainer for name, trainer in every.items() if name in config.trainers)
+
+
+def fit_factors(
+    trainer: MatrixTrainer,
+    found: Interactions,
+    dimensions_max: int,
+    seed: int,
+    on_epoch: OnEpoch | None = None,
+) -> FactorTable:
+    """The factors of a trainer; equal inputs and seed give equal bytes.
+
+    What has no vectors of its own is given the nearest of `dimensions_max`.
+    """
+    model = trainer.fit(
+        found.matrix(), activity_features=found.tag_matrix(), seed=seed, on_epoch=on_epoch
     )
-    model = trainer.fit(found.matrix(), activity_features=found.tag_matrix(), seed=seed)
-    return named_factors(model, found.users, [position_of(a) for a in found.activities], found.tags)
+    return table_of(model, found, dimensions_max)
+
+
+def table_of(model: MatrixModel, found: Interactions, dimensions_max: int) -> FactorTable:
+    """What serves a model."""
+    vectors = model.factors(dimensions_max)
+    tags = () if vectors.features is None else found.tags
+    return named_factors(vectors, found.users, [position_of(a) for a in found.activities], tags)
 
 
 def named_factors(

@@ -12,15 +12,18 @@ from ranking.bundle import ModelBundle
 from ranking.registry import ModelRegistry, ModelVersion
 from training.evaluation.report import REPORT, EvaluationReport, LiveReport
 from training.evaluation.report_pages import rendered
+from training.factor_steps import FactorCase, best_factors, prepare_factors, train_matrix
+from training.factors import matrix_trainers
 from training.gates.gating import Live, gate_trained
 from training.gates.model_card import CARD, SIGNATURE, model_card, signature
 from training.gates.verdicts import GATES, GateReport
+from training.head_steps import heads_trainer, train_heads
 from training.selection import Judged, choose_model, judge_models, row_trainers
 from training.sharing import Step, Steps, one, telling_of_disk, together
 from training.sources.base import Progress
-from training.steps import Plan, build_sets, train_factors, train_ranker
+from training.steps import Plan, SetFiles, Trained, build_sets, train_ranker
 from training.trainers.base import Stopwatch
-from training.tuning.step import search_rankers
+from training.tuning.step import for_factors, for_rankers, search_factors, search_rankers
 
 __all__ = ["STEPS", "Telling", "TenantRun", "TrainingResult", "place_version", "train_steps"]
 
@@ -102,17 +105,14 @@ class TenantRun:
 
 def train_steps(plan: Plan, run: TenantRun) -> Steps[TrainingResult]:
     """The steps of a tenant's run after its plan, as workers take them; publishing is ours."""
-    search = plan.config.search
     run.telling.step("factors")
-    factors = yield from one(train_factors, plan)
+    case = yield from one(prepare_factors, plan)
+    tried = yield from together(_factor_steps(case, run.telling))
+    factors = best_factors(tried, plan.config.evaluation.k)
     run.telling.step("replay")
-    sets = yield from one(build_sets, plan, factors)
+    sets = yield from one(build_sets, plan, factors, tried)
     run.telling.step("rankers")
-    steps = [Step(train_ranker, (sets, trainer)) for trainer in row_trainers(plan.config)]
-    if search is not None:
-        run.telling.search(search.seconds)
-        steps.insert(0, Step(search_rankers, (sets, search)))
-    rankers = yield from together(steps)
+    rankers = yield from together(_ranker_steps(sets, run.telling))
     run.telling.step("choose")
     choice = yield from one(choose_model, sets, *rankers)
     run.telling.step("judge")
@@ -123,6 +123,33 @@ def train_steps(plan: Plan, run: TenantRun) -> Steps[TrainingResult]:
     result = telling_of_disk(_publish, run, _beside_live(judged, gates), gates)
     run.telling.step("done")
     return result
+
+
+def _factor_steps(case: FactorCase, telling: Telling) -> list[Step[Trained]]:
+    """A step a trainer of factors, and the search before them: it takes longest."""
+    config = case.plan.config
+    trainers = matrix_trainers(config) if case.enough else ()
+    steps = [Step(train_matrix, (case, trainer)) for trainer in trainers]
+    if config.search is not None and steps:
+        search = for_factors(config.search)
+        telling.search(search.seconds)
+        steps.insert(0, Step(search_factors, (case, search)))
+    return steps
+
+
+def _ranker_steps(sets: SetFiles, telling: Telling) -> list[Step[Trained]]:
+    """A step a ranker, and the search before them."""
+    config = sets.plan.config
+    trainers = row_trainers(config)
+    steps = [Step(train_ranker, (sets, trainer)) for trainer in trainers]
+    if config.search is not None and trainers:
+        spent_s = sum(each.figures["seconds"] for each in sets.tried if each.documents)
+        search = for_rankers(config.search, spent_s)
+        telling.search(search.seconds)
+        steps.insert(0, Step(search_rankers, (sets, search)))
+    if "heads" in config.trainers:
+        steps.append(Step(train_heads, (sets, heads_trainer(config))))
+    return steps
 
 
 def _beside_live(judged: Judged, gates: GateReport) -> Judged:

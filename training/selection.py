@@ -32,7 +32,9 @@ from training.evaluation.rankings import (
 from training.evaluation.report import EvaluationReport, ExploreReport
 from training.evaluation.report_details import Details, detail
 from training.events.log import read_event_log
+from training.factor_steps import NDCG, scores_on_test
 from training.gates.trained_users import TRAINED_USERS, pack_users
+from training.head_steps import head_reports
 from training.sets.dataset import TrainingSet, joined
 from training.sets.splits import PartName, split_by_time
 from training.sources.base import Progress, no_progress
@@ -90,7 +92,16 @@ def row_trainers(config: TrainingConfig) -> tuple[RowTrainer, ...]:
         BoostedTrainer(variant, config.boosted, config.evaluation.k)
         for variant in config.boosted.variants
     )
-    return (LogisticTrainer(), *boosted)
+    every: dict[str, tuple[RowTrainer, ...]] = {
+        "logistic": (LogisticTrainer(),),
+        "boosted": tuple(boosted),
+    }
+    return tuple(
+        trainer
+        for name, trainers in every.items()
+        if name in config.trainers
+        for trainer in trainers
+    )
 
 
 def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
@@ -99,12 +110,12 @@ def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
     k = config.evaluation.k
     validation = TrainingSet.load(sets.plan.set_path("validation"))
     popular = most_popular_column(validation, k)
-    scorers = _scorers(factor_table(sets.factors.path), rankers, popular)
-    validated = {
+    scorers = _scorers(sets, rankers, popular)
+    validated = {each.name: each.figures[NDCG] for each in _learnt(sets)} | {
         name: mean_ndcg(validation, _scores(scorer, validation), k)
         for name, scorer in scorers.items()
     }
-    chosen = max(validated, key=lambda name: validated[name])  # of equals the simpler one
+    chosen = max(scorers, key=lambda name: validated[name])  # of equals the simpler one
     del validation
     return Choice(
         model=chosen,
@@ -121,9 +132,11 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     watch = Stopwatch()
     plan, config = sets.plan, sets.plan.config
     factors = factor_table(sets.factors.path)
-    scorers = _scorers(factors, choice.rankers, choice.popular)
+    scorers = _scorers(sets, choice.rankers, choice.popular)
     test = TrainingSet.load(plan.set_path("test"))
-    rankings = baseline_scores(test, choice.popular, config.seed) | {
+    rankings = baseline_scores(test, choice.popular, config.seed)
+    rankings |= {each.name: scores_on_test(each) for each in _learnt(sets)}
+    rankings |= {
         name: _scores(scorer, test)
         for name, scorer in scorers.items()
         if name == choice.model or name not in _SIMPLE
@@ -133,7 +146,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     scorer = scorers[choice.model]
     validation = TrainingSet.load(plan.set_path("validation"))
     details = _detail(test, rankings, choice.model, scorer, validation, config)
-    notes = dict.fromkeys(note for trained in choice.rankers for note in trained.notes)
+    every = (sets.factors, *sets.tried, *choice.rankers)
+    notes = dict.fromkeys(note for trained in every for note in trained.notes)
     explored = TrainingSet.load(plan.set_path("explore"))
     explore = _judge_explore(explored, choice.model, scorer, choice.popular, config)
     report = EvaluationReport(
@@ -148,6 +162,9 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         bands=details.bands,
         reliability=details.reliability,
         importance=details.importance,
+        heads=tuple(
+            head for each in choice.rankers if each.path for head in head_reports(each, config)
+        ),
         validation=choice.validated,
         reach=test.reach,
         parts=sets.parts,
@@ -155,9 +172,8 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         counts=plan.counts,
         seconds={
             "read": plan.seconds,
-            "factors": sets.factors.figures["seconds"],
             "replay": sets.seconds,
-            **{trained.name: trained.figures["seconds"] for trained in choice.rankers},
+            **{each.name: each.figures["seconds"] for each in (*sets.tried, *choice.rankers)},
             "judge": watch.seconds,
         },
         derived=config.derived,
@@ -173,7 +189,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors)),
         HISTOGRAMS: training_histograms(TrainingSet.load(plan.set_path("ranker")), scorer),
     }
-    for trained in choice.rankers:
+    for trained in every:
         documents |= trained.documents
     return Judged(path if path.exists() else bundle.save(path), report, documents)
 
@@ -289,16 +305,19 @@ def _refitted(sets: SetFiles, trained: Trained) -> Trained:
     return replace(trained, path=saved.path, figures=trained.figures | {"seconds": seconds})
 
 
-def _scorers(
-    factors: FactorTable | None, rankers: Sequence[Trained], popular: str
-) -> dict[str, Scorer]:
-    """What can be chosen, the simplest first."""
+def _learnt(sets: SetFiles) -> list[Trained]:
+    """The factors that were tried and learnt something."""
+    return [each for each in sets.tried if each.path is not None]
+
+
+def _scorers(sets: SetFiles, rankers: Sequence[Trained], popular: str) -> dict[str, Scorer]:
+    """What can be chosen, the simplest first; of factors, those that are the best of all."""
     found: dict[str, Scorer] = {
         "recency": RecencyScorer(),
         "popularity": PopularityScorer(column=popular),
     }
-    if factors is not None:
-        found["factorization"] = FactorizationScorer(FeatureSpec(("factor_dot", "factor_bias")))
+    if sets.factors.path is not None:
+        found[sets.factors.name] = FactorizationScorer(FeatureSpec(("factor_dot", "factor_bias")))
     for trained in rankers:
         if trained.path is not None:
             found[trained.name] = ModelBundle.load(trained.path).scorer()

@@ -6,7 +6,7 @@ travels between processes is small.
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,6 @@ from training.config import TrainingConfig
 from training.errors import TooFewEvents
 from training.evaluation.report import PartReport
 from training.events.log import EventLog, read_event_log
-from training.factors import factorize, interactions_until
 from training.sets.dataset import TrainingSet, collect
 from training.sets.impressions import shown_requests, without_places
 from training.sets.replay import Answerable, replay
@@ -45,7 +44,6 @@ __all__ = [
     "ranker_sets",
     "replayed_sets",
     "save_fitted",
-    "train_factors",
     "train_ranker",
 ]
 
@@ -99,10 +97,14 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class SetFiles:
-    """The sets of a run lie in its scratch directory, `<name>.npz` each."""
+    """The sets of a run lie in its scratch directory, `<name>.npz` each.
+
+    `factors` are those in the features, of all that were `tried`.
+    """
 
     plan: Plan
     factors: Trained
+    tried: tuple[Trained, ...]
     parts: tuple[PartReport, ...]
     fingerprint: str
     seconds: float
@@ -132,34 +134,11 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
     )
 
 
-def train_factors(plan: Plan) -> Trained:
-    """Learn factors from the first part of the split; no file where there is too little.
-
-    `figures` has `interactions`, `users`, `activities`, `seconds`.
-    """
-    watch = Stopwatch()
-    plan.budget.check("the factors")
-    config = plan.config
-    kinds = tuple(kind for kind, label in config.requests.labels.items() if label)
-    log = read_event_log(plan.export, plan.tenant)
-    found = interactions_until(log, plan.split.ranker_us, kinds)
-    path = None
-    if len(found) >= config.factorization.engagements_min:
-        path = plan.scratch / "factors.npz"
-        path.write_bytes(factorize(found, config.factorization, config.seed).pack())
-    figures = {
-        "interactions": float(len(found)),
-        "users": float(len(found.users)),
-        "activities": float(len(found.activities)),
-        "seconds": watch.seconds,
-    }
-    return Trained("factorization", path, figures)
-
-
-def build_sets(plan: Plan, factors: Trained) -> SetFiles:
+def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> SetFiles:
     """Replay the log once, and leave a set for each part that has requests, and for explore.
 
-    The ranker learns from requests that were really shown, where enough of them were logged.
+    The features of `factors` are those that were chosen of all that were `tried`. The ranker learns
+    from requests that were really shown, where enough of them were logged.
     """
     watch = Stopwatch()
     plan.budget.check("the replay")
@@ -183,6 +162,7 @@ def build_sets(plan: Plan, factors: Trained) -> SetFiles:
     return SetFiles(
         plan=plan,
         factors=factors,
+        tried=tuple(tried),
         parts=tuple(part_report(name, sets[name], plan.split) for name in limits),
         fingerprint=sets["ranker"].fingerprint,
         seconds=watch.seconds,

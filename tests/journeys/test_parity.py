@@ -27,14 +27,15 @@ from serving.settings import load_settings
 from serving.testing import HeldModel, HeldModels
 from training.asof.answers import features_as_of
 from training.asof.case import Questions
-from training.config import FactorizationConfig, RequestConfig
+from training.config import RequestConfig
 from training.events.columns import columns_of
 from training.events.log import EventLog, read_event_log
-from training.factors import factorize, interactions_until
+from training.factors import fit_factors, interactions_until
 from training.sets.replay import Answerable, replay
 from training.sets.requests import Request, find_requests
 from training.steps import FEATURE_NAMES
 from training.testing import community, events_of, log_of
+from training.trainers.factorization import FactorizationTrainer
 
 ACME = TenantId("acme")
 SPEC = FeatureSpec(FEATURE_NAMES)
@@ -217,7 +218,7 @@ def learnt_factors(actions: Sequence[Action]) -> FactorTable:
     known = [each for each in actions if isinstance(each, Post | Engage | Follow)]
     log = log_of(events_of(known[: len(known) // 2]))
     found = interactions_until(log, log.events[-1].time_us, ("like",))
-    return factorize(found, FactorizationConfig(dimensions=5, epochs=2), 1)
+    return fit_factors(FactorizationTrainer(dimensions=5, epochs=2), found, 5, seed=1)
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,28 @@ def test_growth_writes_its_numbers_and_its_plot(work: Path) -> None:
     assert list((work / "work").iterdir()) == []
 
 
+def test_growth_of_a_ranked_read_draws_what_was_measured_and_keeps_the_rest(work: Path) -> None:
+    (work / "ranking.json").write_text('{"before": {"points": []}}')
+    subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "benchmarks" / "growth_ranking.py"), "trees", "--short"),
+            *("--seconds", "0.1", "--work", str(work / "work"), "--out", str(work)),
+        ],
+        check=True,
+        cwd=ROOT,
+        timeout=180,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    report = json.loads((work / "ranking.json").read_text())
+    points = report["trees"]["points"]
+    assert [point["trees"] for point in points] == [10, 30]
+    assert all(point["cpu_ms"] > 0 for point in points)
+    assert report["before"] == {"points": []}
+    assert (work / "ranking.png").read_bytes().startswith(b"\x89PNG")
+    assert list((work / "work").iterdir()) == []
+
+
 def test_bench_prints_a_table_with_the_reference_below(work: Path) -> None:
     options = ["bench", "replay", "--short", "--dir", str(work)]
     ran = CliRunner().invoke(build({"bench"}), options)

@@ -235,18 +235,42 @@ def test_a_read_that_waited_for_its_turn_has_less_time(site: Site) -> None:
 def test_the_longer_a_read_waited_the_less_it_does(site: Site) -> None:
     site.models.held[ACME] = HeldModel("1", PopularityScorer())
     site.clock.pass_ms(500)
-    waited_ms = (5, 20, 40, 49, 60)
+    waited_ms = (5, 15, 20, 29, 40)
     pages = [
         site.read(began_ns=site.clock.now_ns - ms * 1_000_000, explain=True) for ms in waited_ms
     ]
     given_up = [page["quality"]["steps"] for page in pages]
     assert given_up[0] == []
-    assert given_up[1:3] == [["candidates", "diversity"], ALL_STEPS[:4]]
+    assert given_up[1:3] == [["candidates", "diversity"], ALL_STEPS[:3]]
     assert given_up[3] == ALL_STEPS
     assert given_up[4][-1] == "chronological"
     assert [page["model_version"] for page in pages] == ["1", "1", "1", None, None]
-    told = [stage["name"] for stage in pages[2]["explanation"]["stages"]]
+    told = [stage["name"] for stage in pages[3]["explanation"]["stages"]]
     assert "source_trending_late" in told
+
+
+def test_without_time_the_newest_come_in_one_pass_served_lately_or_not(site: Site) -> None:
+    config = RankingConfig.parse(
+        {"personalized": {"exploration": {"policy": "epsilon", "rate": 1.0}}}
+    )
+    spread = replace(site, reader=replace(site.reader, configs=OneConfig(config)))
+    site.models.held[ACME] = HeldModel("1", PopularityScorer())
+    first = ids(site.read())
+    site.clock.pass_ms(500)
+    page = spread.read(began_ns=site.clock.now_ns - 60_000_000, explain=True)
+    assert ids(page) == followed(site)
+    assert set(ids(page)) <= set(first)
+    assert [stage["name"] for stage in page["explanation"]["stages"]].count("score") == 1
+    assert {entry["propensity"] for entry in page["results"]} == {1.0}
+
+
+def test_what_a_user_hid_is_left_out_however_little_time_there_is(site: Site) -> None:
+    hidden = followed(site)[0]
+    event = {"type": "engagement", "kind": "hide", "user": BOB, "activity_id": hidden}
+    assert site.api.post("/v2/events", json={"events": [event]}).status_code == 201
+    site.clock.pass_ms(500)
+    page = site.read(began_ns=site.clock.now_ns - 60_000_000)
+    assert ids(page) == followed(site)[1:]
 
 
 def test_a_source_has_the_time_that_its_config_gives_it(

@@ -4,12 +4,13 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeds.engine import FeedEngine
 from feeds.model import FeedId, TenantId
-from serving.follows import HeldFollows
+from serving.follows import CHANGES_MAX, HeldFollows
 
 TENANTS = (TenantId("acme"), TenantId("bravo"))
 NOW_US = 1_600_000_000_000_000
@@ -50,7 +51,8 @@ def test_what_is_held_is_what_is_stored(
                 engine.follow(tenant, home(user), followed).result()
             elif step == "unfollow":
                 engine.unfollow(tenant, home(user), followed).result()
-            assert held.of(tenant, home(user)) == engine.follows(tenant, home(user))
+            stored = engine.follows(tenant, home(user))
+            assert list(held.of(tenant, home(user)).items()) == list(stored.items())
             assert len(held) <= follows_max
 
 
@@ -61,6 +63,34 @@ def test_a_repeated_read_reads_nothing(tmp_path: Path) -> None:
 
         assert held.of(TENANTS[0], home(1)) is held.of(TENANTS[0], home(1))
         assert len(held) == 1
+
+
+def test_a_follow_of_one_who_is_held_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as engine:
+        for name in ("bob", "ann", "cy"):
+            engine.follow(TENANTS[0], home(1), FeedId("user", name)).result()
+        held = HeldFollows(engine, 10)
+        before = held.of(TENANTS[0], home(1))
+        engine.follow(TENANTS[0], home(1), FeedId("user", "al")).result()
+        engine.unfollow(TENANTS[0], home(1), FeedId("user", "bob")).result()
+        expected = list(engine.follows(TENANTS[0], home(1)).items())
+        monkeypatch.setattr(engine, "follows", None)  # reading them would fail
+
+        assert list(held.of(TENANTS[0], home(1)).items()) == expected
+        assert list(before) == ["user:ann", "user:bob", "user:cy"], "another may still use it"
+        assert len(held) == 3
+
+
+def test_more_changes_than_may_wait_are_read_anew(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        held = HeldFollows(engine, 1_000)
+        assert held.of(TENANTS[0], home(1)) == {}
+        for number in range(CHANGES_MAX + 2):
+            engine.follow(TENANTS[0], home(1), FeedId("user", f"t{number}")).result()
+        assert len(held) == 0
+        assert len(held.of(TENANTS[0], home(1))) == CHANGES_MAX + 2
 
 
 def test_an_acknowledged_follow_is_seen_while_others_read(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_factor_that_is_turned_off_lets_every_read_do_everything() -> None:
 @settings(max_examples=25)
 @given(
     full_ms=st.floats(2, 8),
-    fixed_share=st.floats(0.02, 0.3),
+    fixed_share=st.floats(0.02, 0.4),
     load=st.floats(1.0, 2.0),
     together=st.integers(1, 4),
     seed=st.integers(0, 2**32),
@@ -138,6 +138,31 @@ def test_the_deadline_holds_up_to_twice_the_load_that_the_machine_can_carry(
         factor.note(deadline.took_ms(), DEADLINE_MS)
         late += deadline.took_ms() > DEADLINE_MS
     assert late <= 3
+
+
+@settings(max_examples=25)
+@given(full_ms=st.floats(2, 5), fixed_share=st.floats(0.02, 0.4), load=st.floats(1.5, 2.0))
+def test_a_backlog_settles_so_early_that_a_stall_of_half_the_deadline_is_still_in_time(
+    full_ms: float, fixed_share: float, load: float
+) -> None:
+    """Every second the machine stands still for half the deadline; 99 of 100 are in time."""
+    config, clock = QualityConfig(), Clock()
+    factor, took_ms, stalls = QualityFactor(config), [], 0
+    for number in range(4_000):
+        came_ns = int(number * full_ms / load * 1e6)
+        clock.now_ns = max(clock.now_ns, came_ns)
+        if clock.now_ns >= stalls * 1_000_000_000:
+            clock.pass_ms(DEADLINE_MS / 2)
+            stalls += 1
+        deadline = Deadline(clock, DEADLINE_MS, came_ns)
+        plan = factor.plan(deadline.waited_share())
+        share = plan.factor if plan.allows("model") else 0.0
+        clock.pass_ms(full_ms * (fixed_share + (1 - fixed_share) * share))
+        factor.note(deadline.took_ms(), DEADLINE_MS)
+        took_ms.append(deadline.took_ms())
+    settled = sorted(took_ms[1_000:])
+    assert settled[len(settled) // 2] <= DEADLINE_MS * (config.wait_max_share + 0.1)
+    assert settled[len(settled) * 99 // 100] <= DEADLINE_MS
 
 
 def test_without_it_the_backlog_grows_without_bound() -> None:

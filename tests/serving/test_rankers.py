@@ -5,9 +5,11 @@ import weakref
 
 from ranking.arrangements import Diversity
 from ranking.config import RankingConfig
+from ranking.exploration import NoExplorer
 from ranking.features import OPTIONAL_FAMILIES
 from ranking.pipeline import build_ranker, build_sources
 from ranking.scorers.popularity import PopularityScorer
+from ranking.selectors import TopKSelector
 from ranking.testing import T0_US, query
 from ranking.testing_models import factor_table
 from serving.quality import Plan
@@ -48,6 +50,18 @@ def test_a_plan_takes_diversity_and_optional_features_away() -> None:
     assert [type(each) for each in whole.arrangements] == [Diversity]
     assert (cheap.arrangements, cheap.missing) == ((), OPTIONAL_FAMILIES)
     assert whole.missing == ()
+
+
+def test_the_cheapest_keeps_filters_and_leaves_spread_and_chance_out() -> None:
+    held = HeldRankers()
+    newest, cheapest = held.newest(CONFIG, "explore"), held.cheapest(CONFIG, "explore")
+    assert (cheapest.filters, cheapest.post_filters) == (newest.filters, newest.post_filters)
+    assert (cheapest.adjustments, cheapest.arrangements) == (
+        newest.adjustments,
+        newest.arrangements,
+    )
+    assert (cheapest.selector, cheapest.explorer) == (TopKSelector(), NoExplorer())
+    assert held.cheapest(CONFIG, "explore") is cheapest
 
 
 def test_it_is_made_once_for_a_config_and_bounded() -> None:

@@ -26,12 +26,14 @@ from training.cli.models import (
 from training.cli.options import (
     CACHE,
     DATA_DIR,
+    EVERY_TRAINER,
     DataDir,
     Dataset,
     Described,
     Events,
     Json,
     Registry,
+    Trainers,
     TrainingMinutes,
     config_of,
     registry_uri,
@@ -151,13 +153,15 @@ def train(
         int, typer.Option("--workers", min=1, max=64, help="Processes of the local cluster.")
     ] = 2,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    trainers: Trainers = EVERY_TRAINER,
     tune_minutes: Annotated[
         float,
         typer.Option(
             "--tune-minutes",
             min=0,
             max=10_080,
-            help="Minutes to search for hyperparameters, for each tenant, on validation alone.",
+            help="Minutes to search for hyperparameters of factors and rankers, for each tenant, "
+            "on validation alone.",
         ),
     ] = 0,
     training_minutes: TrainingMinutes = BUDGET.minutes_a_day,
@@ -168,7 +172,8 @@ def train(
     from training.errors import TenantsFailed  # noqa: PLC0415
     from training.flow import train_all  # noqa: PLC0415
 
-    config = searching(config_of(dataset, seed), 60 * tune_minutes)
+    with told(json):  # a name that is no trainer's is told before the work
+        config = searching(config_of(dataset, seed, trainers).check(), 60 * tune_minutes)
     config = allowing(config, training_minutes)
     failed: dict[str, Exception] = {}
     if every or watch:

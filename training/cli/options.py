@@ -5,18 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from training.config import TRAINERS
+
 if TYPE_CHECKING:
     from training.config import TrainingConfig
 
 __all__ = [
     "CACHE",
     "DATA_DIR",
+    "EVERY_TRAINER",
     "DataDir",
     "Dataset",
     "Described",
     "Events",
     "Json",
     "Registry",
+    "Trainers",
     "TrainingMinutes",
     "config_of",
     "registry_uri",
@@ -64,6 +68,18 @@ TrainingMinutes = Annotated[
     ),
 ]
 
+Trainers = Annotated[
+    str,
+    typer.Option(
+        "--trainers",
+        help="Who takes part, by comma; the best on validation is chosen, beside recency and "
+        "popularity. Of factors, which stand for who likes what: warp (LightFM, knows tags), als, "
+        "ease (small catalogues). Of rankers, which read them among other features: logistic, "
+        "boosted (trees), heads (a probability of each kind of engagement; needs impressions).",
+    ),
+]
+
+EVERY_TRAINER = ",".join(TRAINERS)
 DATA_DIR = Path(".headwater/data")
 CACHE = Path(".headwater/cache")
 
@@ -74,8 +90,10 @@ def registry_uri(registry: str | None, data_dir: Path) -> str:
     return registry or f"mlflow+sqlite:///{file}"
 
 
-def config_of(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
-    """The config for a data set, with what its source derived."""
+def config_of(
+    dataset: Dataset | None, seed: int | None, trainers: str | None = None
+) -> "TrainingConfig":
+    """The config for a data set, with what its source derived; trainers are named by comma."""
     from dataclasses import replace  # noqa: PLC0415 - heavy imports inside
 
     from training.config import preset  # noqa: PLC0415
@@ -83,4 +101,7 @@ def config_of(dataset: Dataset | None, seed: int | None) -> "TrainingConfig":
 
     config = preset(dataset or "default")
     config = replace(config, derived=derived_facts(dataset) if dataset else ())
+    if trainers is not None:
+        named = (name.strip() for name in trainers.split(","))
+        config = replace(config, trainers=tuple(filter(None, named)))
     return config if seed is None else replace(config, seed=seed)

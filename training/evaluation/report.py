@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-__all__ = ["REPORT", "EvaluationReport", "ExploreReport", "LiveReport", "PartReport"]
+__all__ = ["REPORT", "EvaluationReport", "ExploreReport", "HeadReport", "LiveReport", "PartReport"]
 
 CAPTION_COLUMNS = 72
 """Width of the sentences below a report's table."""
@@ -70,6 +70,20 @@ class LiveReport(msgspec.Struct, frozen=True):
     sentence: str
 
 
+class HeadReport(msgspec.Struct, frozen=True):
+    """A head of the value model that was tried, chosen or not: its worth and its error (ECE).
+
+    `positives` are the engagements it learnt from; `ece` is out of sample, with calibration, and
+    `ece_before` without; None where validation cannot tell.
+    """
+
+    kind: str
+    weight: float
+    positives: int
+    ece: float | None
+    ece_before: float | None
+
+
 class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, on what, how, and what it means; every name in it is explained by itself.
 
@@ -98,6 +112,8 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     """The baselines and the model by how much their users had engaged before."""
     reliability: ReliabilityReport | None = None
     """How far the model's scores are probabilities; None where validation cannot tell."""
+    heads: tuple[HeadReport, ...] = ()
+    """The heads of the value model that was tried; empty: none was trained."""
     importance: dict[str, float] = {}
     """Mean absolute contribution of each feature to the model's score; empty: it has none."""
     validation: dict[str, float]

@@ -48,7 +48,13 @@ def as_html(report: "EvaluationReport") -> str:
         for name, figure in plots_of(report).items()
     ]
     return _template().render(
-        report=report, plots=plots, header=_header(report), rows=_rows(report), lead=_lead(report)
+        report=report,
+        plots=plots,
+        header=_header(report),
+        rows=_rows(report),
+        heads_header=_HEADS_HEADER,
+        head_rows=_head_rows(report),
+        lead=_lead(report),
     )
 
 
@@ -69,6 +75,9 @@ def as_markdown(report: "EvaluationReport") -> str:
     if report.reliability is not None:
         lines += ["", "## Reliability", ""]
         lines += [f"ECE {report.reliability.error:.4f}. {report.reliability.basis}"]
+    if report.heads:
+        lines += ["", "## Heads of the value model", ""]
+        lines += markdown_table(_HEADS_HEADER, _head_rows(report))
     if report.importance:
         lines += ["", "## What moves the score", ""]
         shares = [[f"`{name}`", f"{size:.4f}"] for name, size in report.importance.items()]
@@ -120,6 +129,22 @@ def _rows(report: "EvaluationReport") -> list[list[str]]:
             "" if one.gini is None else f"{one.gini:.2f}",
         ]
         for one in report.rankers
+    ]
+
+
+_HEADS_HEADER: Final = ("kind", "worth", "engagements", "ECE", "ECE before calibration")
+
+
+def _head_rows(report: "EvaluationReport") -> list[list[str]]:
+    """A row a head, as text."""
+    return [
+        [
+            head.kind,
+            f"{head.weight:g}",
+            f"{head.positives:,}",
+            *("" if each is None else f"{each:.4f}" for each in (head.ece, head.ece_before)),
+        ]
+        for head in report.heads
     ]
 
 

@@ -29,14 +29,8 @@ from training.events.log import read_manifest
 from training.sets.files import NewSet, SetManifest, StoredSet, new_set
 from training.sets.labels import LabelledImpressions, label_impressions
 from training.sets.shelf import Shelf
-from training.sets.tasks import (
-    Rows,
-    WrittenPart,
-    make_user_columns,
-    shared_side,
-    user_part,
-    written_part,
-)
+from training.sets.spread import submit_sides
+from training.sets.tasks import Rows, WrittenPart, written_part
 from training.slates.served import NO_SLATES, ServedPlaces, has_slates, read_slates
 from training.sources.base import Progress, no_progress
 
@@ -264,12 +258,8 @@ def _compute_sides(
 ) -> None:
     if not prepared.questions:
         return
-    make_user_columns(shelf)
-    parts = max(1, -(-prepared.events * _EVENT_BYTES // share))
-    tasks: list[Task[str]] = [workers.submit(shared_side, shelf, "tags")]
-    tasks += [workers.submit(user_part, shelf, part, parts) for part in range(parts)]
-    tasks += [workers.submit(shared_side, shelf, name) for name in ("activity", "author")]
-    _awaited(tasks, "features", progress)
+    parts = max(workers.places, -(-prepared.events * _EVENT_BYTES // share))
+    _awaited(submit_sides(workers, shelf, parts), "features", progress)
 
 
 def _write_parts(

@@ -55,6 +55,9 @@ class TrainingSet:
     """q users: whose request it was."""
     positions: npt.NDArray[np.int32] | None = None
     """int32[n]: the 0-based place where each was shown, -1 not known; None where none is."""
+    engaged: npt.NDArray[np.int8] | None = None
+    """int8[n, kinds]: 1 for an engagement of each of `ENGAGEMENT_KINDS`, 0 for none, -1 where it is
+    too early to say; None where kinds are not told apart. Not kept by `save`."""
 
     def __len__(self) -> int:
         """How many requests there are."""

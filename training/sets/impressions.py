@@ -38,12 +38,15 @@ def shown_requests(
     spec: FeatureSpec,
     config: TrainingConfig,
     factors: FactorTable | None = None,
+    *,
+    comparing: bool = True,
 ) -> TrainingSet | None:
     """The requests with impressions in a part of the log that teach something, in time order.
 
-    Those are requests of which something was engaged with and something was not; at most
-    `train_requests_max`, a seeded choice. None where there are fewer than `shown_requests_min`:
-    that is no log of what was shown.
+    Where what was shown is to be compared, those are requests of which something was engaged with
+    and something was not; else all of them, for probabilities. At most `train_requests_max`, a
+    seeded choice. None where there are fewer than `shown_requests_min`: that is no log of what was
+    shown.
     """
     end = next((i for i, event in enumerate(log.events) if event.time_us >= until_us), len(log))
     columns = columns_of(EventLog(log.tenant, log.indexes[:end], log.events[:end]))
@@ -55,7 +58,7 @@ def shown_requests(
     labelled = label_impressions(columns, config.labels, until_us, made_us)
     rows, questions = rows_and_questions(columns, labelled, served)
     relevance = _relevance(rows, config)
-    kept = _teaching(rows, relevance, since_us, config)
+    kept = _teaching(rows, relevance, since_us, config, comparing)
     if kept is None:
         return None
     values, known = _values(columns, rows, questions, kept, spec, config, factors)
@@ -75,7 +78,11 @@ def _relevance(rows: Rows, config: TrainingConfig) -> npt.NDArray[np.int8]:
 
 
 def _teaching(
-    rows: Rows, relevance: npt.NDArray[np.int8], since_us: int, config: TrainingConfig
+    rows: Rows,
+    relevance: npt.NDArray[np.int8],
+    since_us: int,
+    config: TrainingConfig,
+    comparing: bool,
 ) -> Ints | None:
     """The rows of requests that teach, in order; None where those are too few."""
     if not len(rows.request):
@@ -83,7 +90,10 @@ def _teaching(
     requests = len(rows.time_us)
     sizes = np.bincount(rows.request, minlength=requests)
     engaged = np.bincount(rows.request, relevance > 0, minlength=requests)
-    teach = np.flatnonzero((engaged > 0) & (engaged < sizes) & (rows.time_us >= since_us))
+    comparable = (engaged > 0) & (engaged < sizes)
+    teach = np.flatnonzero(
+        (comparable | (not comparing)) & (sizes > 0) & (rows.time_us >= since_us)
+    )
     if len(teach) < config.requests.shown_requests_min:
         return None
     random = np.random.default_rng(config.seed)
@@ -146,6 +156,7 @@ def _set(
         times_us=rows.time_us[requests],
         users=tuple(columns.users[number] for number in rows.user[kept[first]].tolist()),
         positions=rows.position[kept],
+        engaged=rows.labels[kept],
     )
 
 

@@ -25,7 +25,15 @@ from training.sets.shelf import NameList, Shelf
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Rows", "WrittenPart", "make_user_columns", "shared_side", "user_part", "written_part"]
+__all__ = [
+    "Rows",
+    "WrittenPart",
+    "features_of",
+    "make_user_columns",
+    "shared_side",
+    "user_part",
+    "written_part",
+]
 
 Ints = npt.NDArray[np.int64]
 
@@ -131,7 +139,7 @@ def _features(
         present = case.life[question[asked]] >= 0
         known[asked] = present
         asked = asked[present]
-        values[asked] = _as_of(shelf, case, question[asked], spec)
+        values[asked] = features_of(shelf, case, question[asked], spec)
     source = np.zeros(len(question), np.int8)
     place = np.flatnonzero(served >= 0)
     if len(place):
@@ -142,7 +150,10 @@ def _features(
     return values, known, source
 
 
-def _as_of(shelf: Shelf, case: Case, questions: Ints, spec: FeatureSpec) -> npt.NDArray[np.float32]:
+def features_of(
+    shelf: Shelf, case: Case, questions: Ints, spec: FeatureSpec
+) -> npt.NDArray[np.float32]:
+    """The features of some questions, float32[q, names], once the shelf has every side."""
     names = (*_USER_COLUMNS, *_SHARED_COLUMNS)
     sides: Columns = {name: np.asarray(shelf.array(name)[questions]) for name in names}
     packed = shelf.array("factors").tobytes()

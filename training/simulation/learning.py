@@ -19,7 +19,7 @@ from ranking.candidates import Candidates
 from ranking.config import RankingConfig
 from ranking.features import FEATURES, FeatureSpec, build
 from ranking.metrics import bootstrap_interval, mean_by_user
-from training.config import TrainingConfig
+from training.config import RequestConfig, SplitConfig, TrainingConfig
 from training.errors import SimulationError, TooFewEvents
 from training.events.log import EventLog
 from training.flow import train_tenant
@@ -33,7 +33,15 @@ from training.testing import write_export
 from training.trainers.heads import HeadsTrainer
 from training.trainers.rows import POSITION, Examples, RowTrainer
 
-__all__ = ["KINDS", "LearningPoint", "LoggedSlates", "learning_curve", "trained_arm"]
+__all__ = [
+    "KINDS",
+    "TRAINING",
+    "LearningPoint",
+    "LoggedSlates",
+    "Taught",
+    "learning_curve",
+    "trained_arm",
+]
 
 KINDS: tuple[EngagementKind, ...] = ("click", "like", "hide")
 """What members do, and models learn to foretell."""
@@ -45,6 +53,13 @@ NAMES = tuple(
 
 VALIDATION_SHARE = 0.2
 """Share of the slates, the last ones, on which a model is calibrated and stopped."""
+
+TRAINING = TrainingConfig(
+    split=SplitConfig(factors=0.25, ranker=0.45, validation=0.15, test=0.15),
+    requests=RequestConfig(shown_requests_min=20),
+)
+"""How a model of a community is trained: as a tenant's, from what was shown. A few requests are
+enough, and the ranker has more of the days than factors, which need a long log."""
 
 UNTRAINED = "newest"
 """What ranks before there is a model, as the platform does: newest first."""
@@ -64,6 +79,33 @@ class LearningPoint(msgspec.Struct, frozen=True, kw_only=True):
     interval: tuple[float, float]
     regrets: tuple[float, ...] = ()
     """Of each member, in order of name: those of two points can be compared one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A trained arm: which model validation chose, and from how many requests all of them learnt.
+
+    Those were `shown`, or else are first touches.
+    """
+
+    arm: Arm
+    chosen: str
+    requests: int
+    shown: bool
+
+    @property
+    def sentence(self) -> str:
+        """What was learnt from, and what came of it."""
+        learnt = (
+            f"{self.requests:,} requests as they were shown"
+            if self.shown
+            else f"{self.requests:,} first touches, for too few requests were shown of which "
+            "something was engaged with and something was not (raise train_days or users)"
+        )
+        return (
+            f"Models learnt from {learnt}; validation chose {self.chosen}, which is the arm "
+            f"{self.arm.name}."
+        )
 
 
 @dataclass(slots=True)
@@ -122,24 +164,27 @@ def trained_arm(
     *,
     name: str = "model",
     ranking: RankingConfig | None = None,
-) -> Arm:
+) -> Taught:
     """Train on a community's log as on any tenant's export; the bundle stays in `directory`.
 
-    Raises `TooFewEvents`.
+    It learns from the log's impressions, where they are enough. Raises `TooFewEvents`.
     """
     export = write_export(log, directory / "events")
     result = train_tenant(
         export,
         log.tenant,
         out=directory / "training",
-        config=config,
+        config=config or TRAINING,
         scheduler="inline",
         clock=lambda: log.events[-1].time_us,
     )
     bundle = ModelBundle.load(result.bundle)
-    return Arm(
+    arm = Arm(
         name, ranking or RankingConfig.default(), scorer=bundle.scorer(), factors=bundle.factors()
     )
+    (ranker,) = [part for part in result.report.parts if part.name == "ranker"]
+    shown = "requests_shown" in result.report.counts
+    return Taught(arm, result.report.model, ranker.requests, shown)
 
 
 def learning_curve(

@@ -25,7 +25,7 @@ from training.events.log import EventLog
 from training.simulation.community import Community
 from training.simulation.config import SimulationConfig
 from training.simulation.judge import Judge, JudgedVisit
-from training.simulation.learning import trained_arm
+from training.simulation.learning import Taught, trained_arm
 from training.simulation.platform import LocalPlatform, Mirrored, Platform
 from training.simulation.policy import Arm, default_arms
 from training.simulation.report import ArmReport, DayReport, SimulationReport
@@ -111,15 +111,18 @@ def simulate(
     reducers and rankers in this process, some ten times as fast. With `lived`, each other arm also
     gets a community of its own to serve, in this process. Visits before `from_day` are not judged.
     With `train_days`, the first days are lived through beforehand, in this process, and an arm
-    named `model`, trained on their events, is judged on the days after them. `progress` is told of
+    named `model`, trained on what was shown on them, is judged on the days after them; without a
+    `training` config by `learning.TRAINING`. `progress` is told of
     each day. Raises `SimulationError`, or `TooFewEvents` where nothing can be trained.
     """
     config = (config or SimulationConfig()).check()
     arms = default_arms() if arms is None else arms
     serving = _serving(arms, directory is not None)
     started_s = time.monotonic()
+    statements: tuple[str, ...] = STATEMENTS
     if train_days:
-        arms = [*arms, _trained(config, serving, train_days, training, progress)]
+        taught = _trained(config, serving, train_days, training, progress)
+        arms, statements = [*arms, taught.arm], (*STATEMENTS, taught.sentence)
         from_day = max(from_day, train_days)
     twin = LocalPlatform(serving)
     if directory is None:
@@ -142,7 +145,7 @@ def simulate(
         judged=len(judged.judge.visits),
         days=_days(judged),
         arms=_arms(judged.judge, arms, lives, counterfactual or CounterfactualConfig(), config),
-        statements=STATEMENTS,
+        statements=statements,
         seconds=round(time.monotonic() - started_s, 3),
     )
     return Simulation(report, tuple(judged.judge.visits), twin.log(), judged.judge.truth)
@@ -201,7 +204,7 @@ def _trained(
     days: int,
     training: TrainingConfig | None,
     progress: Progress,
-) -> Arm:
+) -> Taught:
     """A model of what the community does in its first days, which are the same again later."""
     if days >= config.days:
         raise SimulationError(

@@ -5,6 +5,7 @@ The place where a candidate was shown is a feature in training and constant when
 measured on the half of the users that it did not look at.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -58,6 +59,10 @@ class HeadsTrainer:
     """How a linear head learns."""
     positives_min: int = 20
     """Engagements of a kind, in training and in validation, below which it gets no head."""
+    heads_min: int = 1
+    """Heads below which there is no model: one alone is a classifier like another."""
+    weights: Mapping[str, float] | None = None
+    """What an engagement of each kind is worth; None: all alike."""
 
     @property
     def name(self) -> str:
@@ -96,10 +101,11 @@ class HeadsTrainer:
                 continue
             heads.append(head)
             figures |= told
-        if not heads:
-            raise TooFewEvents(" ".join(notes) or "no kinds are asked for: name at least one")
+        if len(heads) < max(1, self.heads_min):
+            few = f"{len(heads)} kinds have a head, {self.heads_min} are needed"
+            raise TooFewEvents(" ".join((few, *notes)))
         notes.append(_NOTE_PLACES if train.known_places else _NOTE_NO_PLACES)
-        scorer = ValueScorer(heads, {head.kind: 1.0 for head in heads})
+        scorer = ValueScorer(heads, self.weights or {head.kind: 1.0 for head in heads})
         return Fitted(scorer, figures | {"seconds": watch.seconds}, tuple(notes))
 
     def _head(

@@ -16,6 +16,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from feeds.events import ENGAGEMENT_KINDS
 from ranking.features import FeatureMatrix, FeatureParameters, FeatureSpec
 from ranking.scorers.base import Scorer
 from training.errors import TooFewEvents, TrainingError
@@ -82,6 +83,9 @@ class Examples:
             data.labels,
             data.sizes,
             np.array(data.users, np.str_),
+            engaged={}
+            if data.engaged is None
+            else {kind: data.engaged[:, place] for place, kind in enumerate(ENGAGEMENT_KINDS)},
             shown_at=data.positions,
         )
 

@@ -114,3 +114,16 @@ def test_evaluate_asks_what_to_judge_and_tells_what_is_missing(
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
     assert json.loads(done.stdout)["exception"] == "SourceError"
+
+
+def test_a_trainer_that_there_is_not_is_told_with_those_there_are(
+    app: typer.Typer, tmp_path: Path
+) -> None:
+    refused = run(
+        *(app, "train", "--tenant", "acme", "--events", tmp_path, "--trainers", "als, bpr"),
+        *("--registry", f"dir:{tmp_path / 'registry'}"),
+        fails=True,
+    )
+    assert refused["error"] == (
+        "there is no trainer 'bpr': trainers are warp, als, ease, logistic, boosted, heads"
+    )

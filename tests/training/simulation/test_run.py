@@ -1,6 +1,7 @@
 """The whole simulation in this process: the truth, the estimates beside it, the report."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from training import Arm, SimulationConfig, simulate
 from training.cli.simulate import simulate as command
 from training.errors import SimulationError
 from training.evaluation.counterfactual import CounterfactualConfig, importance_weights
+from training.simulation.learning import TRAINING
 from training.simulation.plots import save_plots
 from training.simulation.policy import default_arms
 from training.simulation.report import SimulationReport
@@ -119,19 +121,26 @@ def test_the_command_judges_a_config_and_a_model_and_leaves_report_and_plots(
 ) -> None:
     config = tmp_path / "decayed.json"
     config.write_text('{"personalized": {"fallback": {"score": "decay_gauss(time)"}}}')
-    options = ("--users", "40", "--days", "6", "--train-days", "5", "--out", str(tmp_path))
+    options = ("--users", "60", "--days", "6", "--train-days", "5", "--out", str(tmp_path))
     status, told = run(*options, "--config", str(config))
     answer = json.loads(told)
     assert status == 0
     names = [arm["name"] for arm in answer["arms"]]
     assert names == ["exploring", "newest", "popular", "decayed", "model"]
     assert {day["day"] for day in answer["days"]} == {5}
+    assert re.search(r"learnt from \d+ requests as they were shown", answer["statements"][-1])
     assert {path.name for path in tmp_path.iterdir()} == {
         "days.png",
         "decayed.json",
         "estimates.png",
         "report.json",
     }
+
+
+def test_a_model_of_too_few_shown_requests_learns_from_first_touches_and_says_so() -> None:
+    training = replace(TRAINING, requests=replace(TRAINING.requests, shown_requests_min=10_000))
+    result = simulate(replace(CONFIG, users=40, days=6), train_days=5, training=training)
+    assert "first touches, for too few" in result.report.statements[-1]
 
 
 def test_the_command_tells_what_is_wrong_as_json(tmp_path: Path) -> None:

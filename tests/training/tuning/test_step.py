@@ -22,7 +22,14 @@ from training.errors import BudgetSpent, TenantsFailed
 from training.events.log import EventLog
 from training.flow import train_all, train_tenant
 from training.testing import community, events_of, log_of, write_export
-from training.tuning.step import STUDY, STUDY_TABLE
+from training.tuning.step import (
+    FACTORS_STUDY,
+    FACTORS_STUDY_TABLE,
+    STUDY,
+    STUDY_TABLE,
+    for_factors,
+    for_rankers,
+)
 
 CONFIG = TrainingConfig(
     factorization=FactorizationConfig(dimensions=4, epochs=3),
@@ -62,6 +69,13 @@ def test_a_search_comes_with_the_version_as_a_study_to_read(export: Path, tmp_pa
     opened.close()
     study = json.loads(documents[STUDY])
     assert len(study["trials"]) == 4
+    factors = json.loads(documents[FACTORS_STUDY])
+    assert {trial["space"] for trial in factors["trials"]} == {"warp", "als", "ease"}
+    assert len(factors["trials"]) == 6
+    tuned = result.report.validation["tuned-factors"]
+    assert factors["best"]["score"] == tuned
+    assert tuned == max(result.report.validation[name] for name in ("tuned-factors", "warp"))
+    assert b"of factors alone on validation" in documents[FACTORS_STUDY_TABLE]
     assert study["best"]["score"] == pytest.approx(result.report.validation["tuned"])
     assert b"| space | trial | score |" in documents[STUDY_TABLE]
     assert any("best of 4 trials on validation" in said for said in result.report.conventions)
@@ -104,6 +118,28 @@ def test_one_tenant_that_fails_leaves_the_others_trained(tmp_path: Path) -> None
         )
     assert set(failed.value.failed) == {"late"}
     assert [result.tenant for result in failed.value.results] == ["acme"]
+
+
+def test_factors_and_rankers_share_the_seconds_of_a_search() -> None:
+    search = SearchConfig(seconds=100.0, factors_share=0.3)
+    assert for_factors(search).seconds == pytest.approx(30)
+    assert for_rankers(search, 0.0).seconds == pytest.approx(100)  # no factors were searched
+    assert for_rankers(search, 10.0).seconds == pytest.approx(90)  # what was left of theirs
+    assert for_rankers(search, 55.0).seconds == pytest.approx(70)  # a last trial took longer
+
+
+def test_a_search_is_of_those_who_take_part(export: Path, tmp_path: Path) -> None:
+    config = replace(
+        CONFIG,
+        trainers=("als", "logistic"),
+        search=SearchConfig(seconds=1e6, trials_max=1),
+    )
+    result = train_tenant(export, "acme", out=tmp_path, config=config, scheduler="inline")
+    names = {"recency", "popularity", "als", "tuned-factors", "logistic", "tuned"}
+    assert set(result.report.validation) == names
+    notes = " ".join(result.report.conventions)
+    assert "The tuned factors are the best of 1 trials on validation: als" in notes
+    assert "The tuned model is the best of 1 trials on validation: logistic" in notes
 
 
 def test_searching_adds_its_time_to_the_budget() -> None:
