@@ -79,9 +79,9 @@ def test_events_count_for_the_activity_its_author_and_its_tags() -> None:
     gate, noise = table.names.tags.numbers(["gate", "noise"]).tolist()
 
     assert table.counts.totals[:2, ENGAGEMENT].tolist() == [0, 1]
-    assert table.author_counts.totals[table.author[0]].tolist() == [1, 0, 0, 1, 0, 0, 0, 1]
-    assert table.tag_counts.totals[gate].tolist() == [1, 0, 0, 1, 0, 0, 0, 1]
-    assert table.tag_counts.totals[noise].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert table.author_counts.totals[table.author[0]].tolist() == [1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+    assert table.tag_counts.totals[gate].tolist() == [1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+    assert table.tag_counts.totals[noise].tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 1]
 
 
 def test_engagers_are_the_latest_sixteen_distinct_users_without_those_who_hid() -> None:

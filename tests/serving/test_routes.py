@@ -177,7 +177,7 @@ def test_openapi_describes_every_route_with_its_errors(service: Served) -> None:
         document = client.get("/openapi.json").json()
 
     paths = document["paths"]
-    assert len(paths) == 34
+    assert len(paths) == 35
     for path, methods in paths.items():
         for method, operation in methods.items():
             assert operation.get("summary"), (method, path)
