@@ -13,6 +13,7 @@ from ranking.exploration import Shown
 from ranking.extractors.base import USER_GROUP
 from ranking.features import FeatureMatrix
 from ranking.filters import Removed
+from ranking.interning import UNKNOWN
 from ranking.scorers.base import ExplainingScorer, Scorer
 from ranking.scorers.value import ExplainedHead, ValueScorer
 from ranking.slates import (
@@ -71,13 +72,15 @@ class Trace:
 def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityTable) -> list[str]:
     """For each place a phrase that tells the end user why it is there."""
     rows = candidates.rows[shown.places]
+    feeds = table.feeds.take(rows, axis=0)
+    most = np.count_nonzero(feeds.max(axis=0, initial=UNKNOWN) != UNKNOWN)
     because_followed = _because_followed(query, table)
     by_source = [_BY_SOURCE.get(name, f"from {name}") for name in candidates.sources]
     found = [
-        because_followed(feeds, author) or by_source[source]
-        for source, feeds, author in zip(
+        because_followed(posted_to, author) or by_source[source]
+        for source, posted_to, author in zip(
             candidates.source[shown.places].tolist(),
-            table.feeds[rows].tolist(),
+            feeds[:, :most].tolist(),
             table.author_user[rows].tolist(),
             strict=True,
         )

@@ -29,12 +29,12 @@ __all__ = [
 ]
 
 
-class RankedActivity(msgspec.Struct, frozen=True):
+class RankedActivity(msgspec.Struct, frozen=True, gc=False):
     """One place of a slate: what stands there, why, and with which probability it was chosen.
 
     `score` is the scorer's, before multipliers, and finite or NaN (no score). `reason` is a phrase
     for the end user. `propensity` is the probability of this activity in this place, given those
-    in the places before it.
+    in the places before it. Texts and numbers alone, so the garbage collector need not look at it.
     """
 
     activity_id: ActivityId

@@ -108,6 +108,7 @@ class Site:
             "candidates_max": candidates,
             "deadline_ms": 60_000,
             "tenant_requests_per_s": 1_000_000,
+            "served_max": 0,  # else the one reader has soon seen all, and less is ranked
             **settings,
         }
         environment = {f"HEADWATER_{name.upper()}": str(value) for name, value in given.items()}

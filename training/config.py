@@ -248,6 +248,9 @@ class BoostedConfig:
     users; in between, who reads most does not decide alone."""
     threads: int = 1
     """Threads of one model; the variants already run side by side."""
+    distributed_rows_min: int = 4_000_000
+    """Candidates in the training requests (1 GB of features) from which on each variant grows on
+    all workers of a cluster, where its tenant is trained alone on more than one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,7 @@ def train_all(
                     promote=promote,
                     live=lives[name],
                     trained_us=clock(),
+                    own_workers=workers.places if alone else 0,
                     watch=watch,
                     telling=telling[name],
                 ),

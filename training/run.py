@@ -99,6 +99,8 @@ class TenantRun:
     promote: bool
     live: Live | None
     trained_us: int
+    own_workers: int
+    """Workers that no other tenant waits for; 0 where several are trained together."""
     watch: Stopwatch
     telling: Telling
 
@@ -112,7 +114,7 @@ def train_steps(plan: Plan, run: TenantRun) -> Steps[TrainingResult]:
     run.telling.step("replay")
     sets = yield from one(build_sets, plan, factors, tried)
     run.telling.step("rankers")
-    rankers = yield from together(_ranker_steps(sets, run.telling))
+    rankers = yield from together(_ranker_steps(sets, run))
     run.telling.step("choose")
     choice = yield from one(choose_model, sets, *rankers)
     run.telling.step("judge")
@@ -137,15 +139,16 @@ def _factor_steps(case: FactorCase, telling: Telling) -> list[Step[Trained]]:
     return steps
 
 
-def _ranker_steps(sets: SetFiles, telling: Telling) -> list[Step[Trained]]:
+def _ranker_steps(sets: SetFiles, run: TenantRun) -> list[Step[Trained]]:
     """A step a ranker, and the search before them."""
     config = sets.plan.config
-    trainers = row_trainers(config)
+    many = sets.rows >= config.boosted.distributed_rows_min
+    trainers = row_trainers(config, on_all_workers=many and run.own_workers > 1)
     steps = [Step(train_ranker, (sets, trainer)) for trainer in trainers]
     if config.search is not None and trainers:
         spent_s = sum(each.figures["seconds"] for each in sets.tried if each.documents)
         search = for_rankers(config.search, spent_s)
-        telling.search(search.seconds)
+        run.telling.search(search.seconds)
         steps.insert(0, Step(search_rankers, (sets, search)))
     if "heads" in config.trainers:
         steps.append(Step(train_heads, (sets, heads_trainer(config))))

@@ -49,6 +49,7 @@ from training.steps import (
 )
 from training.trainers.base import Stopwatch
 from training.trainers.boosted import BoostedTrainer
+from training.trainers.distributed import DistributedTrainer
 from training.trainers.logistic import LogisticTrainer
 from training.trainers.rows import Examples, RowTrainer
 
@@ -86,15 +87,16 @@ class Judged:
     documents: dict[str, bytes]
 
 
-def row_trainers(config: TrainingConfig) -> tuple[RowTrainer, ...]:
-    """The rankers that a run trains, the simplest first."""
-    boosted = (
+def row_trainers(config: TrainingConfig, *, on_all_workers: bool = False) -> tuple[RowTrainer, ...]:
+    """The rankers that a run trains, the simplest first; trees on one worker, or on all."""
+    boosted = [
         BoostedTrainer(variant, config.boosted, config.evaluation.k)
         for variant in config.boosted.variants
-    )
+    ]
+    trees: list[RowTrainer] = [*(map(DistributedTrainer, boosted) if on_all_workers else boosted)]
     every: dict[str, tuple[RowTrainer, ...]] = {
         "logistic": (LogisticTrainer(),),
-        "boosted": tuple(boosted),
+        "boosted": tuple(trees),
     }
     return tuple(
         trainer
@@ -295,7 +297,7 @@ def _judge_explore(
 def _refitted(sets: SetFiles, trained: Trained) -> Trained:
     """A boosted model trained again with validation's requests too; other models as they are."""
     trainer = trained.trainer
-    if not isinstance(trainer, BoostedTrainer):
+    if not isinstance(trainer, BoostedTrainer | DistributedTrainer):
         return trained
     seed = sets.plan.config.seed
     both = joined(*ranker_sets(sets))

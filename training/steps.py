@@ -99,13 +99,15 @@ class Trained:
 class SetFiles:
     """The sets of a run lie in its scratch directory, `<name>.npz` each.
 
-    `factors` are those in the features, of all that were `tried`.
+    `factors` are those in the features, of all that were `tried`; `rows` are the candidates that
+    train the rankers.
     """
 
     plan: Plan
     factors: Trained
     tried: tuple[Trained, ...]
     parts: tuple[PartReport, ...]
+    rows: int
     fingerprint: str
     seconds: float
 
@@ -164,6 +166,7 @@ def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> S
         factors=factors,
         tried=tuple(tried),
         parts=tuple(part_report(name, sets[name], plan.split) for name in limits),
+        rows=len(sets["ranker"].labels),
         fingerprint=sets["ranker"].fingerprint,
         seconds=watch.seconds,
     )

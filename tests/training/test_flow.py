@@ -243,6 +243,22 @@ def test_tenants_train_apart_on_a_dask_cluster(export: Path, tmp_path: Path) -> 
     assert results[0].report.rankers != results[1].report.rankers
 
 
+@pytest.mark.slow
+def test_the_trees_of_a_large_tenant_grow_on_all_workers(
+    result: TrainingResult, export: Path, tmp_path: Path
+) -> None:
+    """Small here, with the limit below it; the step itself is tested in `test_distributed`."""
+    config = replace(CONFIG, boosted=replace(CONFIG.boosted, distributed_rows_min=1))
+    report = run(export, tmp_path, registry=None, config=config, scheduler=None).report
+    assert "boosted-3 grew on 2 workers." in report.conventions
+    assert report.model == "boosted-3"
+    assert report.result.ndcg == pytest.approx(result.report.result.ndcg, abs=0.05)
+
+
+def test_the_trees_of_others_grow_on_one(result: TrainingResult) -> None:
+    assert not any("grew on" in note for note in result.report.conventions)
+
+
 def test_a_failed_run_publishes_nothing_and_leaves_no_scratch(export: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportDamaged):
         train_tenant(
