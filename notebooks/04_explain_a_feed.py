@@ -45,7 +45,16 @@ plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "figu
 community = None
 if URL is None:
     shutil.rmtree(HOME, ignore_errors=True)
-    explores = {"slate_size": 20, "exploration": {"policy": "epsilon", "rate": 0.1}}
+    # Until there is a model, by taste: where newest first serves, newest first is all there is to learn.
+    by_taste = {
+        "score": "3 * user_tag_rate + engagement_rate + 0.3 * 2 ^ (-age_h / 24)",
+        "defaults": {"user_tag_rate": 0},
+    }
+    explores = {
+        "slate_size": 20,
+        "exploration": {"policy": "epsilon", "rate": 0.1},
+        "fallback": by_taste,
+    }
     community = ServedCommunity(
         HOME, SimulationConfig(users=USERS), RankingConfig.parse({"personalized": explores})
     )
@@ -169,7 +178,7 @@ names = [
     f"{name}  ({read.loc[first, name]:.3g} and {read.loc[second, name]:.3g})" for name in main.index
 ]
 
-figure, axes = plt.subplots(figsize=(9, 3.4), layout="constrained")
+figure, axes = plt.subplots(figsize=(9, 0.35 * len(main) + 1), layout="constrained")
 axes.barh(
     names[::-1], main[::-1], color=["tab:red" if each > 0 else "tab:blue" for each in main[::-1]]
 )
