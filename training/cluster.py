@@ -156,8 +156,8 @@ _LOOK_S = 1.0
 def _lost(why: str) -> ClusterError:
     return ClusterError(
         f"the cluster lost a step of the training ({why}): a worker ended, most likely for want of "
-        "memory, or the scheduler did; nothing was published; train again with fewer --workers, or "
-        "give the workers more memory"
+        "memory or because it runs another version of Headwater, or the scheduler did; nothing was "
+        "published; train again with fewer --workers, or give the workers more memory"
     )
 
 

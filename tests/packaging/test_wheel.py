@@ -45,7 +45,7 @@ def expected() -> set[str]:
     paths = (
         path
         for package in PACKAGES
-        for pattern in ("**/*.py", "py.typed", "DESIGN.md", "templates/*")
+        for pattern in ("**/*.py", "py.typed", "DESIGN.md", "**/templates/*")
         for path in (ROOT / package).glob(pattern)
     )
     return {str(path.relative_to(ROOT)) for path in paths}

@@ -1,6 +1,5 @@
 import operator
 import os
-import signal
 import socket
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from training.cluster import open_workers
 from training.config import ClusterConfig
 from training.errors import ClusterError
+from training.testing_workers import dies, dies_once
 
 
 def test_tasks_wait_for_tasks_inline() -> None:
@@ -32,19 +32,6 @@ def test_a_scheduler_that_does_not_answer_is_refused_with_what_to_do() -> None:
             open_workers(address, ClusterConfig(connect_s_max=1)),
         ):
             pass
-
-
-def dies_once(marker: Path) -> str:
-    if marker.exists():
-        return "done"
-    marker.touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-    return "never"
-
-
-def dies(result: object) -> None:
-    del result
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_told(
