@@ -187,10 +187,10 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     bundle = _bundle(report, scorer, test, factors, trained_us)
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
-    documents = {
-        TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors)),
-        HISTOGRAMS: training_histograms(TrainingSet.load(plan.set_path("ranker")), scorer),
-    }
+    documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
+    taught = TrainingSet.load(plan.set_path("ranker"))
+    if len(taught.labels):
+        documents[HISTOGRAMS] = training_histograms(taught, scorer)
     for trained in every:
         documents |= trained.documents
     return Judged(path if path.exists() else bundle.save(path), report, documents)

@@ -123,7 +123,7 @@ class TrainingHistograms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def training_histograms(data: TrainingSet, scorer: Scorer) -> bytes:
-    """The document of what a model learnt from; memory is one column at a time."""
+    """The document of what a model learnt from, a row or more; memory is a column at a time."""
     scores = scorer.score(data.columns(scorer.spec.names))
     return TrainingHistograms(
         scorer=scorer.name,
