@@ -96,7 +96,8 @@ def activity_side(case: Case, make: Make = in_memory) -> Columns:
     for part, sums in _walked(case, everything, inside, whole, moments):
         totals[part], days[part] = sums.totals, sums.weighed
     lately = RingWalk(_HOURS, 1, ends)
-    for part, sums in _walked(case, lately, engaged, counted([ENGAGEMENT]), moments):
+    # Impressions too: they move the clock of the hours, which is one for all.
+    for part, sums in _walked(case, lately, inside, counted([ENGAGEMENT]), moments):
         hours[part] = sums.weighed
     engaged_us[:] = _engaged_us(case, engaged)
     return {"totals": totals, "days": days, "hours": hours, "engaged_us": engaged_us}

@@ -157,6 +157,21 @@ def test_every_bit_is_that_of_the_replay(
     compare(log_of(log), asked, table_rows)
 
 
+@pytest.mark.parametrize("hours", [23, 24, 25])
+def test_sight_of_one_activity_moves_the_clock_of_all_hours(hours: int) -> None:
+    stays, seen = IDS[:2]
+    fields = {"actor": "bob", "verb": "post", "object": "note:1", "feed": "user:u0"}
+    log: list[Event] = [
+        Posted(time_us=START_US, activity_id=each, to=(), tags=(), length=0, **fields)
+        for each in (stays, seen)
+    ]
+    log += [
+        Engagement(time_us=START_US, user=UserId("u0"), activity_id=stays, kind="click"),
+        Impression(time_us=START_US + hours * HOUR_US, user=UserId("u0"), activity_id=seen),
+    ]
+    compare(log_of(log), [(4, START_US, "u0", stays)], 1_000)
+
+
 @given(case=cases(), table_rows=st.sampled_from((2, 1_000)))
 @settings(
     max_examples=150,
