@@ -13,18 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from feeds.errors import FeedsError
-from ranking.errors import RankingError
 from training.config import ClusterConfig
-from training.errors import ClusterError, TrainingError
+from training.errors import TOLD, ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["InlineWorkers", "Task", "Workers", "client_of_worker", "open_workers"]
-
-_TOLD = (TrainingError, RankingError, FeedsError)
-"""Errors whose message is all that the user needs."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -116,7 +111,7 @@ def _run(function: Callable[..., T], *arguments: object) -> T | _Failed:
             return argument
     try:
         return function(*arguments)
-    except _TOLD as error:
+    except TOLD as error:
         error.add_note(f"In a worker:\n{traceback.format_exc()}")
         return _Failed(error)
 

@@ -15,9 +15,13 @@ TrainingError
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+from feeds.errors import FeedsError
+from ranking.errors import RankingError
 
 __all__ = [
+    "TOLD",
     "BudgetSpent",
     "ClusterError",
     "DiskFull",
@@ -86,3 +90,7 @@ class DiskFull(TrainingError):
 
 class SimulationError(TrainingError):
     """A community cannot be simulated as asked, or the service that it lives on failed."""
+
+
+TOLD: Final = (TrainingError, RankingError, FeedsError)
+"""Errors whose message is all that the user needs; any other is a fault of the program."""

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from feeds.errors import FeedsError
 from feeds.model import TenantId, format_time
-from ranking.errors import RankingError
 from ranking.registry import ModelRegistry
 from ranking.training_time import minutes_trained, trains_again_us
 from training.config import BudgetConfig
-from training.errors import MinutesSpent, TrainingError
+from training.errors import TOLD, MinutesSpent
 from training.events.log import read_manifest
 
 __all__ = ["Meter", "Minutes", "minutes_of", "within_quota"]
@@ -114,7 +112,7 @@ class Meter:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self._note()
-        except (RankingError, FeedsError, TrainingError):
+        except TOLD:
             if error is None:
                 raise
 

@@ -20,15 +20,14 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from feeds.errors import FeedsError
 from feeds.model import TenantId, check_tenant_id, format_time
-from ranking.errors import BundleDamaged, RankingError
+from ranking.errors import BundleDamaged
 from ranking.files import replace_file
 from ranking.manifest import LIMITS
 from ranking.manifest import read_manifest as read_bundle_manifest
 from ranking.registry import Alias, ModelVersion, open_registry, wall_clock_us
 from training.config import DAY_S, BudgetConfig, ClusterConfig, ScheduleConfig, TrainingConfig
-from training.errors import MinutesSpent, TrainingError
+from training.errors import TOLD, MinutesSpent, TrainingError
 from training.events.log import read_manifest
 from training.flow import TrainingResult, place_version, train_tenant
 from training.gates.promotion import gates_of
@@ -203,7 +202,7 @@ def watch(
     while rounds is None or done < rounds:
         try:
             told(look())
-        except (TrainingError, RankingError, FeedsError) as error:
+        except TOLD as error:
             told([_outcome("", "failed", str(error))])
         done += 1
         if rounds is None or done < rounds:
@@ -289,7 +288,7 @@ def _one(
         home.check_minutes(export, budget, clock())
     except MinutesSpent as error:
         return _outcome(home.tenant, "spent", str(error))
-    except (TrainingError, RankingError, FeedsError) as error:
+    except TOLD as error:
         return _outcome(home.tenant, "failed", str(error))
     began = _Running(events=events, began_us=clock())
     home.begin(began)
@@ -308,7 +307,7 @@ def _trained(
 
     try:
         result = train(home.tenant, progress=tell, clock=lambda: began.began_us)
-    except (TrainingError, RankingError, FeedsError) as error:
+    except TOLD as error:
         home.end(_state(began, problem=str(error)))
         return _outcome(home.tenant, "failed", str(error))
     home.end(_state(began, result.version))

@@ -13,10 +13,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, cast
 
-from feeds.errors import FeedsError
-from ranking.errors import RankingError
 from training.cluster import Task, Workers
-from training.errors import ClusterError, DiskFull, TrainingError
+from training.errors import TOLD, ClusterError, DiskFull
 
 __all__ = ["FairShare", "Step", "Steps", "carry_out", "one", "together"]
 
@@ -136,16 +134,12 @@ class _Batch:
         return not self.missing
 
 
-_TOLD = (TrainingError, RankingError, FeedsError)
-"""Errors that end one tenant's run and not that of the others."""
-
-
 def carry_out(
     workers: Workers, runs: Mapping[str, Steps[T]], look: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[str, T | Exception]]:
     """Each tenant with what its run returned, or the error that ended it, as they end.
 
-    `look` is called about once a second. Errors that are not told to users are raised. Where the
+    `look` is called about once a second. Errors that are not `TOLD` are raised. Where the
     cluster has no workers any more, that is the error of all that are left.
     """
     return _Carrier(workers, runs, look).outcomes()
@@ -186,7 +180,7 @@ class _Carrier(Generic[T]):
             return  # its run failed while this went on
         try:
             whole = self._batches[tenant].put(numbered.number, task.result())
-        except _TOLD as error:
+        except TOLD as error:
             self._runs.pop(tenant).close()
             self._share.forget(tenant)
             yield tenant, error
@@ -203,7 +197,7 @@ class _Carrier(Generic[T]):
         except StopIteration as ended:
             del self._runs[tenant]
             yield tenant, ended.value
-        except _TOLD as error:
+        except TOLD as error:
             del self._runs[tenant]
             yield tenant, error
         else:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ranking.errors import RankingError
-from training.errors import TrainingError
+from training.errors import TOLD
 
 if TYPE_CHECKING:
     from training.evaluation.counterfactual import CounterfactualReport
@@ -78,11 +77,9 @@ def print_counterfactual(report: "CounterfactualReport", parity: "ParityReport |
 @contextlib.contextmanager
 def told(json: bool) -> Iterator[None]:
     """Tell an error as JSON where a program reads; for people the shell writes its sentence."""
-    from feeds.errors import FeedsError  # noqa: PLC0415
-
     try:
         yield
-    except (TrainingError, RankingError, FeedsError) as error:
+    except TOLD as error:
         if not json:
             raise
         write_json({"error": str(error), "exception": type(error).__name__})

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feeds.errors import FeedsError
 from feeds.model import TenantId, check_tenant_id
 from ranking.bundle import ModelBundle
-from ranking.errors import RankingError
 from ranking.files import replace_file
 from ranking.registry import Alias, ModelRegistry, ModelVersion, open_registry
 from training.drift.histograms import HISTOGRAMS, TrainingHistograms
 from training.drift.measure import DriftConfig, DriftReport, Learnt, measure_drift, slate_files
 from training.drift.metrics import exposition
-from training.errors import TrainingError
+from training.errors import TOLD
 from training.flow import find_version
 from training.sources.base import Progress, no_progress
 
@@ -77,7 +75,7 @@ class DriftWatch:
                 progress(f"drift of {tenant}", number, len(tenants))
                 try:
                     reports.append(self._one(opened, tenant))
-                except (TrainingError, RankingError, FeedsError) as error:
+                except TOLD as error:
                     self._known.pop(tenant, None)
                     failed[tenant] = str(error)
         replace_file(self.metrics_file, exposition(reports, list(failed)).encode())
