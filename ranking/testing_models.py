@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from feeds.counters import HOUR_US
 from feeds.events import Event
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
@@ -37,7 +38,6 @@ from ranking.testing import (
     query,
     table_of,
 )
-from ranking.training_time import HOUR_US
 
 __all__ = [
     "ACME",

@@ -7,17 +7,15 @@ ever is.
 from collections.abc import Mapping
 from typing import Final
 
+from feeds.counters import HOUR_US
+
 __all__ = [
     "DAY_HOURS",
-    "HOUR_US",
     "TrainedHours",
     "minutes_trained",
     "trains_again_us",
     "with_time",
 ]
-
-HOUR_US: Final = 3_600_000_000
-"""Microseconds of an hour."""
 
 DAY_HOURS: Final = 24
 """Hours that count: the running one and those before it."""

@@ -19,6 +19,7 @@ from training.factors import Interactions, fit_factors, interactions_until
 from training.sets.factor_questions import FactorQuestions, factor_questions
 from training.steps import Plan, Trained
 from training.trainers.base import MatrixModel, MatrixTrainer, Stopwatch
+from training.trainers.ease import EaseTrainer
 
 __all__ = [
     "FactorCase",
@@ -31,8 +32,6 @@ __all__ = [
 
 NDCG = "validation_ndcg"
 """The figure by which factors are chosen."""
-
-_EASE = "ease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,11 @@ def train_matrix(case: FactorCase, trainer: MatrixTrainer) -> Trained:
         raise
     except TrainingError as error:
         return Trained(trainer.name, None, {"seconds": watch.seconds}, (f"Not trained: {error}.",))
-    return save_factors(case, trainer.name, trainer.name == _EASE, table, watch)
+    return save_factors(case, trainer.name, trainer, table, watch)
 
 
 def save_factors(
-    case: FactorCase, name: str, approximate: bool, table: FactorTable, watch: Stopwatch
+    case: FactorCase, name: str, trainer: MatrixTrainer, table: FactorTable, watch: Stopwatch
 ) -> Trained:
     """Factors as a file of the run, with their scores of the test part beside it."""
     config = case.plan.config
@@ -124,7 +123,8 @@ def save_factors(
     path.write_bytes(table.pack())
     scores = FactorQuestions.load(case.test).scores(table)
     np.save(path.with_suffix(".test.npy"), scores, allow_pickle=False)
-    notes = (_APPROXIMATE.format(name=name, dimensions=table.dimensions),) if approximate else ()
+    nearest = isinstance(trainer, EaseTrainer)  # its scores are no vectors: the nearest ones serve
+    notes = (_APPROXIMATE.format(name=name, dimensions=table.dimensions),) if nearest else ()
     return Trained(name, path, {NDCG: ndcg, "seconds": watch.seconds}, notes)
 
 

@@ -187,8 +187,9 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
     bundle = _bundle(report, scorer, test, factors, trained_us)
     out.mkdir(exist_ok=True)
     path = out / f"bundle-{bundle.digest[:16]}"
-    documents = {TRAINED_USERS: pack_users(plan.tenant, _trained_users(sets, factors))}
     taught = TrainingSet.load(plan.set_path("ranker"))
+    learnt_from = _trained_users(factors, taught, validation)
+    documents = {TRAINED_USERS: pack_users(plan.tenant, learnt_from)}
     if len(taught.labels):
         documents[HISTOGRAMS] = training_histograms(taught, scorer)
     for trained in every:
@@ -349,12 +350,10 @@ def _bundle(
     )
 
 
-def _trained_users(sets: SetFiles, factors: FactorTable | None) -> set[str]:
+def _trained_users(factors: FactorTable | None, *taught: TrainingSet) -> set[str]:
     """Whose engagements any of the models learnt from."""
     users = set(factors.user_names) if factors is not None else set()
-    for name in ("ranker", "validation"):
-        users.update(TrainingSet.load(sets.plan.set_path(name)).users)
-    return users
+    return users.union(*(part.users for part in taught))
 
 
 def _metrics(report: EvaluationReport) -> dict[str, float]:

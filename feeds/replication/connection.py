@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
 
         Whoever waits for the end hears of it a turn of the loop later, and may send until then.
         """
-        if not (self.lost or self.transport.is_closing()):
+        if not self._ending:
             self.transport.write(frame(content))
 
     async def write(self, content: bytes) -> None:
@@ -105,8 +105,13 @@ class Connection(asyncio.Protocol):
         self.send(content)
         while self._full and not self.lost:
             await self._change()
-        if self.lost or self.transport.is_closing():
+        if self._ending:
             raise ConnectionResetError("the connection is lost") from self._error
+
+    @property
+    def _ending(self) -> bool:
+        """Whether what is sent now would not leave; a transport of uvloop raises then."""
+        return self.lost or self.transport.is_closing()
 
     async def close(self) -> None:
         """Hang up, and wait until what was sent has left."""

@@ -13,7 +13,7 @@ from training.factor_steps import FactorCase, save_factors
 from training.factors import Interactions, fit_factors, table_of
 from training.sets.factor_questions import FactorQuestions
 from training.steps import SetFiles, Trained, ranker_sets, train_ranker
-from training.trainers.base import MatrixModel, MatrixTrainer, OnEpoch, Stopwatch
+from training.trainers.base import MatrixModel, MatrixTrainer, Stopwatch
 from training.trainers.rows import RowTrainer
 from training.tuning.search import Space, Study, Told, search
 from training.tuning.spaces import MATRIX_SPACES, judge_of_rows, row_spaces
@@ -67,18 +67,11 @@ def search_factors(case: FactorCase, search_config: SearchConfig) -> Trained:
     plan, config = case.plan, case.plan.config
     found, questions = Interactions.load(case.interactions), FactorQuestions.load(case.validation)
     k, dimensions_max = config.evaluation.k, config.ease.dimensions
+    matrix, features = found.matrix(), found.tag_matrix()
 
     def ndcg(model: MatrixModel) -> float:
         scores = questions.scores(table_of(model, found, dimensions_max))
         return mean_ndcg(questions.requests, scores, k)
-
-    def fit(trainer: MatrixTrainer, on_epoch: OnEpoch) -> MatrixModel:
-        return trainer.fit(
-            found.matrix(),
-            activity_features=found.tag_matrix(),
-            seed=config.seed,
-            on_epoch=on_epoch,
-        )
 
     def judge(trainer: MatrixTrainer, told: Told) -> float:
         epochs = int(getattr(trainer, "epochs", 1))
@@ -89,7 +82,8 @@ def search_factors(case: FactorCase, search_config: SearchConfig) -> Trained:
             if step > (epoch - 1) * _LOOKS // epochs:
                 told(step, ndcg(model))
 
-        return ndcg(fit(trainer, look))
+        model = trainer.fit(matrix, activity_features=features, seed=config.seed, on_epoch=look)
+        return ndcg(model)
 
     metric = f"NDCG@{k} of factors alone on validation"
     try:
@@ -100,7 +94,7 @@ def search_factors(case: FactorCase, search_config: SearchConfig) -> Trained:
         note = f"Factors were not tuned: {error}."
         return Trained(TUNED_FACTORS, None, {"seconds": watch.seconds}, (note,))
     table = fit_factors(best.trainer, found, dimensions_max, config.seed)
-    saved = save_factors(case, TUNED_FACTORS, best.trainer.name == "ease", table, watch)
+    saved = save_factors(case, TUNED_FACTORS, best.trainer, table, watch)
     documents = {
         FACTORS_STUDY: best.study.to_json(),
         FACTORS_STUDY_TABLE: best.study.to_markdown().encode(),
