@@ -1,16 +1,13 @@
 """A drift report for people: Markdown, one HTML file with its plots inside, and a PNG."""
 
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from training.drift.plots import overview, plots_of
 from training.evaluation.report_pages import markdown_table
 from training.evaluation.report_plots import as_png, as_svg
+from training.pages import html_page
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from training.drift.measure import DriftReport
 
 __all__ = ["HTML", "MARKDOWN", "PNG", "as_html", "as_markdown", "rendered"]
@@ -52,9 +49,11 @@ def as_markdown(report: "DriftReport") -> str:
 def as_html(report: "DriftReport") -> str:
     """One HTML file: no script, nothing from elsewhere; the same report gives the same bytes."""
     plots = [
-        {"svg": as_svg(figure), "note": NOTES[name]} for name, figure in plots_of(report).items()
+        {"name": name, "svg": as_svg(figure), "note": NOTES[name]}
+        for name, figure in plots_of(report).items()
     ]
-    return _template().render(
+    return html_page(
+        "drift.html",
         title=title(report),
         sentences=sentences(report),
         plots=plots,
@@ -94,12 +93,3 @@ def rows(report: "DriftReport") -> list[list[str]]:
         ]
         for each in report.columns
     ]
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only where it is written
-
-    source = (files("training.drift") / "templates" / "drift.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(source)

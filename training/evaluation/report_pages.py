@@ -1,15 +1,12 @@
 """An evaluation report as pages: Markdown, and one HTML file with its plots inside."""
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from training.evaluation.report_plots import as_svg, plots_of
+from training.pages import html_page
 
 if TYPE_CHECKING:
-    from jinja2 import Template
-
     from training.evaluation.rankings import RankerResult
     from training.evaluation.report import EvaluationReport
 
@@ -47,7 +44,9 @@ def as_html(report: "EvaluationReport") -> str:
         {"name": name, "svg": as_svg(figure), "note": PLOT_NOTES[name]}
         for name, figure in plots_of(report).items()
     ]
-    return _template().render(
+    return html_page(
+        "report.html",
+        title=f"{report.tenant}: {report.model}",
         report=report,
         plots=plots,
         header=_header(report),
@@ -156,12 +155,3 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     """The lines of a Markdown table, numbers to the right of the first column."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - only where it is written
-
-    source = (files("training.evaluation") / "templates" / "report.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(source)
