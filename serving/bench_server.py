@@ -99,14 +99,19 @@ class Server:
                 start_new_session=True,
             )
 
-    def wait(self, address: str, request: bytes) -> None:
-        """Return once the request is answered; raises `RuntimeError` where it never is."""
+    def wait(self, address: str | Path, request: bytes) -> None:
+        """Return once the request is answered; raises `RuntimeError` where it never is.
+
+        `address` may be a file, in which the server says where it listens.
+        """
         until = time.monotonic() + START_S_MAX
         while time.monotonic() < until and self.process.poll() is None:
-            with suppress(OSError), closing(Client(address, request)) as client:
-                client.ask()
-                self.address, self.request = address, request
-                return
+            known = address if isinstance(address, str) else _told_in(address)
+            if known:
+                with suppress(OSError), closing(Client(known, request)) as client:
+                    client.ask()
+                    self.address, self.request = known, request
+                    return
             time.sleep(0.1)
         raise RuntimeError(f"{self.process.args!r:.80} did not answer: {self._tail()}")
 
@@ -155,6 +160,12 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def _told_in(address_file: Path) -> str:
+    """The address in the file, empty until it is written whole."""
+    told = address_file.read_text() if address_file.exists() else ""
+    return told.strip() if told.endswith("\n") else ""
 
 
 def _server_cores() -> set[int]:

@@ -5,7 +5,6 @@ The service has the directory itself, or is workers beside an engine node that h
 
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ from serving.bench_community import (
     trees,
     user_side,
 )
-from serving.bench_server import START_S_MAX, Server
+from serving.bench_server import Server
 from serving.configs import service_config
 from serving.handover import bundle_name, write_handed
 from serving.settings import load_settings
@@ -114,13 +113,7 @@ class Site:
         environment = {f"HEADWATER_{name.upper()}": str(value) for name, value in given.items()}
         log = self.directory / f"service-{workers}.log"
         with Server(arguments, environment, log, cores) as server:
-            until = time.monotonic() + START_S_MAX
-            while not _listens(address_file) and server.process.poll() is None:
-                if time.monotonic() > until:
-                    break
-                time.sleep(0.02)
-            address = address_file.read_text().strip() if _listens(address_file) else "http://::1:1"
-            server.wait(address, read_request())
+            server.wait(address_file, read_request())
             yield server
 
 
@@ -193,7 +186,3 @@ def _hand_over(bundle: ModelBundle, directory: Path, registry: DirectoryRegistry
     home.mkdir(parents=True)
     registry.fetch(version, home / bundle_name(version))
     write_handed(home, version)
-
-
-def _listens(address_file: Path) -> bool:
-    return address_file.exists() and address_file.read_text().endswith("\n")
