@@ -6,18 +6,14 @@ A run ends with its reason or recovers; nothing is half published, and what is l
 import os
 import resource
 import shutil
-import signal
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
+import training.run
 from feeds.model import TenantId
 from ranking.bundle import ModelBundle
 from ranking.errors import RegistryUnavailable
@@ -35,6 +31,7 @@ from training.config import (
 from training.errors import ClusterError, DiskFull, TenantsFailed
 from training.events.log import EventLog
 from training.testing import community, events_of, log_of, write_export
+from training.testing_workers import DiesOnce
 
 CONFIG = TrainingConfig(
     factorization=FactorizationConfig(dimensions=4, epochs=3),
@@ -88,36 +85,6 @@ def check_whole(registry: ModelRegistry, tenant: TenantId, number: int, scratch:
     assert {"report.json", "gates.json", "MODEL_CARD.md"} <= set(registry.documents(version))
 
 
-@dataclass
-class Killer:
-    """Kills a worker of the local cluster that is at work, once a step of this name has begun."""
-
-    step: str
-    killed: int = 0
-    thread: threading.Thread | None = None
-
-    def __call__(self, what: str, done: int, total: int | None) -> None:
-        del done, total
-        if what.endswith(f": {self.step}") and self.thread is None:
-            self.thread = threading.Thread(target=self._kill)
-            self.thread.start()
-
-    def _kill(self) -> None:
-        deadline_s = time.monotonic() + 60
-        workers = [each for each in psutil.Process().children(recursive=True) if is_worker(each)]
-        before = {each.pid: sum(each.cpu_times()[:2]) for each in workers}
-        while time.monotonic() < deadline_s:
-            for each in workers:
-                if sum(each.cpu_times()[:2]) - before[each.pid] > 0.05:
-                    os.kill(each.pid, signal.SIGKILL)
-                    self.killed = each.pid
-                    return
-
-
-def is_worker(process: psutil.Process) -> bool:
-    return any("spawn_main" in part for part in process.cmdline())
-
-
 @pytest.fixture
 def registry(bundle: Path, tmp_path: Path) -> Iterator[ModelRegistry]:
     registry = open_registry(f"mlflow+sqlite:///{tmp_path}/mlflow.db")
@@ -125,34 +92,48 @@ def registry(bundle: Path, tmp_path: Path) -> Iterator[ModelRegistry]:
     registry.close()
 
 
-def train_both(export: Path, home: Path, killer: Killer, deaths_max: int) -> list[TenantId]:
-    """Train both tenants, a worker each; who was trained. The others' reason is the cluster."""
+STEPS = {
+    "factors": "train_matrix",
+    "replay": "build_sets",
+    "rankers": "train_ranker",
+    "judge": "judge_models",
+}
+"""The function that a worker runs in a step of a run."""
+
+
+def train_both(export: Path, home: Path, step: str, deaths_max: int) -> list[TenantId]:
+    """Train both tenants, a worker each, while the first worker at this step is killed.
+
+    Returns who was trained. The others' reason is the cluster.
+    """
     config = ClusterConfig(workers=2, deaths_max=deaths_max)
+    marker = home / "killed"
+    deadly = DiesOnce(marker, getattr(training.run, STEPS[step]))
     try:
-        results = train_all(
-            export,
-            list(TENANTS),
-            out=home / "out",
-            registry=f"mlflow+sqlite:///{home}/mlflow.db",
-            config=CONFIG,
-            cluster=config,
-            progress=killer,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.run, STEPS[step], deadly)
+            results = train_all(
+                export,
+                list(TENANTS),
+                out=home / "out",
+                registry=f"mlflow+sqlite:///{home}/mlflow.db",
+                config=CONFIG,
+                cluster=config,
+            )
     except TenantsFailed as error:
         results = list(error.results)
         for reason in error.failed.values():
             assert isinstance(reason, ClusterError)
             assert "lost a step of the training" in str(reason)
             assert "nothing was published" in str(reason)
-    assert killer.killed
-    assert not psutil.pid_exists(killer.killed)
+    assert marker.exists()
     return [result.tenant for result in results]
 
 
 def test_a_step_that_its_worker_takes_with_it_ends_one_tenant_and_the_other_is_whole(
     export: Path, bundle: Path, registry: ModelRegistry, tmp_path: Path
 ) -> None:
-    (trained,) = train_both(export, tmp_path, Killer("rankers"), deaths_max=1)
+    (trained,) = train_both(export, tmp_path, "rankers", deaths_max=1)
     if trained == ACME:
         check_whole(registry, ACME, 2, tmp_path)
         assert registry.versions(TENANTS[1]) == []
@@ -169,7 +150,7 @@ def test_a_step_that_its_worker_takes_with_it_ends_one_tenant_and_the_other_is_w
 def test_a_step_whose_worker_is_killed_runs_again_and_both_are_trained(
     step: str, export: Path, registry: ModelRegistry, tmp_path: Path
 ) -> None:
-    assert train_both(export, tmp_path, Killer(step), deaths_max=2) == list(TENANTS)
+    assert train_both(export, tmp_path, step, deaths_max=2) == list(TENANTS)
     check_whole(registry, ACME, 2, tmp_path)
     check_whole(registry, TENANTS[1], 1, tmp_path)
     live = registry.alias(ACME, "live")

@@ -8,7 +8,7 @@ import pytest
 from training.cluster import open_workers
 from training.config import ClusterConfig
 from training.errors import ClusterError
-from training.testing_workers import dies, dies_once
+from training.testing_workers import DiesOnce, dies
 
 
 def test_tasks_wait_for_tasks_inline() -> None:
@@ -40,7 +40,7 @@ def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_to
     config = ClusterConfig(workers=1, deaths_max=2, without_workers_s_max=240)
     with open_workers(config=config) as workers:
         assert workers.places == 1
-        task = workers.submit(dies_once, tmp_path / "marker")
+        task = workers.submit(DiesOnce(tmp_path / "marker", str), "done")
         assert task.result() == "done"
         assert task.wait(0.0)
         with pytest.raises(ClusterError, match=r"lost a step of the training .* nothing was"):
@@ -50,4 +50,4 @@ def test_a_step_whose_worker_is_killed_runs_again_and_one_that_always_dies_is_to
 def test_worker_that_dask_gives_up_is_made_anew(tmp_path: Path) -> None:
     config = ClusterConfig(workers=1, deaths_max=2, restart_s_max=0, without_workers_s_max=240)
     with open_workers(config=config) as workers:
-        assert workers.submit(dies_once, tmp_path / "marker").result() == "done"
+        assert workers.submit(DiesOnce(tmp_path / "marker", str), "done").result() == "done"
