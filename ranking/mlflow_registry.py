@@ -24,6 +24,7 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from feeds.model import TenantId, check_tenant_id
+from feeds.training_time import TrainedHours, with_time
 from ranking.artifacts import fetch_files, put_files, read_files_of, remove_files
 from ranking.documents import DOCUMENT_BYTES_MAX, check_documents
 from ranking.errors import ModelNotFound, RegistryUnavailable
@@ -42,7 +43,6 @@ from ranking.registry import (
     wall_clock_us,
 )
 from ranking.registry_database import Database, open_database
-from ranking.training_time import TrainedHours, with_time
 
 # MLflow looks at this when it is imported: without it, a thread sends usage data to its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
