@@ -174,7 +174,7 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
         5_000,
         ge=1,
         le=1_000_000,
-        description="Slates held for their next pages at most, about 7 KB each.",
+        description="Slates held for their next pages at most, about 5 KB each.",
     )
     slate_ttl_s: float = Field(
         900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
