@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -59,13 +60,35 @@ def create(
 
 @tenants.command("list")
 @grouped
-def list_(*, at: OnEngine) -> None:
-    """List the tenants: their keys, what they store, and their own quotas."""
-    from feeds.tenants import describe_tenant  # noqa: PLC0415 - as above
+def list_(
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="HEADWATER_MODELS_DIR",
+            help="Where the service's loader tells how long tenants were trained.",
+            show_default="`models` in the data directory",
+        ),
+    ] = None,
+    *,
+    at: OnEngine,
+) -> None:
+    """List the tenants: their keys, what they store, how long they were trained, their own quotas.
 
+    Minutes of training are those of the last 24 hours, up to a minute old, and not known where no
+    service with a loader has run on the data directory within ten minutes.
+    """
+    from feeds.engine import system_clock_us  # noqa: PLC0415 - as above
+    from feeds.tenants import describe_tenant, read_trained  # noqa: PLC0415 - as above
+
+    trained = read_trained(models_dir or at.data_dir / "models")
+    now_us = system_clock_us()
     with at.read() as reader:
         keys = reader.key_counts()
-        found = [describe_tenant(reader, tenant, keys[tenant]) for tenant in reader.tenants()]
+        found = [
+            describe_tenant(reader, tenant, keys[tenant])
+            | {"trained_minutes": trained.minutes(tenant, now_us)}
+            for tenant in reader.tenants()
+        ]
         shown = {one["tenant"]: _sentence(one) for one in found}
         going = reader.deleting()
         shown |= dict.fromkeys(going, "deleted; its rows are being removed")
@@ -147,10 +170,12 @@ def _show_quotas(reader: "StoreReader", tenant: TenantId, at: OnEngine) -> None:
 
 
 def _sentence(told: dict[str, Any]) -> str:  # Any: JSON
+    minutes = told["trained_minutes"]
     own = [f"{name} {value}" for name, value in told["quotas"].items() if value is not None]
     parts = [
         f"{told['keys']} API keys",
         f"{told['activities']} activities of {told['storage_bytes']} bytes",
+        f"minutes of training {'not known' if minutes is None else minutes}",
         *([f"quotas: {', '.join(own)}"] if own else []),
     ]
     return "; ".join(parts)

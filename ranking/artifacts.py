@@ -12,7 +12,7 @@ import fsspec
 from ranking.errors import BundleDamaged
 from ranking.manifest import LIMITS
 
-__all__ = ["fetch_files", "put_files", "read_files_of"]
+__all__ = ["fetch_files", "put_files", "read_files_of", "remove_files"]
 
 _FILES_MAX: Final = 100
 """Files of one directory."""
@@ -43,6 +43,13 @@ def fetch_files(address: str, directory: Path) -> None:
         raise FileNotFoundError(f"there are no files at {address}")
     for name, path in found.items():
         system.get_file(path, str(directory / name))
+
+
+def remove_files(address: str) -> None:
+    """Remove the directory at an address with all that is in it; none is no error."""
+    system, root = _open(address)
+    if system.exists(root):
+        system.rm(root, recursive=True)
 
 
 def _open(address: str) -> tuple[Any, str]:  # Any: fsspec is untyped

@@ -5,6 +5,9 @@ a run with the bundle and its documents as plain files, its metrics and notes, a
 that points at them; the version's tag `headwater.version` holds the same record as a directory
 registry does. Nothing is pickled, and no "flavor" of MLflow is involved: a bundle loads without
 MLflow.
+
+A run is finished once it has its version. One that never got any is deleted with its files: by the
+publishing that failed, or where that could not, by a later one of the tenant.
 """
 
 import logging
@@ -12,7 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -21,7 +24,8 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from feeds.model import TenantId, check_tenant_id
-from ranking.artifacts import fetch_files, put_files, read_files_of
+from feeds.training_time import TrainedHours, with_time
+from ranking.artifacts import fetch_files, put_files, read_files_of, remove_files
 from ranking.documents import DOCUMENT_BYTES_MAX, check_documents
 from ranking.errors import ModelNotFound, RegistryUnavailable
 from ranking.files import whole_directory
@@ -39,7 +43,6 @@ from ranking.registry import (
     wall_clock_us,
 )
 from ranking.registry_database import Database, open_database
-from ranking.training_time import TrainedHours, with_time
 
 # MLflow looks at this when it is imported: without it, a thread sends usage data to its makers.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -59,6 +62,14 @@ _NONE: Final[Mapping[str, bytes]] = MappingProxyType({})
 _PAGE: Final = 100
 _ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _METRIC_NAME: Final = re.compile(r"[^\w./: -]")
+_DIGEST: Final = "headwater.digest"
+_FAILURES: Final = (MlflowException, SQLAlchemyError, OSError)
+_UNFINISHED: Final = f"attributes.status != 'FINISHED' and tags.`{_DIGEST}` LIKE '%'"
+_SWEPT_AGE_US: Final = 3_600_000_000
+"""Age from which on an unfinished run is looked at: whoever publishes now holds the lock, unless
+the connection with it was lost."""
+_SWEPT_MAX: Final = 20
+"""Unfinished runs that one publishing looks at."""
 
 
 class MlflowRegistry:
@@ -103,15 +114,18 @@ class MlflowRegistry:
             metrics=dict(published.metrics),
         )
         with self._reached(), self._database.locked():
-            run = self._log_run(record, bundle, documents)
-            self._create_model(tenant)
-            created = self._client.create_model_version(
-                _model(tenant),
-                source=f"runs:/{run}/{_BUNDLE}",
-                run_id=run,
-                tags={_TAG: msgspec.json.encode(record).decode()},
-                description=notes or None,
-            )
+            experiment = self._experiment(tenant)
+            self._sweep(experiment, record.published_us)
+            with self._run(experiment, record) as run:
+                self._log_files(run, record, bundle, documents)
+                self._create_model(tenant)
+                created = self._client.create_model_version(
+                    _model(tenant),
+                    source=f"runs:/{run}/{_BUNDLE}",
+                    run_id=run,
+                    tags={_TAG: msgspec.json.encode(record).decode()},
+                    description=notes or None,
+                )
         return msgspec.structs.replace(record, version=int(created.version))
 
     def documents(self, version: ModelVersion) -> dict[str, bytes]:
@@ -233,21 +247,57 @@ class MlflowRegistry:
         """Where files of a run lie."""
         return f"{self._client.get_run(run).info.artifact_uri.rstrip('/')}/{files}"
 
-    def _log_run(self, record: ModelVersion, bundle: Path, documents: Mapping[str, bytes]) -> str:
-        """A finished run with the bundle's files, documents, metrics and notes; returns its id."""
+    @contextmanager
+    def _run(self, experiment: str, record: ModelVersion) -> Iterator[str]:
+        """The id of a run that is finished at the end, or gone where that is not reached."""
         at_ms = record.published_us // 1_000
-        tags = {"mlflow.note.content": record.notes, "headwater.digest": record.digest}
-        run: str = self._client.create_run(
-            self._experiment(record.tenant), start_time=at_ms, tags=tags
-        ).info.run_id
+        tags = {"mlflow.note.content": record.notes, _DIGEST: record.digest}
+        run: str = self._client.create_run(experiment, start_time=at_ms, tags=tags).info.run_id
+        try:
+            yield run
+        except BaseException:
+            with suppress(*_FAILURES):  # what failed is told, and a later publishing settles it
+                self._database.reach()  # MLflow itself would try again for minutes
+                self._settle(run, at_ms)
+            raise
+        with suppress(*_FAILURES):  # its version is there: it is published
+            self._client.set_terminated(run, end_time=at_ms)
+
+    def _sweep(self, experiment: str, now_us: int) -> None:
+        """Settle runs of ours that were not finished long ago, the oldest first."""
+        until_ms = (now_us - _SWEPT_AGE_US) // 1_000
+        unfinished = self._client.search_runs(
+            [experiment],
+            f"{_UNFINISHED} and attributes.start_time < {until_ms}",
+            max_results=_SWEPT_MAX,
+            order_by=["attributes.start_time ASC"],
+        )
+        for run in unfinished:
+            with suppress(*_FAILURES):  # what is left over must not keep anyone from publishing
+                self._settle(run.info.run_id, now_us // 1_000)
+
+    def _settle(self, run: str, at_ms: int) -> None:
+        """Finish a run that has its version; delete one that has none, the files first."""
+        if self._client.search_model_versions(f"run_id='{run}'", max_results=1):
+            self._client.set_terminated(run, end_time=at_ms)
+            return
+        files = self._client.get_run(run).info.artifact_uri
+        if run in files:  # a directory of its own
+            remove_files(files)
+        self._client.set_terminated(run, status="FAILED", end_time=at_ms)
+        self._client.delete_run(run)
+
+    def _log_files(
+        self, run: str, record: ModelVersion, bundle: Path, documents: Mapping[str, bytes]
+    ) -> None:
+        """The bundle's files, the documents and the metrics of a run."""
         bundled = {path.name: path.read_bytes() for path in sorted(bundle.iterdir())}
         put_files(self._address(run, _BUNDLE), bundled)
         put_files(self._address(run, _DOCUMENTS), documents)
         for name, value in record.metrics.items():
             logged = _METRIC_NAME.sub("_", name.replace("@", "_at_"))
+            at_ms = record.published_us // 1_000
             self._client.log_metric(run, logged, value, timestamp=at_ms)
-        self._client.set_terminated(run, end_time=at_ms)
-        return run
 
     def _experiment(self, tenant: TenantId) -> str:
         name = _model(tenant)
@@ -361,7 +411,7 @@ def _translated(database: Database) -> Iterator[None]:
         yield
     except FileExistsError:
         raise
-    except (MlflowException, SQLAlchemyError, msgspec.MsgspecError, OSError) as error:
+    except (*_FAILURES, msgspec.MsgspecError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RegistryUnavailable(
             f"the MLflow registry {database} cannot be read or written ({reason}): check the "

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from feeds.model import TenantId, check_tenant_id
+from feeds.training_time import TrainedHours, with_time
 from ranking.bundle import ModelBundle, ModelKind
 from ranking.documents import check_documents
 from ranking.errors import (
@@ -24,7 +25,6 @@ from ranking.errors import (
 )
 from ranking.files import copy_files, locked, replace_file, sweep_drafts, whole_directory
 from ranking.manifest import manifest_digest
-from ranking.training_time import TrainedHours, with_time
 
 __all__ = [
     "ALIASES",

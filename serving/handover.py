@@ -6,7 +6,7 @@ OUT/<tenant>/previous.json          which was live before: at hand for a roll-ba
 OUT/<tenant>/shadow.json            which is on trial
 OUT/<tenant>/problem.json           why the registry's live version is not; absent if all is well
 OUT/<tenant>/<alias>-problem.json   the same of the other aliases
-OUT/trained_hours.json              how long each tenant was trained of late
+OUT/trained_hours.json              how long each tenant was trained of late, as of when
 OUT/<tenant>.deleted                up to which version the registry's are those of a deleted tenant
 """
 
@@ -18,10 +18,11 @@ from typing import Final, TypeVar
 import msgspec
 
 from feeds.model import TenantId, format_time
+from feeds.tenants import TRAINED_FILE, Trained
+from feeds.training_time import TrainedHours
 from ranking.errors import BundleDamaged
 from ranking.files import replace_file
 from ranking.registry import ALIASES, Alias, ModelVersion
-from ranking.training_time import TrainedHours
 
 __all__ = [
     "Handed",
@@ -35,14 +36,12 @@ __all__ = [
     "problem_file",
     "read_handed",
     "read_problem",
-    "read_trained_hours",
     "withdraw",
     "write_handed",
     "write_problem",
     "write_trained_hours",
 ]
 
-_TRAINED: Final = "trained_hours.json"
 _BYTES_MAX: Final = 65_536
 _BUNDLE_NAME: Final = re.compile(r"[1-9][0-9]*-[0-9a-f]{12}")
 
@@ -131,18 +130,11 @@ def clear_problem(home: Path, alias: Alias = "live") -> None:
     problem_file(home, alias).unlink(missing_ok=True)
 
 
-def write_trained_hours(out: Path, hours: Mapping[TenantId, TrainedHours]) -> None:
-    """Tell how long the tenants were trained of late."""
+def write_trained_hours(out: Path, hours: Mapping[TenantId, TrainedHours], now_us: int) -> None:
+    """Tell how long the tenants were trained of late, as `feeds.tenants.read_trained` reads it."""
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / _TRAINED, msgspec.json.encode(hours))
-
-
-def read_trained_hours(out: Path) -> dict[str, dict[int, float]]:
-    """How long the tenants were trained; none where the loader has not told, or not readably."""
-    try:
-        return msgspec.json.decode((out / _TRAINED).read_bytes(), type=dict[str, dict[int, float]])
-    except (OSError, msgspec.MsgspecError):
-        return {}
+    told = Trained(now_us, {tenant: dict(spent) for tenant, spent in hours.items()})
+    replace_file(out / TRAINED_FILE, msgspec.json.encode(told))
 
 
 def leave_behind(out: Path, tenant: str) -> None:

@@ -37,7 +37,6 @@ from ranking.registry import (
     open_registry,
     wall_clock_us,
 )
-from ranking.training_time import TrainedHours
 from serving.handover import (
     bundle_name,
     clear_problem,
@@ -119,7 +118,6 @@ class Loader:
         self._monotonic_s = monotonic_s
         self._settled: dict[tuple[TenantId, Alias], tuple[ModelVersion, float]] = {}
         self._failures: dict[tuple[TenantId, Alias], _Failure] = {}
-        self._hours: dict[TenantId, TrainedHours] = {}
         self._hours_again_s = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -150,7 +148,7 @@ class Loader:
             self._follow(tenant, alias, named.get(tenant, {}))
 
     def _tell_trained_hours(self) -> None:
-        """Hand over how long tenants were trained, where it is another than a while ago."""
+        """Hand over how long tenants were trained, once a while, and as of when."""
         if self._monotonic_s() < self._hours_again_s:
             return
         self._hours_again_s = self._monotonic_s() + self._config.check_s
@@ -159,9 +157,7 @@ class Loader:
         except RankingError as error:  # no reason to leave models behind
             _log.warning("trained_hours_not_read", problem=str(error))
             return
-        if hours != self._hours:
-            write_trained_hours(self._out, hours)
-            self._hours = hours
+        write_trained_hours(self._out, hours, self._clock_us())
 
     def _follow(self, tenant: TenantId, alias: Alias, named: Mapping[Alias, int] | None) -> None:
         """Hand over what an alias names; `named` None where that has to be asked for."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from feeds.model import TenantId, format_time
+from feeds.training_time import minutes_trained, trains_again_us
 from ranking.registry import ModelRegistry
-from ranking.training_time import minutes_trained, trains_again_us
 from training.config import BudgetConfig
 from training.errors import TOLD, MinutesSpent
 from training.events.log import read_manifest

@@ -31,8 +31,9 @@ class Tenant(BaseModel):
     keys: int = Field(description="API keys, expired ones too.")
     activities: int
     storage_bytes: int = Field(description="Bytes of its activities.")
-    trained_minutes: float = Field(
-        description="Minutes of training within 24 hours, as the registry knew a minute ago."
+    trained_minutes: float | None = Field(
+        description="Minutes of training within 24 hours, as the registry knew a minute ago; null "
+        "where the service does not know."
     )
     quotas: Quotas
 

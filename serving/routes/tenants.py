@@ -10,12 +10,10 @@ from fastapi import APIRouter, Query, Request, Response
 from feeds.errors import Conflict
 from feeds.model import TenantId, check_tenant_id
 from feeds.new_keys import create_key
-from feeds.tenants import describe_tenant
+from feeds.tenants import describe_tenant, read_trained
 from ranking.registry import wall_clock_us
-from ranking.training_time import minutes_trained
 from serving.compose import Services
 from serving.errors import BadRequest
-from serving.handover import read_trained_hours
 from serving.requests import JsonRoute, QuotasBody, TenantBody
 from serving.routes import replies, tenant_replies
 from serving.routes.feeds import json_reply
@@ -120,12 +118,12 @@ async def delete(
 
 def _describe(services: Services, tenants: Sequence[TenantId]) -> list[dict[str, Any]]:  # Any: JSON
     keys = services.engine.key_counts()
-    hours = read_trained_hours(services.settings.models_path)
+    trained = read_trained(services.settings.models_path)
     now_us = wall_clock_us()  # as those who train count
     return [
         describe_tenant(services.engine, tenant, keys[tenant])
         | {
-            "trained_minutes": round(minutes_trained(hours.get(tenant, {}), now_us), 1),
+            "trained_minutes": trained.minutes(tenant, now_us),
             "quotas": _quotas(services, tenant),
         }
         for tenant in tenants

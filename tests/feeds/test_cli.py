@@ -8,15 +8,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from typer.testing import CliRunner
 
 from feeds.credentials import parse_api_key, verify
 from feeds.directory import DataDirectory
-from feeds.engine import FeedEngine
+from feeds.engine import FeedEngine, system_clock_us
 from feeds.errors import DataDirectoryLocked, InvalidInput, NotFound
 from feeds.model import TenantId
+from feeds.tenants import TOLD_S_MAX, TRAINED_FILE, Trained
+from feeds.training_time import HOUR_US
 from serving.cli import build
 
 ACTION = {
@@ -164,6 +167,30 @@ def test_quotas_are_set_shown_and_given_back_to_the_default(data: Path, log: Pat
     assert listed["storage_bytes"] > 100
     with pytest.raises(InvalidInput, match="'speed' is no quota: use requests_per_s"):
         run(*quota[:-1], "--default", "speed")
+
+
+def test_minutes_of_training_are_listed_where_the_service_knows_them(
+    data: Path, tmp_path: Path
+) -> None:
+    run("tenants", "create", "demo", "--data-dir", data)
+    now_us = system_clock_us()
+
+    def listed(hours: dict[str, dict[int, float]], at_us: int, home: Path, *more: str) -> object:
+        home.mkdir(exist_ok=True)
+        (home / TRAINED_FILE).write_bytes(msgspec.json.encode(Trained(at_us, hours)))
+        told = run("tenants", "list", "--data-dir", data, "--json", *more)
+        return json.loads(told)["tenants"][0]["trained_minutes"]
+
+    hours = {"demo": {now_us // HOUR_US: 90.0}, "other": {now_us // HOUR_US: 30.0}}
+    assert "minutes of training not known" in run("tenants", "list", "--data-dir", data)
+    assert listed(hours, now_us, data / "models") == 1.5
+    assert "minutes of training 1.5" in run("tenants", "list", "--data-dir", data)
+    assert listed({}, now_us, data / "models") == 0
+    assert listed(hours, now_us - TOLD_S_MAX * 1_000_000 - 1, data / "models") is None
+    (data / "models" / TRAINED_FILE).write_text("{")
+    assert "minutes of training not known" in run("tenants", "list", "--data-dir", data)
+    elsewhere = tmp_path / "models"
+    assert listed(hours, now_us, elsewhere, "--models-dir", str(elsewhere)) == 1.5
 
 
 def test_tenant_is_deleted_where_its_name_is_given_twice(data: Path, log: Path) -> None:

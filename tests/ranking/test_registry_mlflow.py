@@ -12,6 +12,7 @@ import ranking.mlflow_registry
 from ranking.errors import ModelNotFound, RegistryUnavailable
 from ranking.registry import ModelRegistry, open_registry
 from ranking.testing import T0_US
+from ranking.testing_mlflow import HalfPublishedContract
 from ranking.testing_models import ACME, RegistryContract, model_bundle
 
 
@@ -35,7 +36,7 @@ def registry(tmp_path: Path, empty: Path) -> Iterator[ModelRegistry]:
     registry.close()
 
 
-class TestMlflowRegistry(RegistryContract):
+class TestMlflowRegistry(RegistryContract, HalfPublishedContract):
     @pytest.fixture(autouse=True)
     def _with_tables(self, empty: Path) -> None:
         self.empty = empty
@@ -45,6 +46,9 @@ class TestMlflowRegistry(RegistryContract):
             directory.mkdir()
             shutil.copy(self.empty, directory)
         return open_registry(_uri(directory), clock)
+
+    def files_of(self, directory: Path) -> Path:
+        return directory / "artifacts" / "acme"
 
 
 def test_bundle_lies_beside_the_database_as_plain_files(

@@ -11,6 +11,7 @@ from ranking.errors import RegistryUnavailable
 from ranking.registry import ModelRegistry, open_registry
 from ranking.registry_database import open_database
 from ranking.testing import T0_US
+from ranking.testing_mlflow import HalfPublishedContract
 from ranking.testing_models import ACME, RegistryContract, model_bundle
 from ranking.testing_postgres import Postgres, postgres
 
@@ -30,7 +31,7 @@ def address(server: Postgres) -> str:
     return server.create(f"registry{next(_NUMBERS)}", template="empty")
 
 
-class TestPostgresRegistry(RegistryContract):
+class TestPostgresRegistry(RegistryContract, HalfPublishedContract):
     @pytest.fixture(autouse=True)
     def _with_database(self, address: str) -> None:
         self.address = address
@@ -38,6 +39,9 @@ class TestPostgresRegistry(RegistryContract):
     def open_registry(self, directory: Path, clock: Callable[[], int]) -> ModelRegistry:
         directory.mkdir(exist_ok=True)
         return open_registry(f"mlflow+{self.address}#{directory}", clock)
+
+    def files_of(self, directory: Path) -> Path:
+        return directory / "acme"
 
 
 def test_files_go_to_any_address_that_fsspec_knows(address: str, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from feeds.credentials import NO_TENANT
 from feeds.model import TenantId
 from feeds.new_keys import create_key
+from feeds.training_time import HOUR_US
 from ranking.registry import wall_clock_us
-from ranking.training_time import HOUR_US
 from serving.admission import Turns
 from serving.handover import write_trained_hours
 from serving.testing import Served, served
@@ -103,8 +103,9 @@ def test_operators_make_tenants_and_set_their_quotas(service: Served) -> None:
         (told,) = operator.get("/v2/tenants").json()["tenants"]
         assert told == operator.get("/v2/tenants/acme").json()
         assert (told["keys"], told["quotas"]) == (1, quotas.json())
-        hours = {TenantId("acme"): {wall_clock_us() // HOUR_US: 90.0}}
-        write_trained_hours(service.services.settings.models_path, hours)
+        assert told["trained_minutes"] is None
+        hours, now_us = {TenantId("acme"): {wall_clock_us() // HOUR_US: 90.0}}, wall_clock_us()
+        write_trained_hours(service.services.settings.models_path, hours, now_us)
         told = operator.get("/v2/tenants/acme").json()
         assert told["trained_minutes"] == 1.5
     with service.client(made.json()["api_key"]) as admin:

@@ -15,13 +15,14 @@ import pytest
 import xgboost
 
 from feeds.model import TenantId
+from feeds.tenants import Trained, read_trained
+from feeds.training_time import HOUR_US
 from ranking.bundle import ModelBundle
 from ranking.errors import RankingError, RegistryUnavailable
 from ranking.registry import Alias, DirectoryRegistry, ModelVersion
 from ranking.testing import T0_US
 from ranking.testing_models import ACME, boosted_scorer, model_bundle
-from ranking.training_time import HOUR_US
-from serving.handover import leave_behind, read_handed, read_problem, read_trained_hours
+from serving.handover import leave_behind, read_handed, read_problem
 from serving.loader import Loader, LoaderConfig
 from serving.verify import verify_apart
 
@@ -141,13 +142,19 @@ def test_time_of_training_is_handed_over_once_a_while(house: House) -> None:
     house.registry.add_trained(ACME, T0_US, 90)
     house.loader.poll()
     told = {ACME: {T0_US // HOUR_US: 90.0}}
-    assert read_trained_hours(house.out) == told
+    assert read_trained(house.out) == Trained(T0_US, told)
     house.registry.add_trained(BETA, T0_US, 5)
     house.loader.poll()
-    assert read_trained_hours(house.out) == told
+    assert read_trained(house.out) == Trained(T0_US, told)
     house.now_s += LoaderConfig().check_s
     house.loader.poll()
-    assert read_trained_hours(house.out) == told | {BETA: {T0_US // HOUR_US: 5.0}}
+    assert read_trained(house.out).hours == told | {BETA: {T0_US // HOUR_US: 5.0}}
+
+
+def test_time_of_training_is_known_as_nothing_where_nobody_was_trained(house: House) -> None:
+    assert read_trained(house.out).minutes(ACME, T0_US) is None
+    house.loader.poll()
+    assert read_trained(house.out).minutes(ACME, T0_US) == 0
 
 
 def test_time_of_training_that_cannot_be_read_keeps_no_model_back(house: House) -> None:
@@ -155,7 +162,7 @@ def test_time_of_training_that_cannot_be_read_keeps_no_model_back(house: House) 
     (house.path / "registry" / ACME / "trained_hours.json").write_text("{")
     house.publish()
     house.loader.poll()
-    assert (house.live(), read_trained_hours(house.out)) == (1, {})
+    assert (house.live(), read_trained(house.out).minutes(ACME, T0_US)) == (1, None)
 
 
 def test_damaged_version_keeps_the_old_one_and_says_so(house: House) -> None:

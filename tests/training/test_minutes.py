@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from feeds.model import TenantId
+from feeds.training_time import HOUR_US
 from ranking.registry import DirectoryRegistry
-from ranking.training_time import HOUR_US
 from training.config import BudgetConfig
 from training.errors import MinutesSpent
 from training.minutes import Meter, minutes_of, within_quota

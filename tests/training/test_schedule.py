@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeds.model import TenantId
+from feeds.training_time import HOUR_US
 from ranking.registry import open_registry
-from ranking.training_time import HOUR_US
 from training.config import (
     BoostedConfig,
     BoostedVariant,

@@ -222,8 +222,8 @@ def show_minutes(
     registry: Registry = None, data_dir: DataDir = DATA_DIR, json: Json = False
 ) -> None:
     """Tell the minutes of training that each tenant used within the last 24 hours."""
+    from feeds.training_time import minutes_trained  # noqa: PLC0415
     from ranking.registry import wall_clock_us  # noqa: PLC0415 - heavy imports inside
-    from ranking.training_time import minutes_trained  # noqa: PLC0415
 
     with told(json), _opened(registry, data_dir) as opened:
         now_us = wall_clock_us()

@@ -1,7 +1,7 @@
 """How long a tenant was trained within the last day, by the hour: what its quota counts. Pure.
 
-Training notes it in the model registry, and serving tells it; so 24 numbers a tenant are all there
-ever is.
+Training notes it in the model registry, the service's loader tells it; so 24 numbers a tenant are
+all there ever is.
 """
 
 from collections.abc import Mapping

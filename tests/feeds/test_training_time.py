@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ranking.training_time
-from ranking.training_time import (
+import feeds.training_time
+from feeds.training_time import (
     DAY_HOURS,
     HOUR_US,
     minutes_trained,
@@ -59,4 +59,4 @@ def test_a_clock_that_went_back_takes_nothing_away() -> None:
 
 
 def test_the_examples_hold() -> None:
-    assert not doctest.testmod(ranking.training_time).failed
+    assert not doctest.testmod(feeds.training_time).failed
