@@ -12,45 +12,37 @@ measuring (`--draw`). Run it with nothing else running, on a disk that fdatasync
 import json
 import math
 import random
-import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import matplotlib as mpl
 import typer
+from growth_points import OUT, Again, Out, Point, Seconds, Short, Work, check_names, each_point
 from matplotlib import pyplot as plt
 from matplotlib.ticker import StrMethodFormatter
-from rich.progress import track
 
 from feeds.config import FeedsConfig
 from feeds.engine import FeedEngine
 from feeds.model import FeedId, TenantId
-from serving.bench import machine
 from serving.bench_cluster import etcd_rate, nodes_rate
 from serving.bench_fanout import fan_out_rate
 from serving.bench_store import fill_rows
 from serving.measure import Stopwatch, rounds
 
 TENANT = TenantId("bench")
-OUT = Path(__file__).parent.parent / "docs" / "growth"
 PAGE_ROWS = 100
 
-SHORT_POINTS = 2
-"""How many points a trial takes."""
 
-Point = dict[str, Any]  # Any: numbers, as JSON holds them; None where it could not be measured
-
-
-def page(work: Path, seconds: float, length: int) -> Point:
+def page(work: Path, length: int, seconds: float) -> Point:
     """A page of 100 rows against the length of the feed, in a store of a million rows."""
     feeds = fill_rows(work, 1_000_000, length)
     times = _pages(work, feeds, seconds, FeedsConfig()).times()
     return {"feed_rows": length, "p50_us": times.p50_us, "p99_us": times.p99_us}
 
 
-def memory(work: Path, seconds: float, rows: int) -> Point:
+def memory(work: Path, rows: int, seconds: float) -> Point:
     """A page of 100 rows against the data, with a block cache of 16 MiB for all of it."""
     feeds = fill_rows(work, rows, 1_000)
     size = sum(file.stat().st_size for file in (work / "store").rglob("*.sst"))
@@ -59,7 +51,7 @@ def memory(work: Path, seconds: float, rows: int) -> Point:
     return {"rows": rows, "sst_mb": size / 1e6, "p50_us": times.p50_us, "p99_us": times.p99_us}
 
 
-def commit(work: Path, seconds: float, value_bytes: int) -> Point:
+def commit(work: Path, value_bytes: int, seconds: float) -> Point:
     """Durable commits a second on three nodes against the bytes of each, beside three of etcd."""
     return {
         "value_bytes": value_bytes,
@@ -69,7 +61,7 @@ def commit(work: Path, seconds: float, value_bytes: int) -> Point:
     }
 
 
-def fanout(work: Path, seconds: float, followers: int) -> Point:
+def fanout(work: Path, followers: int, seconds: float) -> Point:
     """Rows a second on three nodes against the followers of a post, until the last row is there."""
     rate = fan_out_rate(work / "fanout", followers, seconds)
     return {
@@ -138,7 +130,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"  # noqa: PLR2004
 
 
-MEASUREMENTS: dict[str, tuple[Callable[[Path, float, int], Point], tuple[int, ...]]] = {
+MEASUREMENTS: dict[str, tuple[Callable[..., Point], tuple[int, ...]]] = {
     "commit": (commit, (100, 1_000, 10_000, 100_000)),
     "fanout": (fanout, (10, 100, 1_000, 10_000, 100_000)),
     "page": (page, (100, 1_000, 10_000, 100_000, 1_000_000)),
@@ -183,27 +175,15 @@ PLOTS: dict[str, tuple[str, list[tuple[str, str]], str, str, str]] = {
 }
 
 
-def _measure(name: str, work: Path, seconds: float, *, short: bool) -> list[Point]:
-    """Each point in a directory of its own, which is removed before the next."""
-    measure, sizes = MEASUREMENTS[name]
-    points = []
-    for size in track(sizes[:SHORT_POINTS] if short else sizes, name):
-        with tempfile.TemporaryDirectory(dir=work, prefix=f"growth-{name}-") as directory:
-            points.append(measure(Path(directory), seconds, size))
-    return points
-
-
 def main(
     names: Annotated[
         list[str] | None, typer.Argument(help=f"Of {', '.join(MEASUREMENTS)}; else all of it.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long each point takes.")] = 3.0,
-    work: Annotated[Path, typer.Option(help="Where to work; not on a tmpfs.")] = Path(".headwater"),
-    out: Annotated[Path, typer.Option(help="Where numbers and plots are written.")] = OUT,
-    draw: Annotated[bool, typer.Option("--draw", help="Draw again what was measured.")] = False,
-    short: Annotated[
-        bool, typer.Option("--short", help="Two points of each: to see that it runs.")
-    ] = False,
+    seconds: Seconds = 3.0,
+    work: Work = Path(".headwater"),
+    out: Out = OUT,
+    draw: Again = False,
+    short: Short = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers, too.")] = False,
 ) -> None:
     """Measure how costs grow, and draw it.
@@ -213,17 +193,13 @@ def main(
     (1 minute). memory: a page against data that outgrows the cache (3 minutes, and 1 GB of disk).
     Run it with nothing else running.
     """
-    if unknown := set(names or ()) - set(MEASUREMENTS):
-        raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(MEASUREMENTS)}")
     out.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
-    for name in names or MEASUREMENTS:
+    for name in check_names(names, MEASUREMENTS):
         path = out / f"{name}.json"
-        if not draw:
-            points = _measure(name, work, seconds, short=short)
-            measured = datetime.now(UTC).isoformat(timespec="seconds")
-            told = {"measured": measured, "machine": machine(work), "points": points}
-            path.write_text(json.dumps(told, indent=2) + "\n")
+        measure, sizes = MEASUREMENTS[name]
+        measured = partial(measure, seconds=seconds)
+        for report in () if draw else each_point(name, sizes, measured, work, short=short):
+            path.write_text(json.dumps(report, indent=2) + "\n")
         _draw(name, json.loads(path.read_text())["points"], out)
         print(path.read_text() if as_json else f"{name}: {path.with_suffix('.png')}")
 

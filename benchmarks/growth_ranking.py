@@ -12,12 +12,11 @@ each read, HTTP and all; other work on the machine changes it less than the time
 """
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,13 +24,12 @@ from typing import Annotated, Any
 import matplotlib as mpl
 import numpy as np
 import typer
+from growth_points import OUT, Again, Out, Point, Seconds, Short, Work, check_names, each_point
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import StrMethodFormatter
-from rich.progress import track
 
 from ranking.features import FEATURES
-from serving.bench import machine
 from serving.bench_community import Shape
 from serving.bench_http import activities_for, check_candidates
 from serving.bench_server import Client, Server, client_cores, on_core
@@ -39,17 +37,14 @@ from serving.bench_site import Site, follow_request, read_request
 from serving.bench_workers import Memory
 from serving.measure import Stopwatch, rounds
 
-OUT = Path(__file__).parent.parent / "docs" / "growth"
 NAME = "ranking"
 CANDIDATES = 500
 TURNS = 5
 """Times that CPU time is taken; the median counts."""
 
-SHORT_POINTS = 2
-TABLES_DEFAULT = 16
+FEW_TABLES_BYTES = 5 * 1024 * 1024
+"""Room for 16 tables of small tenants."""
 PANEL_MS = (0.5, 200.0)
-
-Point = dict[str, Any]  # Any: numbers, as JSON holds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +87,14 @@ def with_follows(site: Site, shape: Shape, size: int, seconds: float) -> Point:
 
 
 def of_tenants(site: Site, shape: Shape, size: int, seconds: float) -> Point:
-    """Reads of one tenant after the other: all tables held, and as many as the default holds."""
+    """Reads of one tenant after the other: all tables held, and few of them."""
     del size
     requests = [read_request(number=number) for number in range(shape.tenants)]
-    with site.service(CANDIDATES, tables_max=shape.tenants) as service:
+    with site.service(CANDIDATES) as service:
         _warm(service, requests)
         point = _reads(service, requests, seconds)
         memory = Memory.of(service.process.pid).peak_rss_mb
-    with site.service(CANDIDATES, tables_max=TABLES_DEFAULT) as service:
+    with site.service(CANDIDATES, tables_bytes_max=FEW_TABLES_BYTES) as service:
         _warm(service, requests)
         few = _reads(service, requests, seconds / 2)
     return {**point, "few_tables_cpu_ms": few["cpu_ms"], "peak_rss_mb": round(memory)}
@@ -197,22 +192,18 @@ MEASUREMENTS: dict[str, Growth] = {
             "cpu_ms": "CPU, all tables held",
             "p50_ms": "p50",
             "p99_ms": "p99",
-            "few_tables_cpu_ms": f"CPU, tables_max={TABLES_DEFAULT}",
+            "few_tables_cpu_ms": "CPU, 16 tables held",
         },
     ),
 }
 
 
-def measured(name: str, work: Path, seconds: float, *, short: bool) -> list[Point]:
-    """The points of a measurement, each in a directory of its own, which is removed."""
+def measured(name: str, seconds: float, directory: Path, size: int) -> Point:
+    """A point of a measurement."""
     growth = MEASUREMENTS[name]
-    points = []
-    for size in track(growth.sizes[:SHORT_POINTS] if short else growth.sizes, name):
-        with tempfile.TemporaryDirectory(dir=work, prefix="growth-") as directory:
-            shape = growth.shape(size)
-            site = Site.made(Path(directory) / "site", shape)
-            points.append({name: size, **growth.measure(site, shape, size, seconds)})
-    return points
+    shape = growth.shape(size)
+    site = Site.made(directory / "site", shape)
+    return {name: size, **growth.measure(site, shape, size, seconds)}
 
 
 def draw(report: dict[str, Any], out: Path) -> None:  # Any: JSON
@@ -278,30 +269,25 @@ def main(
     names: Annotated[
         list[str] | None, typer.Argument(help=f"Of {', '.join(MEASUREMENTS)}; else all of it.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="About how long reads are timed a point.")] = 3.0,
-    work: Annotated[Path, typer.Option(help="Where to work; not on a tmpfs.")] = Path(".headwater"),
-    out: Annotated[Path, typer.Option(help="Where numbers and plot are written.")] = OUT,
-    redraw: Annotated[bool, typer.Option("--draw", help="Draw again what was measured.")] = False,
-    short: Annotated[
-        bool, typer.Option("--short", help="Two points of each: to see that it runs.")
-    ] = False,
+    seconds: Seconds = 3.0,
+    work: Work = Path(".headwater"),
+    out: Out = OUT,
+    redraw: Again = False,
+    short: Short = False,
 ) -> None:
     """Measure how the cost of a ranked read grows, and draw it (about 15 minutes, 1 GB of disk).
 
     Run it with nothing else running, or at real-time priority: chrt -r 1 python ...
     """
-    if unknown := set(names or ()) - set(MEASUREMENTS):
-        raise typer.BadParameter(f"{min(unknown)!r} is none of {', '.join(MEASUREMENTS)}")
     out.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
     path = out / f"{NAME}.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
-    for name in () if redraw else names or MEASUREMENTS:
-        points = measured(name, work, seconds, short=short)
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        report[name] = {"measured": when, "machine": machine(work), "points": points}
-        path.write_text(json.dumps(report, indent=2) + "\n")
-    draw(report, out)
+    reports = json.loads(path.read_text()) if path.exists() else {}
+    for name in () if redraw else check_names(names, MEASUREMENTS):
+        measure = partial(measured, name, seconds)
+        for report in each_point(name, MEASUREMENTS[name].sizes, measure, work, short=short):
+            reports[name] = report
+        path.write_text(json.dumps(reports, indent=2) + "\n")
+    draw(reports, out)
     print(out / f"{NAME}.png")
 
 

@@ -14,30 +14,25 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import matplotlib as mpl
 import psutil
 import typer
+from growth_points import OUT, Again, Out, Point, Short, Work, each_point
 from matplotlib import pyplot as plt
 from matplotlib.ticker import StrMethodFormatter
-from rich.progress import track
 
-from serving.bench import machine
 from training.cli.dataset import memory_bytes
 from training.events.synthetic import SyntheticLog, write_synthetic_log
 
-OUT = Path(__file__).parent.parent / "docs" / "growth"
 NAME = "training-sets"
 SIZES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 USERS_PER_EVENT = 0.01
 TENANT = "synthetic"
-
-Point = dict[str, Any]  # Any: numbers, as JSON holds them
 
 
 def measured(work: Path, events: int, memory_limit: str) -> Point:
@@ -152,30 +147,20 @@ def draw(points: list[Point], limit: str, out: Path) -> None:
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Where to work; not on a tmpfs.")] = Path(".headwater"),
-    out: Annotated[Path, typer.Option(help="Where numbers and plot are written.")] = OUT,
+    work: Work = Path(".headwater"),
+    out: Out = OUT,
     memory_limit: Annotated[
         str, typer.Option(help="As `headwater dataset build` takes it.")
     ] = "6GB",
-    redraw: Annotated[bool, typer.Option("--draw", help="Draw again what was measured.")] = False,
-    short: Annotated[bool, typer.Option("--short", help="Two sizes: to see that it runs.")] = False,
+    redraw: Again = False,
+    short: Short = False,
 ) -> None:
     """Measure how time and memory of a training set grow, and draw it (about 6 minutes, 4 GB)."""
     out.mkdir(parents=True, exist_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
     path = out / f"{NAME}.json"
-    if not redraw:
-        points = []
-        for events in track(SIZES[:2] if short else SIZES, NAME):
-            with tempfile.TemporaryDirectory(dir=work, prefix="growth-") as directory:
-                points.append(measured(Path(directory), events, memory_limit))
-            report = {
-                "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-                "machine": machine(work),
-                "memory_limit": memory_limit,
-                "points": points,
-            }
-            path.write_text(json.dumps(report, indent=2) + "\n")
+    measure = partial(measured, memory_limit=memory_limit)
+    for report in () if redraw else each_point(NAME, SIZES, measure, work, short=short):
+        path.write_text(json.dumps({"memory_limit": memory_limit, **report}, indent=2) + "\n")
     found = json.loads(path.read_text())
     draw(found["points"], found["memory_limit"], out)
 

@@ -193,6 +193,12 @@ class BucketCounts:
         """How many rows there is room for."""
         return len(self.totals)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the columns."""
+        columns = (self.totals, self.last_us, self.hour.counts, self.day.counts)
+        return sum(column.nbytes for column in columns)
+
     def grow(self, rows: int) -> None:
         """Make room for `rows` rows."""
         self.totals = grown(self.totals, rows, 0)

@@ -20,7 +20,7 @@ from ranking.slates import (
     ActivityExplanation,
     Explanation,
     HeadExplanation,
-    RankedActivity,
+    RankedActivities,
     RemovedActivity,
     Stage,
 )
@@ -74,17 +74,22 @@ def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityT
     rows = candidates.rows[shown.places]
     feeds = table.feeds.take(rows, axis=0)
     most = np.count_nonzero(feeds.max(axis=0, initial=UNKNOWN) != UNKNOWN)
-    because_followed = _because_followed(query, table)
+    of_feeds = _Because(query.follows, table.names.feeds.names, "")
+    of_users = _Because(query.follows, table.names.users.names, f"{USER_GROUP}:")
     by_source = [_BY_SOURCE.get(name, f"from {name}") for name in candidates.sources]
-    found = [
-        because_followed(posted_to, author) or by_source[source]
-        for source, posted_to, author in zip(
-            candidates.source[shown.places].tolist(),
-            feeds[:, :most].tolist(),
-            table.author_user[rows].tolist(),
-            strict=True,
-        )
-    ]
+    found: list[str] = []
+    for source, posted_to, author in zip(
+        candidates.source[shown.places].tolist(),
+        feeds[:, :most].tolist(),
+        table.author_user[rows].tolist(),
+        strict=True,
+    ):
+        for feed in posted_to:  # -1 pads, at the end
+            if feed >= 0 and (because := of_feeds[feed]) is not None:
+                found.append(because)
+                break
+        else:
+            found.append(of_users[author] or by_source[source])
     for place, candidate in enumerate(shown.places.tolist() if shown.placed else ()):
         found[place] = _BY_RULE.get(shown.placed.get(candidate, ""), found[place])
     for place in np.flatnonzero(shown.explored).tolist():
@@ -103,7 +108,7 @@ def removed_activities(removals: Sequence[Removed], table: ActivityTable) -> lis
 
 
 def explanation(
-    ranked: Sequence[RankedActivity],
+    ranked: RankedActivities,
     trace: Trace,
     scorer: Scorer,
     features: FeatureMatrix,
@@ -161,24 +166,6 @@ def _of_head(head: ExplainedHead, row: int) -> HeadExplanation:
 
 def _by_name(features: FeatureMatrix, row: npt.NDArray[np.float32]) -> dict[str, float]:
     return dict(zip(features.names, row.tolist(), strict=True))
-
-
-def _because_followed(
-    query: Query, table: ActivityTable
-) -> Callable[[Sequence[int], int], str | None]:
-    """Of an activity's feeds (-1 pads, at the end) and author: which of them the user follows."""
-    of_feeds = _Because(query.follows, table.names.feeds.names, "")
-    of_users = _Because(query.follows, table.names.users.names, f"{USER_GROUP}:")
-
-    def phrase(feeds: Sequence[int], author: int) -> str | None:
-        for feed in feeds:
-            if feed < 0:
-                break
-            if (because := of_feeds[feed]) is not None:
-                return because
-        return of_users[author]
-
-    return phrase
 
 
 class _Because(dict[int, str | None]):

@@ -1,7 +1,9 @@
 """Names as small integers, so that columns can hold them; bounded by what is alive. Pure."""
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from itertools import repeat
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,9 @@ __all__ = ["UNKNOWN", "Interner"]
 
 UNKNOWN = -1
 """The number of a name that is not known; columns are padded with it."""
+
+_NUMBERS_BYTES: Final = 24
+"""Bytes of a name's number and of its count of references, about: small ones take none."""
 
 
 def _ignore(_number: int) -> None:
@@ -37,6 +42,14 @@ class Interner:
         self._references: list[int] = []
         self._idle: dict[int, None] = {}
         self._free: list[int] = []
+        self._text_bytes = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the bytes that the names take; in a time that does not depend on their number."""
+        held = (self._numbers, self._names, self._references, self._idle, self._free)
+        objects = _NUMBERS_BYTES * len(self._numbers) + self._text_bytes
+        return objects + sum(map(sys.getsizeof, held))
 
     @property
     def size(self) -> int:
@@ -96,6 +109,7 @@ class Interner:
             self._names.append(name)
             self._references.append(0)
         self._numbers[name] = number
+        self._text_bytes += sys.getsizeof(name)
         return number
 
     def _forget_idle(self) -> bool:
@@ -105,6 +119,7 @@ class Interner:
         number = next(iter(self._idle))
         del self._idle[number]
         del self._numbers[self._names[number]]
+        self._text_bytes -= sys.getsizeof(self._names[number])
         self._names[number] = ""
         self._free.append(number)
         self._forget(number)

@@ -20,7 +20,7 @@ from ranking.features import Factors, FeatureMatrix, FeatureSpec, build
 from ranking.filters import Filter, RemovedFilter, apply_filters
 from ranking.scorers.base import Scorer
 from ranking.selectors import Selector, TopKSelector
-from ranking.slates import RankedActivity, Scoring, Slate
+from ranking.slates import RankedActivities, Scoring, Slate
 from ranking.table import ActivityTable
 
 __all__ = ["Ranker"]
@@ -132,18 +132,14 @@ def _ranked(
     scores: npt.NDArray[np.float32],
     shown: Shown,
     table: ActivityTable,
-) -> tuple[RankedActivity, ...]:
-    of_places = scores[shown.places]
-    numbers = np.where(np.isfinite(of_places), of_places, np.nan).tolist()
+) -> RankedActivities:
+    rows, of_places = candidates.rows[shown.places], scores[shown.places]
     names = candidates.sources
-    return tuple(
-        map(
-            RankedActivity,
-            table.ids(candidates.rows[shown.places]),
-            range(len(numbers)),
-            numbers,
-            [names[source] for source in candidates.source[shown.places].tolist()],
-            reasons(query, shown, candidates, table),
-            shown.propensities.tolist(),
-        )
+    return RankedActivities(
+        activity_ids=table.ids(rows),
+        feed_positions=table.positions(rows),
+        scores=np.where(np.isfinite(of_places), of_places, np.nan).tolist(),
+        sources=[names[source] for source in candidates.source[shown.places].tolist()],
+        reasons=reasons(query, shown, candidates, table),
+        propensities=shown.propensities.tolist(),
     )

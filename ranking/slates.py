@@ -1,16 +1,17 @@
 """What a ranking comes to: the slate, its places, and how it came about.
 
-`RankedActivity` is one place of the answer; `Scoring` holds the numbers that it was made from.
+`RankedActivities` are the places of the answer; `Scoring` holds the numbers they were made from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from feeds.model import ActivityId, TenantId, UserId
+from feeds.model import ActivityId, Position, TenantId, UserId
 from ranking.candidates import Candidates, FeedKind
 from ranking.exploration import Shown
 from ranking.features import FeatureMatrix, FeatureSpec
@@ -20,6 +21,7 @@ __all__ = [
     "ActivityExplanation",
     "Explanation",
     "HeadExplanation",
+    "RankedActivities",
     "RankedActivity",
     "RemovedActivity",
     "Scoring",
@@ -43,6 +45,52 @@ class RankedActivity(msgspec.Struct, frozen=True, gc=False):
     source: str
     reason: str
     propensity: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankedActivities:
+    """The places of a slate as columns; a place is made an object where someone asks for it.
+
+    `feed_positions` is where each activity stands in every feed; the others are the fields of
+    `RankedActivity`, whose `position` is the number of the place.
+    """
+
+    activity_ids: Sequence[ActivityId]
+    feed_positions: Sequence[Position]
+    scores: Sequence[float]
+    sources: Sequence[str]
+    reasons: Sequence[str]
+    propensities: Sequence[float]
+
+    def __len__(self) -> int:
+        """How many places there are."""
+        return len(self.activity_ids)
+
+    def __getitem__(self, place: int) -> RankedActivity:
+        """The place of a number, from 0."""
+        return RankedActivity(
+            self.activity_ids[place],
+            place,
+            self.scores[place],
+            self.sources[place],
+            self.reasons[place],
+            self.propensities[place],
+        )
+
+    def __iter__(self) -> Iterator[RankedActivity]:
+        """The places, the first one first."""
+        return map(self.__getitem__, range(len(self)))
+
+    def followed_by(self, others: Self) -> Self:
+        """These places, and the others behind them."""
+        return type(self)(
+            [*self.activity_ids, *others.activity_ids],
+            [*self.feed_positions, *others.feed_positions],
+            [*self.scores, *others.scores],
+            [*self.sources, *others.sources],
+            [*self.reasons, *others.reasons],
+            [*self.propensities, *others.propensities],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +203,7 @@ class Slate:
     tenant: TenantId
     user: UserId
     kind: FeedKind
-    ranked: Sequence[RankedActivity]
+    ranked: RankedActivities
     removed: Sequence[RemovedActivity] = ()
     scorer: str = ""
     model_version: str | None = None

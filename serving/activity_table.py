@@ -25,7 +25,7 @@ from ranking.table import ActivityTable
 from serving.table_loading import StoredNames, TableLoading
 from serving.telemetry import Metrics
 
-__all__ = ["ActivityTables", "TableFollower"]
+__all__ = ["FOLLOWER_BYTES", "ActivityTables", "TableFollower"]
 
 _log = structlog.get_logger(__name__)
 
@@ -33,7 +33,13 @@ OUTSIDE_READ_MAX: Final = 1_000
 """Activities outside of a table whose authors and tags one call reads."""
 
 SLICE_EVENTS: Final = 200
-"""Events that are applied between two turns of the event loop, about 3 ms."""
+"""Events of a tenant that are applied between two turns of the event loop, about 3 ms."""
+
+STARTED_MAX: Final = 16
+"""Tenants whose tables are loaded before the first request is answered; others when asked for."""
+
+FOLLOWER_BYTES: Final = 2_000
+"""What a tenant takes besides its table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,10 @@ class TableFollower:
         """The log index at which the tenant was created: another of its name has another table."""
         self.table: ActivityTable | None = None
         self.loading: asyncio.Future[ActivityTable] | None = None
+        self.awaited = 0
+        """Reads that wait for the table: until the last of them has it, it stays."""
+        self.memory_bytes = 0
+        """What it was found to take."""
         self._engine = engine
         self._tenant = tenant
         self._backlog_max = backlog_max
@@ -79,7 +89,7 @@ class TableFollower:
         try:
             names = StoredNames.of(self._engine, self._tenant, events, self.table)
         except StorageError as error:
-            self._give_up(error)
+            self.give_up(error)
             return
         with self._lock:
             if self._overflowed:
@@ -87,9 +97,9 @@ class TableFollower:
             self._waiting += len(events)
             self._backlog.append(_Command(index, events, names))
         if self._waiting > self._backlog_max:
-            self._give_up()
+            self.give_up()
 
-    def _give_up(self, error: StorageError | None = None) -> None:
+    def give_up(self, error: StorageError | None = None) -> None:
         """Queue no more: the table is loaded anew when it is asked for."""
         if error is not None:
             _log.warning("table_given_up", tenant=self._tenant, error=type(error).__name__)
@@ -107,7 +117,7 @@ class TableFollower:
         """Commands were missed: give the table up, and the one that is being loaded."""
         with self._lock:
             self._gaps += 1
-        self._give_up()
+        self.give_up()
 
     def begin(self, gaps: int) -> bool:
         """Forget what waits: what comes from now on is queued for the table being loaded.
@@ -197,7 +207,7 @@ class TableFollower:
         try:
             stored = self._engine.activities(self._tenant, positions)
         except StorageError as error:
-            self._give_up(error)
+            self.give_up(error)
             return
         found = zip(asked, stored, strict=True)
         posted = {activity: one[1] for activity, one in found if one is not None}
@@ -207,23 +217,29 @@ class TableFollower:
 
 
 class ActivityTables:
-    """The tables of the tenants that were asked for last, at most `tables_max`."""
+    """The tables of the tenants that were asked for last, together at most `bytes_max`, about.
+
+    The one that was asked for last stays, however large it is; what is being loaded comes on top.
+    """
 
     def __init__(
         self,
         engine: FeedEngine,
         metrics: Metrics,
         *,
-        tables_max: int,
+        bytes_max: int,
         capacity: int,
         backlog_max: int,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._tables_max = tables_max
+        self._bytes_max = bytes_max
         self._capacity = capacity
         self._backlog_max = backlog_max
         self._followers: OrderedDict[TenantId, TableFollower] = OrderedDict()
+        self._memory_bytes = 0
+        self._stirred: dict[TenantId, None] = {}
+        self._stirring = threading.Lock()
         self._gate = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._woken = False
@@ -231,10 +247,12 @@ class ActivityTables:
         engine.subscribe(self._listen, self._missed)
 
     async def start(self, tenants: Sequence[TenantId]) -> None:
-        """Follow on the running event loop, and load the tables of the first `tables_max`."""
+        """Follow on the running event loop, and load the first tables, as many as there is room."""
         self._loop = asyncio.get_running_loop()
-        for tenant in tenants[: self._tables_max]:
+        for count, tenant in enumerate(tenants[:STARTED_MAX], 1):
             await self.get(tenant)
+            if len(self._followers) < count:
+                break
         self.following = True
 
     async def settled(self) -> None:
@@ -276,32 +294,51 @@ class ActivityTables:
             follower = self._followers[tenant] = TableFollower(
                 self._engine, tenant, self._backlog_max, incarnation
             )
-            self._trim(follower)
+            self._weigh(follower)
         self._followers.move_to_end(tenant)
         follower.drain()
-        while follower.table is None:
-            if follower.loading is None:
-                self._metrics.table_loads.labels(cause).inc()
-                follower.loading = asyncio.ensure_future(self._load(tenant, follower))
-            await asyncio.shield(follower.loading)
-            follower.drain()
-        return follower.table
+        follower.awaited += 1
+        try:
+            while follower.table is None:
+                if follower.loading is None:
+                    self._metrics.table_loads.labels(cause).inc()
+                    follower.loading = asyncio.ensure_future(self._load(tenant, follower))
+                await asyncio.shield(follower.loading)
+                follower.drain()
+            return follower.table
+        finally:
+            follower.awaited -= 1
+            self._trim()
 
-    def _trim(self, kept: TableFollower) -> None:
-        """Let the tables that were asked for longest ago go."""
-        for tenant in list(self._followers):
-            if len(self._followers) <= self._tables_max:
-                break
-            held = self._followers[tenant]
-            if held is not kept and held.loading is None:
-                del self._followers[tenant]
+    def _weigh(self, follower: TableFollower) -> None:
+        """Look again at what a tenant's table takes."""
+        table_bytes = 0 if follower.table is None else follower.table.memory_bytes
+        self._memory_bytes += FOLLOWER_BYTES + table_bytes - follower.memory_bytes
+        follower.memory_bytes = FOLLOWER_BYTES + table_bytes
+
+    def _trim(self) -> None:
+        """Let the tables that were asked for longest ago go, until the others have room."""
+        if self._memory_bytes > self._bytes_max:
+            for tenant, held in list(self._followers.items())[:-1]:
+                if held.loading is None and not held.awaited:
+                    self._drop(tenant, held)
+                if self._memory_bytes <= self._bytes_max:
+                    break
         self._metrics.tables.set(len(self._followers))
+        self._metrics.table_bytes.set(self._memory_bytes)
+
+    def _drop(self, tenant: TenantId, held: TableFollower) -> None:
+        del self._followers[tenant]
+        self._memory_bytes -= held.memory_bytes
 
     async def _load(self, tenant: TenantId, follower: TableFollower) -> ActivityTable:
         try:
             started = perf_counter()
             table, index = await asyncio.to_thread(self._read, tenant, follower)
             follower.adopt(table, index)
+            if self._followers.get(tenant) is follower:
+                self._weigh(follower)
+                self._stir(tenant)  # what came meanwhile, should nobody wait for it any more
             _log.info(
                 "table_loaded",
                 tenant=tenant,
@@ -312,6 +349,8 @@ class ActivityTables:
             return table
         finally:
             follower.loading = None
+            if follower.table is None:
+                follower.give_up()
 
     def _read(self, tenant: TenantId, follower: TableFollower) -> tuple[ActivityTable, int]:
         """The table as of one log index, and that index; writes wait for the last part of it."""
@@ -330,12 +369,18 @@ class ActivityTables:
             self._check_exists(tenant, follower)
         if follower is not None and events:
             follower.offer(index, events)
-            loop = self._loop
-            if loop is not None and not self._woken:
-                self._woken = True
-                loop.call_soon_threadsafe(self._apply_slice)
+            self._stir(tenant)
         with self._gate:
             pass
+
+    def _stir(self, tenant: TenantId) -> None:
+        """Let the event loop look at a tenant's table; any thread may ask."""
+        with self._stirring:
+            self._stirred[tenant] = None
+        loop = self._loop
+        if loop is not None and not self._woken:
+            self._woken = True
+            loop.call_soon_threadsafe(self._apply_slice)
 
     def _check_exists(self, tenant: TenantId, follower: TableFollower) -> None:
         """Give up the table of a tenant that was deleted, though there may be one of its name."""
@@ -350,8 +395,8 @@ class ActivityTables:
 
     def _forget(self, tenant: TenantId, follower: TableFollower) -> None:
         if self._followers.get(tenant) is follower:
-            del self._followers[tenant]
-            self._metrics.tables.set(len(self._followers))
+            self._drop(tenant, follower)
+            self._trim()
 
     def _missed(self) -> None:
         """Called by the thread that catches up, where commands were missed."""
@@ -361,11 +406,12 @@ class ActivityTables:
 
     def _apply_slice(self) -> None:
         self._woken = False
-        more = [
-            follower.drain(SLICE_EVENTS)
-            for follower in list(self._followers.values())
-            if follower.table is not None
-        ]
-        if any(more) and self._loop is not None and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._apply_slice)
+        with self._stirring:
+            stirred, self._stirred = self._stirred, {}
+        for tenant in stirred:
+            follower = self._followers.get(tenant)
+            if follower is not None and follower.table is not None:
+                if follower.drain(SLICE_EVENTS):
+                    self._stir(tenant)
+                self._weigh(follower)
+        self._trim()

@@ -102,7 +102,7 @@ async def _measure(engine: FeedEngine, posted: Sequence[ActivityId], seconds: fl
     spec, metrics = feature_spec(), Metrics()
     booster = trees(spec)
     model = _Model("1", BoostedScorer(spec, bytes(booster.save_raw("ubj"))), factors_of(posted))
-    tables = ActivityTables(engine, metrics, tables_max=1, capacity=100_000, backlog_max=10_000)
+    tables = ActivityTables(engine, metrics, bytes_max=1, capacity=100_000, backlog_max=10_000)
     await tables.start([TENANT])
     settings = load_settings(candidates_max=CANDIDATES, deadline_ms=60_000.0)
     reader = FeedReader(

@@ -145,7 +145,7 @@ def memory(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Fi
         site = Site.made(directory / "m", shape, node=socket)
         yield Doing("reads of all of them", 0.6)
         with (
-            site.service(candidates, tables_max=sizes.tenants) as service,
+            site.service(candidates) as service,
             on_core(client_cores()),
             closing(service.client()) as client,
         ):
@@ -175,5 +175,5 @@ def memory(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Fi
         goal=f"{MEMORY_GOAL_MB} MB at its peak",
         tenants=sizes.tenants,
         **whole.details(),
-        **first.details("one_tenant_"),
+        **first.details("started_"),
     )

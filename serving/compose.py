@@ -206,7 +206,7 @@ def compose(
     tables = ActivityTables(
         engine,
         metrics,
-        tables_max=settings.tables_max,
+        bytes_max=settings.tables_bytes_max,
         capacity=settings.table_capacity,
         backlog_max=settings.table_backlog_max,
     )

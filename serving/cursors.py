@@ -1,7 +1,7 @@
 """Pages of a ranked feed: a slate is pinned while its reader turns pages, and a cursor names it.
 
 A ranked order is made once and cut into pages, so that no activity comes twice and none is skipped
-while others post. What is held is bounded by number and by age, about 7 KB a slate. A cursor is
+while others post. What is held is bounded by number and by age, about 5 KB a slate. A cursor is
 opaque, says nothing secret, and is good only for the tenant, the user and the feed it was made for.
 Where several processes answer, they share their slates (`serving.shared_slates`).
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from feeds.errors import InvalidCursor
-from feeds.model import ActivityId, TenantId, UserId
+from feeds.model import Position, TenantId, UserId
 from ranking.candidates import FeedKind
 from ranking.slates import Slate
 from serving.errors import SlateExpired
@@ -25,15 +25,15 @@ __all__ = ["PinnedSlate", "SlateCursor", "SlateStore", "Slates", "expired"]
 
 _FORM: Final = struct.Struct(">B16sH")
 _VERSION: Final = 1
-ID_CHARS: Final = 36
+_POSITION_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedSlate:
-    """A slate as columns, about 7 KB for 100 places: what its next pages are made from.
+    """A slate as columns, about 5 KB for 100 places: what its next pages are made from.
 
-    `ids` are the activity ids one behind the other, `ID_CHARS` characters each; `head` is the
-    slate's encoded description.
+    `packed` are the activities' positions one behind the other; `head` is the slate's encoded
+    description.
     """
 
     tenant: TenantId
@@ -41,7 +41,7 @@ class PinnedSlate:
     kind: FeedKind
     request_id: str
     head: bytes
-    ids: str
+    packed: bytes
     scores: "array[float]"
     propensities: "array[float]"
     sources: tuple[str, ...]
@@ -49,29 +49,29 @@ class PinnedSlate:
 
     @classmethod
     def of(cls, slate: Slate, head: bytes) -> "PinnedSlate":
-        """The slate's places as columns; equal texts are held once."""
+        """The slate's places, packed."""
         ranked = slate.ranked
-        once: dict[str, str] = {}
         return cls(
             slate.tenant,
             slate.user,
             slate.kind,
             slate.request_id,
             head,
-            "".join([place.activity_id for place in ranked]),
-            array("d", [place.score for place in ranked]),
-            array("d", [place.propensity for place in ranked]),
-            tuple([once.setdefault(place.source, place.source) for place in ranked]),
-            tuple([once.setdefault(place.reason, place.reason) for place in ranked]),
+            b"".join(ranked.feed_positions),
+            array("d", ranked.scores),
+            array("d", ranked.propensities),
+            tuple(ranked.sources),
+            tuple(ranked.reasons),
         )
 
     def __len__(self) -> int:
         """How many places the slate has."""
         return len(self.scores)
 
-    def activity_id(self, place: int) -> ActivityId:
-        """The activity in a place."""
-        return ActivityId(self.ids[place * ID_CHARS : (place + 1) * ID_CHARS])
+    def positions(self, first: int, end: int) -> list[Position]:
+        """Where the activities from one place to before another stand in every feed."""
+        packed, size = self.packed, _POSITION_BYTES
+        return [Position(packed[at : at + size]) for at in range(first * size, end * size, size)]
 
 
 class SlateCursor(NamedTuple):

@@ -22,7 +22,7 @@ import orjson
 
 from feeds.errors import DataDirectoryLocked, FormatUnsupported, InvalidInput, StorageError
 from feeds.export import ExportDisk
-from feeds.model import TenantId, UserId, format_time, position_of
+from feeds.model import TenantId, UserId, format_time
 from feeds.reader import StoreReader
 from ranking.slates import Slate
 from serving.digest import DigestMaker
@@ -143,8 +143,7 @@ class DigestExport:
 
     def _rows(self, maker: DigestMaker, user: UserId) -> list[Row]:
         slate = maker.digest(user, self.options.limit)
-        positions = [position_of(place.activity_id) for place in slate.ranked]
-        bodies = maker.store.bodies(maker.tenant, positions)
+        bodies = maker.store.bodies(maker.tenant, slate.ranked.feed_positions)
         return [_row(slate, place, body) for place, body in enumerate(bodies) if body is not None]
 
     def _add(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import orjson
 
 from feeds.engine import FeedEngine
-from feeds.model import Follow, Position, TenantId, position_of
+from feeds.model import Follow, Position, TenantId
 from ranking.slates import Slate
 from serving.activity_table import ActivityTables
 from serving.cursors import PinnedSlate, SlateCursor
@@ -66,11 +66,11 @@ class RankedPages:
         bodies: list[bytes] = []
         while len(places) < limit and offset < len(slate):
             end = min(offset + limit - len(places), len(slate))
-            asked = [(place, position_of(slate.activity_id(place))) for place in range(offset, end)]
-            found = self.engine.bodies(slate.tenant, [position for _, position in asked])
-            for place, body in zip(asked, found, strict=True):
-                if body is not None and place[1] not in withdrawn:
-                    places.append(place)
+            asked = slate.positions(offset, end)
+            found = self.engine.bodies(slate.tenant, asked)
+            for place, position, body in zip(range(offset, end), asked, found, strict=True):
+                if body is not None and position not in withdrawn:
+                    places.append((place, position))
                     bodies.append(body)
             offset = end
         return places, bodies, offset

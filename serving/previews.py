@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -288,8 +289,7 @@ class Previews:
     def _beside(
         self, request: ServedRequest, ranked: Ranked, old: Slate, new: Slate
     ) -> PreviewedSlate:
-        before = [place.activity_id for place in old.ranked]
-        after = [place.activity_id for place in new.ranked]
+        before, after = list(old.ranked.activity_ids), list(new.ranked.activity_ids)
         places = {activity: place for place, activity in enumerate(before)}
         shown = [
             NewPlace(
@@ -300,7 +300,7 @@ class Previews:
                 was=(was := places.get(one.activity_id)),
                 moved=None if was is None else was - one.position,
             )
-            for one in new.ranked[: self._places_max]
+            for one in islice(new.ranked, self._places_max)
         ]
         return PreviewedSlate(
             request=request,

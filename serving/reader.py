@@ -182,7 +182,7 @@ class FeedReader:
         reading = self._reading(query, active, model, time, explain=True)
         reading = replace(reading, plan=reading.plan.whole())
         slate = await self._maker.make(reading, (source,))
-        told = {place.activity_id for place in slate.ranked}
+        told = set(slate.ranked.activity_ids)
         told |= {removed.activity_id for removed in slate.removed}
         unknown = [name for name in positions if name not in told]
         return slate, unknown
@@ -266,7 +266,7 @@ class FeedReader:
         if not is_said(query):
             return ()
         filters = build_feedback_filters(config, query.kind)
-        asked = [position_of(slate.activity_id(place)) for place in range(offset, len(slate))]
+        asked = slate.positions(offset, len(slate))
         table = self.tables.ready(query.tenant)
         if table is None or (table.rows(asked) < 0).any():
             table = await asyncio.to_thread(own_table, self.engine, query.tenant, asked)

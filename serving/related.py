@@ -1,17 +1,16 @@
 """Related activities: what is like one, in the order of the tenant's ranking where a user asks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Final
 
 import orjson
-from msgspec.structs import replace as replace_fields
 
 from feeds.errors import NotFound
-from feeds.model import ActivityId, Follow, TenantId, UserId, position_of
+from feeds.model import Follow, TenantId, UserId, position_of
 from ranking.related import RELATIONS, RelatedSource, Seed, related
-from ranking.slates import RankedActivity, Slate
+from ranking.slates import RankedActivities, Slate
 from ranking.vectors import Vectors
 from serving.current_request import note_step
 from serving.cursors import PinnedSlate
@@ -46,11 +45,8 @@ class RelatedReader:
             source = RelatedSource(seed, vectors)
             query, slate = await self.reader.rank_source(tenant, user, source, limit)
             follows = query.follows
-            ranked = [
-                replace_fields(place, reason=RELATIONS[source.relations[place.activity_id]][1])
-                for place in slate.ranked
-            ]
-            slate = replace(slate, ranked=ranked)
+            relations = map(source.relations.__getitem__, slate.ranked.activity_ids)
+            slate = replace(slate, ranked=replace(slate.ranked, reasons=_reasons(relations)))
         pages = RankedPages(self.reader.engine, self.reader.tables)
         pinned = PinnedSlate.of(slate, _head(slate, activity))
         return pages.page(pinned, 0, max(limit, 1), follows).content
@@ -70,19 +66,26 @@ class RelatedReader:
         began_ns = perf_counter_ns()
         found = related(seed, table, vectors)
         note_step("related", began_ns, {"related": (perf_counter_ns() - began_ns) // 1_000})
-        ids: Sequence[ActivityId] = table.ids(found.rows[:limit])
-        places = zip(ids, found.strengths.tolist(), found.relations, strict=False)
+        rows = found.rows[:limit]
         return Slate(
             request_id=self.reader.request_id(),
             tenant=tenant,
             user=UserId(""),
             kind="personalized",
-            ranked=[
-                RankedActivity(activity, place, strength, NEAREST, RELATIONS[relation][1])
-                for place, (activity, strength, relation) in enumerate(places)
-            ],
+            ranked=RankedActivities(
+                activity_ids=table.ids(rows),
+                feed_positions=table.positions(rows),
+                scores=found.strengths[:limit].tolist(),
+                sources=[NEAREST] * len(rows),
+                reasons=_reasons(found.relations[:limit]),
+                propensities=[1.0] * len(rows),
+            ),
             scorer=NEAREST,
         )
+
+
+def _reasons(relations: Iterable[str]) -> list[str]:
+    return [RELATIONS[relation][1] for relation in relations]
 
 
 def _vectors(factors: object) -> Vectors | None:

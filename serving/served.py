@@ -12,7 +12,6 @@ from itertools import chain
 from typing import Final, Protocol
 
 import numpy as np
-from msgspec.structs import replace as replace_fields
 
 from feeds.model import Position, TenantId, UserId
 from ranking.candidates import Candidates, Query
@@ -114,10 +113,7 @@ def repeats(
 
 def followed_by(slate: Slate, again: Slate) -> Slate:
     """The slate with the places of another behind its own; what these show was not removed."""
-    behind = len(slate.ranked)
-    ranked = [replace_fields(place, position=behind + place.position) for place in again.ranked]
-    known = {removed.activity_id for removed in again.removed}
-    known |= {place.activity_id for place in ranked}
+    known = {removed.activity_id for removed in again.removed} | set(again.ranked.activity_ids)
     kept = [each for each in slate.removed if each.activity_id not in known]
     explanation = slate.explanation
     if explanation is not None and again.explanation is not None:
@@ -125,7 +121,7 @@ def followed_by(slate: Slate, again: Slate) -> Slate:
         explanation = Explanation(explanation.stages, list(activities))
     return replace(
         slate,
-        ranked=[*slate.ranked, *ranked],
+        ranked=slate.ranked.followed_by(again.ranked),
         removed=[*kept, *again.removed],
         explanation=explanation,
         scoring=_joined(slate.scoring, again.scoring),

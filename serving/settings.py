@@ -1,5 +1,6 @@
 """What the service can be told: every setting with its unit and its limits, read once at start."""
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,12 @@ MIB: Final = 1024 * 1024
 
 SECRETS: Final = frozenset({"metrics_token"})
 """Settings whose value is never shown."""
+
+REMOVED: Final = {
+    "tables_max": "tables_max is no setting any more: activity tables are bounded by their bytes; "
+    "set HEADWATER_TABLES_BYTES_MAX, or nothing",
+}
+"""Settings that are no more, and what to do: whoever sets one counts on it."""
 
 
 class SettingsInvalid(ValueError):
@@ -167,7 +174,7 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
         5_000,
         ge=1,
         le=1_000_000,
-        description="Slates held for their next pages at most, about 7 KB each.",
+        description="Slates held for their next pages at most, about 5 KB each.",
     )
     slate_ttl_s: float = Field(
         900.0, ge=1, le=86_400, description="Seconds for which a slate's next pages can be read."
@@ -224,8 +231,12 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
     explore_epsilon: float = Field(
         0.1, ge=0, le=1, description="Share of explore's places that are drawn at random."
     )
-    tables_max: int = Field(
-        16, ge=1, le=1_000, description="Tenants whose activity table is held in memory at most."
+    tables_bytes_max: int = Field(
+        384 * MIB,
+        ge=1 * MIB,
+        le=64 * 1024 * MIB,
+        description="Bytes of all activity tables held by one process, about; the tenants that "
+        "asked longest ago leave. One table alone is held however large it is.",
     )
     table_capacity: int = Field(
         100_000, ge=1_000, le=1_000_000, description="Activities of one activity table at most."
@@ -329,12 +340,21 @@ class Settings(ModelSettings, SlateLogSettings, WatchingSettings, BaseSettings):
 def load_settings(**given: Any) -> Settings:  # Any: checked by pydantic, field by field
     """Settings from `given`, then the environment, then the defaults.
 
-    Raises `SettingsInvalid` with every problem at once.
+    Those that are no more are problems, too. Raises `SettingsInvalid` with every problem at once.
     """
+    set_names = {f"{ENV_PREFIX}{name}".upper() for name in given} | set(map(str.upper, os.environ))
+    problems = [
+        sentence for name, sentence in REMOVED.items() if f"{ENV_PREFIX}{name}".upper() in set_names
+    ]
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
-        raise SettingsInvalid([_sentence(problem) for problem in error.errors()]) from None
+        raise SettingsInvalid(
+            problems + [_sentence(problem) for problem in error.errors()]
+        ) from None
+    if problems:
+        raise SettingsInvalid(problems)
+    return settings
 
 
 def _sentence(problem: Any) -> str:  # Any: pydantic's ErrorDetails

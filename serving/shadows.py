@@ -235,4 +235,4 @@ class ShadowTrials:
 
 
 def _ids(slate: Slate) -> list[str]:
-    return [place.activity_id for place in slate.ranked]
+    return list(slate.ranked.activity_ids)

@@ -40,7 +40,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     user: str
     kind: FeedKind
     head: bytes
-    ids: str
+    packed: bytes
     scores: bytes
     propensities: bytes
     sources: tuple[str, ...]
@@ -124,7 +124,7 @@ def _encode(slate: PinnedSlate) -> bytes:
             slate.user,
             slate.kind,
             slate.head,
-            slate.ids,
+            slate.packed,
             slate.scores.tobytes(),
             slate.propensities.tobytes(),
             slate.sources,
@@ -141,7 +141,7 @@ def _decode(request_id: str, data: bytes) -> PinnedSlate:
         stored.kind,
         request_id,
         stored.head,
-        stored.ids,
+        stored.packed,
         array("d", stored.scores),
         array("d", stored.propensities),
         stored.sources,

@@ -112,6 +112,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.table_bytes = Gauge(
+            "headwater_table_bytes",
+            "Bytes of the activity tables in memory, about.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.quota_refusals = Counter(
             "headwater_quota_refusals",
             "Requests refused because their tenant had used up a quota.",

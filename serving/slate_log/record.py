@@ -191,7 +191,7 @@ def log(query: Query, slate: Slate, candidate_ids: Sequence[str] | None) -> Logg
     assert scoring is not None
     kept, shown, features = scoring.kept, scoring.shown, scoring.features
     once: dict[str, int] = {}
-    reason = [once.setdefault(place.reason, len(once)) for place in slate.ranked]
+    reason = [once.setdefault(each, len(once)) for each in slate.ranked.reasons]
     return LoggedSlate(
         slate_id=slate.request_id,
         tenant=slate.tenant,
@@ -212,7 +212,7 @@ def log(query: Query, slate: Slate, candidate_ids: Sequence[str] | None) -> Logg
             RemovedCount(each.filter, each.reason, len(each.rows)) for each in scoring.removed
         ),
         places=LoggedRows.of(
-            [place.activity_id for place in slate.ranked],
+            slate.ranked.activity_ids,
             kept.source[shown.places],
             scoring.scores[shown.places],
             features.values[shown.places],

@@ -206,7 +206,7 @@ def test_no_candidates_give_an_empty_slate() -> None:
     for kind in ("personalized", "explore"):
         ranker = build_ranker(DEFAULT, kind, FixedScorer(1))
         slate = ranker.rank(query(), all_candidates(table), table, explain=True)
-        assert slate.ranked == ()
+        assert not slate.ranked
 
 
 def test_explore_is_made_again_from_the_seed_and_says_what_chance_chose() -> None:

@@ -1,3 +1,5 @@
+import gc
+import tracemalloc
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -234,3 +236,36 @@ def test_loading_holds_the_newest_in_any_order(steps: list[Step], capacity: int)
         oldest_first.load_author(author, record)
     assert content(newest_first) == content(oldest_first)
     assert len(newest_first) == min(capacity, len(recorded.activities))
+
+
+def test_memory_is_what_the_table_takes() -> None:
+    tracemalloc.start()
+    try:
+        for count, room in ((0, 0.3), (100, 0.1), (1_000, 0.05)):
+            gc.collect()
+            before, _ = tracemalloc.get_traced_memory()
+            table = ActivityTable(2_000)
+            for number in range(count):
+                event = posted(
+                    f"note-{number}",
+                    actor=f"user:author-{number % 70}",
+                    feed=f"user:author-{number % 70}",
+                    tags=[f"tag-{number % 90}", "news"],
+                )
+                table.apply(number, event)
+                table.apply(number, engaged(event, f"reader-{number % 200}", T0_US))
+                del event
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0] - before
+            assert table.memory_bytes == pytest.approx(taken, rel=room)
+            del table
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_that_are_forgotten_take_nothing() -> None:
+    names = Interner(10)
+    number = names.acquire("x" * 10_000)
+    held = names.memory_bytes
+    names.release(number)
+    assert held - names.memory_bytes > 9_000

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feeds.change_journal import FollowedChanges, Gap, Listener
 from feeds.counters import HOUR_US
 from feeds.engine import FeedEngine
+from feeds.errors import StorageError
 from feeds.events import ENGAGEMENT_KINDS, Engagement, Impression
 from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId, identify
 from feeds.replication.memory import MemoryReplica
@@ -26,7 +28,7 @@ from ranking.buckets import ENGAGEMENT, IMPRESSION
 from ranking.candidates import Candidates, Query
 from ranking.features import FeatureSpec, build
 from ranking.table import ActivityTable
-from serving.activity_table import ActivityTables
+from serving.activity_table import FOLLOWER_BYTES, ActivityTables
 from serving.table_loading import load_table
 from serving.telemetry import Metrics
 
@@ -36,9 +38,11 @@ USERS = ("ann", "bob", "eve")
 CAPACITY = 1_000
 
 
-def tables_on(engine: FeedEngine, tables_max: int = 4, backlog_max: int = 10_000) -> ActivityTables:
+def tables_on(
+    engine: FeedEngine, bytes_max: int = 2**30, backlog_max: int = 10_000
+) -> ActivityTables:
     return ActivityTables(
-        engine, Metrics(), tables_max=tables_max, capacity=CAPACITY, backlog_max=backlog_max
+        engine, Metrics(), bytes_max=bytes_max, capacity=CAPACITY, backlog_max=backlog_max
     )
 
 
@@ -218,7 +222,7 @@ def test_names_are_counted_as_in_the_store_whatever_left_the_table(
 ) -> None:
     with TemporaryDirectory() as directory, opened(Path(directory)) as engine:
         tables = ActivityTables(
-            engine, Metrics(), tables_max=1, capacity=capacity, backlog_max=10_000
+            engine, Metrics(), bytes_max=1, capacity=capacity, backlog_max=10_000
         )
         posted = dict[int, ActivityId]()
 
@@ -328,7 +332,7 @@ def test_names_are_counted_as_in_a_followed_store_whatever_left_the_table(
 ) -> None:
     followed = FollowedEngine()
     tables = ActivityTables(
-        followed.reader, Metrics(), tables_max=1, capacity=capacity, backlog_max=10_000
+        followed.reader, Metrics(), bytes_max=1, capacity=capacity, backlog_max=10_000
     )
     posted = dict[int, ActivityId]()
 
@@ -350,9 +354,7 @@ def test_names_are_counted_as_in_a_followed_store_whatever_left_the_table(
 
 def test_what_the_store_had_counted_already_is_not_counted_again() -> None:
     followed = FollowedEngine()
-    tables = ActivityTables(
-        followed.reader, Metrics(), tables_max=1, capacity=1, backlog_max=10_000
-    )
+    tables = ActivityTables(followed.reader, Metrics(), bytes_max=1, capacity=1, backlog_max=10_000)
 
     async def come_back_amid_a_group() -> None:
         old = post(followed.writer, "old", actor="user:eve", hours=-1)
@@ -514,17 +516,121 @@ def test_events_are_applied_while_nobody_reads(tmp_path: Path) -> None:
         run(write_more_than_may_wait)
 
 
+TENANTS = tuple(TenantId(name) for name in ("a", "b", "c", "d"))
+
+
+def bytes_of(engine: FeedEngine, tenant: TenantId) -> int:
+    """What a tenant counts for whose table holds what the store has."""
+    return FOLLOWER_BYTES + load_table(engine, tenant, CAPACITY).memory_bytes
+
+
+async def ask(tables: ActivityTables, *tenants: TenantId) -> None:
+    for tenant in tenants:
+        await tables.get(tenant)
+
+
 def test_the_table_asked_for_longest_ago_leaves(tmp_path: Path) -> None:
-    tenants = [TenantId(name) for name in ("a", "b", "c")]
-    with opened(tmp_path, *tenants) as engine:
-        tables = tables_on(engine, tables_max=2)
+    a, b, c, _ = TENANTS
+    with opened(tmp_path, *TENANTS) as engine:
+        two = bytes_of(engine, a) + bytes_of(engine, b)
+        tables = tables_on(engine, bytes_max=two)
+        run(lambda: ask(tables, a, b, a, c))
+        assert tables.loaded() == [a, c]
+        tables = tables_on(engine, bytes_max=two - 1)
+        run(lambda: ask(tables, a, b))
+        assert tables.loaded() == [b]
 
-        async def ask() -> None:
-            for tenant in (tenants[0], tenants[1], tenants[0], tenants[2]):
-                await tables.get(tenant)
 
-        run(ask)
-        assert tables.loaded() == [tenants[0], tenants[2]]
+def test_small_tables_stay_where_a_large_one_would_not(tmp_path: Path) -> None:
+    with opened(tmp_path, *TENANTS) as engine:
+        large, *small = TENANTS
+        for number in range(100):
+            post(engine, f"{number}", large)
+        room = sum(bytes_of(engine, tenant) for tenant in small)
+        assert room < bytes_of(engine, large)
+        tables = tables_on(engine, bytes_max=room)
+        run(lambda: ask(tables, *small, *small))
+        assert tables.loaded() == small
+        run(lambda: ask(tables, large))
+        assert tables.loaded() == [large]
+        run(lambda: ask(tables, large, *small))
+        assert tables.loaded() == small
+
+
+def test_a_table_that_grows_beyond_the_room_lets_others_go(tmp_path: Path) -> None:
+    a, b, *_ = TENANTS
+    with opened(tmp_path, a, b) as engine:
+        tables = tables_on(engine, bytes_max=bytes_of(engine, a) + bytes_of(engine, b) + 1_000)
+
+        async def grow() -> None:
+            await tables.start((a, b))
+            await tables.get(a)
+            assert tables.loaded() == [b, a]
+            post(engine, "first", a)
+            for _ in range(100):
+                if b not in tables.loaded():
+                    break
+                await asyncio.sleep(0)
+            assert len(await tables.get(a)) == 1
+            tables.stop()
+
+        run(grow)
+        assert tables.loaded() == [a]
+
+
+def test_a_read_that_waited_has_its_table_though_others_came_meanwhile(tmp_path: Path) -> None:
+    with opened(tmp_path, *TENANTS) as engine:
+        tables = tables_on(engine, bytes_max=1)
+
+        async def all_at_once() -> None:
+            found = await asyncio.gather(*(tables.get(tenant) for tenant in TENANTS))
+            for tenant in TENANTS:
+                post(engine, "later", tenant)
+            assert [len(await tables.get(tenant)) for tenant in TENANTS] == [1, 1, 1, 1]
+            assert [len(table) for table in found[:-1]] == [0, 0, 0]
+
+        run(all_at_once)
+        assert len(tables.loaded()) == 1
+
+
+def test_first_tables_are_loaded_as_far_as_there_is_room(tmp_path: Path) -> None:
+    with opened(tmp_path, *TENANTS) as engine:
+        loads = Metrics()
+        tables = ActivityTables(
+            engine,
+            loads,
+            bytes_max=bytes_of(engine, TENANTS[0]),
+            capacity=CAPACITY,
+            backlog_max=1,
+        )
+
+        async def begin() -> None:
+            await tables.start(TENANTS)
+            tables.stop()
+
+        run(begin)
+        assert tables.loaded() == [TENANTS[1]]
+        assert loads.table_loads.labels("first")._value.get() == 2
+
+
+def test_a_load_that_failed_lets_nothing_wait(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        tables = tables_on(engine)
+
+        async def fail_once() -> None:
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(engine, "recent", _fails)
+                with pytest.raises(StorageError):
+                    await tables.get(ACME)
+            post(engine, "meanwhile")
+            assert tables._followers[ACME]._waiting == 0
+            assert len(await tables.get(ACME)) == 1
+
+        run(fail_once)
+
+
+def _fails(*_: object) -> None:
+    raise StorageError("the disk is gone")
 
 
 def test_tenants_are_kept_apart(tmp_path: Path) -> None:

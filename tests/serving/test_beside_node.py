@@ -49,7 +49,7 @@ def opened(stack: ExitStack, config: NodeConfig) -> FeedEngine:
 
 
 def tables_on(engine: FeedEngine) -> ActivityTables:
-    return ActivityTables(engine, Metrics(), tables_max=1, capacity=CAPACITY, backlog_max=100_000)
+    return ActivityTables(engine, Metrics(), bytes_max=1, capacity=CAPACITY, backlog_max=100_000)
 
 
 class Writer:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feeds.errors import InvalidCursor
-from feeds.model import ActivityId, TenantId, UserId, activity_id
-from ranking.slates import RankedActivity, Slate
+from feeds.model import TenantId, UserId, activity_id, position_of
+from ranking.slates import RankedActivities, Slate
 from serving.cursors import PinnedSlate, SlateCursor, Slates, SlateStore
 from serving.errors import SlateExpired
 from serving.shared_slates import SharedSlates
@@ -18,10 +18,14 @@ ACME, BOB = TenantId("acme"), UserId("bob")
 
 
 def slate(request_id: str, places: int = 3, tenant: TenantId = ACME) -> PinnedSlate:
-    ranked = [
-        RankedActivity(activity_id(n, b"x"), n, n / 8, "following", "because", 0.5)
-        for n in range(places)
-    ]
+    ranked = RankedActivities(
+        activity_ids=[activity_id(n, b"x") for n in range(places)],
+        feed_positions=[position_of(activity_id(n, b"x")) for n in range(places)],
+        scores=[n / 8 for n in range(places)],
+        sources=["following"] * places,
+        reasons=["because"] * places,
+        propensities=[0.5] * places,
+    )
     return PinnedSlate.of(Slate(request_id, tenant, BOB, "explore", ranked), b"{}")
 
 
@@ -54,9 +58,8 @@ def test_a_pinned_slate_keeps_every_place() -> None:
     pinned = slate(request_id(1), places=5)
 
     assert len(pinned) == 5
-    assert [pinned.activity_id(n) for n in range(5)] == [
-        ActivityId(activity_id(n, b"x")) for n in range(5)
-    ]
+    assert pinned.positions(0, 5) == [position_of(activity_id(n, b"x")) for n in range(5)]
+    assert pinned.positions(3, 4) == [position_of(activity_id(3, b"x"))]
     assert list(pinned.scores) == [0.0, 0.125, 0.25, 0.375, 0.5]
 
 

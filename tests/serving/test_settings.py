@@ -43,6 +43,18 @@ def test_room_for_models_that_would_not_hold_the_largest_one_is_refused() -> Non
     assert load_settings(models_bytes_max=1_048_576, model_bytes_max=300_000)
 
 
+def test_a_setting_that_is_no_more_is_told_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HEADWATER_TABLES_MAX", "100")
+    with pytest.raises(SettingsInvalid, match="set HEADWATER_TABLES_BYTES_MAX") as caught:
+        load_settings(port=70_000)
+    assert len(caught.value.problems) == 2
+    monkeypatch.delenv("HEADWATER_TABLES_MAX")
+    with pytest.raises(SettingsInvalid, match="tables_max is no setting any more"):
+        load_settings(tables_max=100)
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().port = 1  # type: ignore[misc]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from feeds.model import ActivityDraft, ActivityId, FeedId, TenantId, UserId
+from feeds.model import ActivityDraft, ActivityId, FeedId, Position, TenantId, UserId
 from ranking.features import FeatureMatrix, FeatureSpec
 from ranking.scorers.recency import RecencyScorer
-from ranking.slates import RankedActivity, Slate
+from ranking.slates import RankedActivities, Slate
 from ranking.testing import T0_US, query
 from serving.shadows import ShadowConfig, ShadowFigures, ShadowTrials
 from serving.slate_log.record import LoggedSlate
@@ -67,9 +67,13 @@ def slate(names: str, version: str = "1", tenant: TenantId = ACME) -> Slate:
         tenant=tenant,
         user=asked.user,
         kind=asked.kind,
-        ranked=tuple(
-            RankedActivity(name, place, 0.0, "test", "")  # type: ignore[arg-type]
-            for place, name in enumerate(names)
+        ranked=RankedActivities(
+            activity_ids=[ActivityId(name) for name in names],
+            feed_positions=[Position(name.encode()) for name in names],
+            scores=[0.0] * len(names),
+            sources=["test"] * len(names),
+            reasons=[""] * len(names),
+            propensities=[1.0] * len(names),
         ),
         model_version=version,
     )

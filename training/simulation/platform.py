@@ -97,7 +97,7 @@ class LocalPlatform:
     def read(self, user: UserId, kind: FeedKind, now_us: int, places: int) -> ServedSlate:
         """The first page of a ranked feed, by the platform's arm."""
         slate = self.rank(user, kind, now_us)
-        return ServedSlate(slate.request_id, tuple(p.activity_id for p in slate.ranked[:places]))
+        return ServedSlate(slate.request_id, tuple(slate.ranked.activity_ids[:places]))
 
     def record(self, events: Sequence[Impression | Engagement]) -> None:
         """Take what a member saw and did; the next read reckons with it."""
