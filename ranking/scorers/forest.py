@@ -53,7 +53,7 @@ _PROBED_TREES: Final = 400_000
 _PROBED_VALUES: Final = 1_000_000
 """Numbers in those rows."""
 
-_NODE: Final = np.dtype([("threshold", "<f4"), ("column", "<u2"), ("child", "<u2")])
+_NODE: Final = np.dtype([("threshold", "f4"), ("column", "u2"), ("child", "u2")])
 
 _log = structlog.get_logger(__name__)
 
