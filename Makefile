@@ -24,6 +24,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.headwater-ready
 LOCKS := requirements-build.lock requirements.lock
+COMPILED := ranking/scorers/_forest.pyx
 PIP_INSTALL := $(BIN)/python -m pip install --progress-bar off --no-deps --no-build-isolation
 NOTEBOOKS := $(wildcard notebooks/*.py notebooks/*.ipynb)
 NOTEBOOKS_OUT := .headwater/notebooks
@@ -57,7 +58,7 @@ help: ## List these targets
 .PHONY: setup
 setup: $(READY) ## The virtual environment with the locked dependencies; every target below does it first
 
-$(READY): $(LOCKS) pyproject.toml
+$(READY): $(LOCKS) pyproject.toml $(COMPILED)
 	@$(PYTHON) scripts/preflight.py $(VENV)
 	@echo "setup: $$($(PYTHON) --version) from $(PYTHON), into $(VENV)"
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
@@ -134,9 +135,9 @@ lock: ## Resolve the dependencies anew into the locks (needs uv on the PATH)
 
 .PHONY: clean
 clean: ## Remove caches and build output; .venv and .headwater stay
-	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(NOTEBOOKS_OUT)
+	@rm -rf build dist *.egg-info $(COMPILED:.pyx=.c) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache $(NOTEBOOKS_OUT)
 	@find feeds ranking training serving tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean ## Remove .venv and .headwater too: all data of the demo and of `make serve`
-	@rm -rf $(VENV) .headwater
+	@rm -rf $(VENV) .headwater $(COMPILED:.pyx=.*.so)

@@ -16,7 +16,7 @@ from feeds.flushing import Flusher
 from feeds.keys import APPLIED, write_number
 from feeds.model import TenantId
 from feeds.results import Drained, Rejected, encode_result
-from feeds.store.base import Store, Write
+from feeds.store.base import Store, Written
 from feeds.store.held import HeldWrites
 
 __all__ = ["Applier", "Listener"]
@@ -70,7 +70,7 @@ class Applier:
         self._flusher.check()
         answer, tenant, writes = self._decide(index, data) if data else (b"", None, ())
         self._applied_index, self._applied_term = index, term
-        self._held.hold([*writes, *self._journal.note(index, tenant)])
+        self._held.hold(writes, self._journal.note(index, tenant))
         self._unflushed_bytes += len(data)
         return answer
 
@@ -95,11 +95,11 @@ class Applier:
         wiped, self._wiped = self._wiped, []
         return wiped
 
-    def _stamp(self) -> Write:
+    def _stamp(self) -> Written:
         applied = write_number(self._applied_index) + write_number(self._applied_term)
-        return Write("meta", APPLIED, applied)
+        return "meta", APPLIED, applied
 
-    def _decide(self, index: int, data: bytes) -> tuple[bytes, str | None, Sequence[Write]]:
+    def _decide(self, index: int, data: bytes) -> tuple[bytes, str | None, Sequence[Written]]:
         """(the encoded answer, whose events are left, what to write) of a command."""
         try:
             command = decode_command(data)

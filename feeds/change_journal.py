@@ -15,7 +15,7 @@ from feeds.events import Event
 from feeds.keys import APPLIED, CHANGES, ChangeKey, EventKey, read_number, write_number
 from feeds.model import TenantId
 from feeds.rows import scan
-from feeds.store.base import View, Write
+from feeds.store.base import View, Written
 from feeds.values import decode_event
 
 __all__ = ["CHANGES_MAX", "ChangeJournal", "FollowedChanges", "Gap", "Listener"]
@@ -47,7 +47,7 @@ class ChangeJournal:
         self._size = size
         self._begun = view.get("meta", CHANGES) == write_number(size)
 
-    def note(self, index: int, tenant: str | None) -> Sequence[Write]:
+    def note(self, index: int, tenant: str | None) -> Sequence[Written]:
         """What to write with the effects of a command; of every one, so that none can be missed.
 
         `tenant` is whose events it leaves; None if it leaves none.
@@ -55,11 +55,11 @@ class ChangeJournal:
         value = write_number(index)
         if tenant:
             value += tenant.encode()
-        noted = Write("meta", ChangeKey.of(index % self._size), value)
+        noted = ("meta", ChangeKey.of(index % self._size), value)
         if self._begun:
             return (noted,)
         self._begun = True
-        return (noted, Write("meta", CHANGES, write_number(self._size)))
+        return (noted, ("meta", CHANGES, write_number(self._size)))
 
 
 class FollowedChanges:

@@ -1,18 +1,28 @@
 """For tests of whatever uses the engine: one in memory, a clock that stands still, a recount."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from feeds.config import FeedsConfig
 from feeds.counters import CounterRecord, UserRecord, kind_code
 from feeds.engine import FeedEngine
 from feeds.events import APART_KINDS, Engagement, Event, FeedbackGiven, Impression, Posted
 from feeds.keys import Entity
-from feeds.model import TenantId, UserId, position_of
+from feeds.model import ActivityDraft, ActivityId, TenantId, UserId, position_of
 from feeds.replication.memory import MemoryReplica
-from feeds.store.base import Store
+from feeds.store.base import COLUMN_FAMILIES, Store
 from feeds.store.memory import MemoryStore
 
-__all__ = ["NOW_US", "ManualClock", "check_counters", "logged_events", "memory_engine"]
+__all__ = [
+    "NOW_US",
+    "ManualClock",
+    "check_counters",
+    "draft",
+    "like",
+    "logged_events",
+    "memory_engine",
+    "stored",
+]
 
 NOW_US = 1_600_000_000_000_000
 """Where a `ManualClock` starts: 2020-09-13, in microseconds since the epoch."""
@@ -47,6 +57,26 @@ def memory_engine(
     for tenant in tenants:
         engine.create_tenant(TenantId(tenant)).result()
     return engine
+
+
+def draft(**changes: Any) -> ActivityDraft:  # Any: each field's own type
+    """An activity as an app sends it, but for `changes`."""
+    fields: dict[str, Any] = {"actor": "user:ann", "verb": "ship", "object": "v1"}
+    return ActivityDraft(**(fields | changes))
+
+
+def like(activity: ActivityId, **changes: Any) -> Engagement:  # Any: as above
+    """That bob likes an activity, but for `changes`."""
+    fields: dict[str, Any] = {"time_us": NOW_US, "user": "bob", "kind": "like"}
+    return Engagement(activity_id=activity, **(fields | changes))
+
+
+def stored(engine: FeedEngine) -> dict[str, list[tuple[bytes, bytes]]]:
+    """All that the engine's store holds."""
+    return {
+        family: list(engine._view.scan(family, b"", b"\xff" * 99))  # noqa: SLF001
+        for family in COLUMN_FAMILIES
+    }
 
 
 def logged_events(engine: FeedEngine, tenant: TenantId, chunk: int = 10_000) -> list[Event]:

@@ -46,7 +46,7 @@ from feeds.machine.spread import fan_out
 from feeds.machine.tenants import create_tenant, set_quotas
 from feeds.machine.wiping import delete_tenant, unknown, wipe
 from feeds.results import Rejected, Result
-from feeds.store.base import View, Write
+from feeds.store.base import View, Written
 
 __all__ = ["DECISIONS", "Outcome", "apply"]
 
@@ -57,7 +57,7 @@ class Outcome(msgspec.Struct, frozen=True):
     `of_tenant` if what changed is the tenant itself, and who holds something of it must look anew.
     """
 
-    writes: Sequence[Write]
+    writes: Sequence[Written]
     result: Result
     events: Sequence[Event]
     of_tenant: bool = False

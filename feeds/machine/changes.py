@@ -2,7 +2,7 @@
 
 from feeds.events import Event
 from feeds.keys import EventKey, write_number
-from feeds.store.base import Write
+from feeds.store.base import Written
 from feeds.values import encode
 
 __all__ = ["Changes"]
@@ -14,7 +14,7 @@ class Changes:
     def __init__(self, tenant: str, index: int) -> None:
         self.tenant = tenant
         self.index = index
-        self.writes: list[Write] = []
+        self.writes: list[Written] = []
         self.events: list[Event] = []
         self.of_tenant = False
         """Whether the tenant itself changed: its keys, quotas or configs, or that it exists."""
@@ -22,16 +22,16 @@ class Changes:
 
     def put(self, family: str, key: bytes, value: bytes | None) -> None:
         """Set a key; None deletes it."""
-        self.writes.append(Write(family, key, value))
+        self.writes.append((family, key, value))
 
     def delete(self, family: str, key: bytes) -> None:
         """Delete a key."""
-        self.writes.append(Write(family, key, None))
+        self.writes.append((family, key, None))
 
     def tell(self, event: Event) -> None:
         """Leave a fact in the event log, behind those told before."""
         if not self.events:  # most commands leave none
             self._event_prefix = EventKey.prefix(self.tenant) + write_number(self.index)
         key = self._event_prefix + len(self.events).to_bytes(4)
-        self.writes.append(Write("events", key, encode(event)))
+        self.writes.append(("events", key, encode(event)))
         self.events.append(event)

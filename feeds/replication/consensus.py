@@ -1,10 +1,9 @@
 """Consensus: pysyncobj as the core, and the guard around what it does wrong.
 
 What the library still does: it keeps role, term, vote and the election timer; it stands for
-election when the timer has run out; it moves the leader's commit index by its rule (a majority has
-the entry, and the entry is of the leader's own term); it lets a leader fall back that a majority
-no longer answers. Everything else is replaced here: how messages are answered, what is sent and
-when, what is written and when it is durable, how entries are applied, and all of its own storage.
+election when the timer has run out; it lets a leader fall back that a majority no longer answers.
+Everything else is replaced here: how messages are answered, what is sent and when, what is written
+and when it is durable, what is committed, how entries are applied, and all of its own storage.
 Rule by rule, with the schedule that each answers: "The guard" in feeds/DESIGN.md.
 
 What is kept of the library, and how, is in `library`; elections are in `elections`; here are
@@ -172,13 +171,13 @@ class Consensus(Elections):
     def _commit_what_a_majority_has(self) -> None:
         """The newest entry of this term that a majority has, and this leader with it.
 
-        That is the library's rule (section 5.4.2 of the Raft paper), which goes by it one entry at
-        a time, 0.5 us each, from the first that is not committed on: a million after a restart.
+        That is the rule of section 5.4.2 of the Raft paper: what is of an earlier term is committed
+        with it, never by itself.
         """
         noop = self._SyncObj__noopIDx
         if noop is None or self._SyncObj__raftState != LEADER:
             return
-        own = self._SyncObj__getCurrentLogIndex()
+        own = self.counted_index
         has = sorted([own, *self._SyncObj__raftMatchIndex.values()])
         index = min(own, has[(len(has) - 1) // 2])
         if index >= noop and index > self.commit_index:
@@ -387,9 +386,9 @@ class Consensus(Elections):
         last = self._journal.last.index
         self._left_to_others = 0
         self._progress = {peer: Progress(last + 1, now, now) for peer in self._nodes}
-        self._journal.sync()  # the library takes its own entry's index from what is durable
         _log.info("leadership_won", term=self.term, last_index=last)
         super()._SyncObj__onBecomeLeader()
+        self._SyncObj__noopIDx = self._journal.last_index  # the entry that it has just begun with
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         self._SyncObj__newAppendEntriesTime = self._clock() + self._pace.heartbeat_s

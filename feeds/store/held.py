@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from feeds.store.base import COLUMN_FAMILIES, Store, Write
+from feeds.store.base import COLUMN_FAMILIES, Store, Written
 
 __all__ = ["HELD_MAX", "KEPT_BYTES_MAX", "KEPT_MAX", "HeldWrites"]
 
@@ -26,30 +26,30 @@ class HeldWrites:
     written, so nobody else may write to the store.
     """
 
-    def __init__(self, store: Store, stamp: Callable[[], Write]) -> None:
+    def __init__(self, store: Store, stamp: Callable[[], Written]) -> None:
         """Each batch ends with `stamp`: how far it is, when it is written."""
         self._store = store
         self._stamp = stamp
-        self._writes: list[Write] = []
+        self._writes: list[Written] = []
         self._values: dict[str, dict[bytes, bytes | None]] = {
             family: {} for family in COLUMN_FAMILIES
         }
         self._kept: dict[str, dict[bytes, bytes]] = {family: {} for family in COLUMN_FAMILIES}
         self._sorted: dict[str, list[bytes]] = {}
 
-    def hold(self, writes: Sequence[Write]) -> None:
+    def hold(self, *commands: Sequence[Written]) -> None:
         """Keep writes for the next batch; those of one call are in one, with a stamp behind them.
 
         So what `stamp` says must hold for them when this is called.
         """
-        of_family, kept = self._values, self._kept
-        for family, key, value in writes:
-            values = of_family[family]
-            kept[family].pop(key, None)
-            if family in self._sorted and key not in values:
-                insort(self._sorted[family], key)
-            values[key] = value
-        self._writes += writes
+        of_family, in_order = self._values, self._sorted
+        for writes in commands:
+            for family, key, value in writes:
+                values = of_family[family]
+                if in_order and family in in_order and key not in values:
+                    insort(in_order[family], key)
+                values[key] = value
+            self._writes += writes
         if len(self._writes) >= HELD_MAX:
             self.write_out()
 
@@ -57,13 +57,16 @@ class HeldWrites:
         """Write what is held, in one batch. Raises `StorageError`."""
         if not self._writes:
             return
-        stamp = self._stamp()
-        self._kept[stamp.family].pop(stamp.key, None)
+        family, key, value = stamp = self._stamp()
+        self._values[family][key] = value
         self._writes.append(stamp)
         self._store.write(self._writes)
         self._writes.clear()
         self._sorted.clear()
-        for values in self._values.values():
+        for family, values in self._values.items():
+            kept = self._kept[family]
+            for key in kept.keys() & values.keys():
+                del kept[key]
             values.clear()
 
     def get(self, family: str, key: bytes) -> bytes | None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from feeds.errors import StorageError
-from feeds.store.base import COLUMN_FAMILIES, Write
+from feeds.store.base import COLUMN_FAMILIES, Written
 
 __all__ = ["MemoryStore"]
 
@@ -56,7 +56,7 @@ class MemoryStore:
         """Pairs with start <= key < stop in key order, at most `limit`, as they were at the call.
 
         >>> store = MemoryStore()
-        >>> store.write([Write("meta", b"a", b"1"), Write("meta", b"b", b"2")])
+        >>> store.write([("meta", b"a", b"1"), ("meta", b"b", b"2")])
         >>> list(store.scan("meta", b"a", b"b"))
         [(b'a', b'1')]
         """
@@ -72,7 +72,7 @@ class MemoryStore:
         """The keys that `scan` would give."""
         return [key for key, _ in self.scan(family, start, stop, limit)]
 
-    def write(self, writes: Sequence[Write]) -> None:
+    def write(self, writes: Sequence[Written]) -> None:
         """All of the writes or none; later writes to a key win."""
         with self._lock:
             targets = [self._family(family) for family, _, _ in writes]

@@ -54,7 +54,7 @@ from rocksdict import (
 )
 
 from feeds.errors import DataDirectoryLocked, StorageError
-from feeds.store.base import COLUMN_FAMILIES, Write
+from feeds.store.base import COLUMN_FAMILIES, Written
 from feeds.store.cursors import SCAN_CHUNK_ROWS, Scan, drain, is_end, read_error
 
 __all__ = ["RocksConfig", "RocksStore"]
@@ -220,7 +220,7 @@ class RocksStore:
             raise read_error(family, error) from error
         return [key for key, _ in self.scan(family, start, stop, limit)]
 
-    def write(self, writes: Sequence[Write]) -> None:
+    def write(self, writes: Sequence[Written]) -> None:
         """All of the writes or none; later writes to a key win. Visible when it returns.
 
         Raises `StorageError`; then the replica should stop, for what failed may need a restart.
@@ -310,7 +310,7 @@ class RocksStore:
             raise _write_error("write", error) from error
         return True
 
-    def _batch(self, writes: Sequence[Write]) -> Any:
+    def _batch(self, writes: Sequence[Written]) -> Any:
         # Any: rocksdict's types are not visible to the type checker.
         batch = WriteBatch(raw_mode=True)
         put, delete, handles = batch.put, batch.delete, self._handles

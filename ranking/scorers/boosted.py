@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ranking.errors import BundleDamaged, FeatureSpecMismatch
 from ranking.features import FeatureMatrix, FeatureSpec
-from ranking.scorers.margins import Margins
+from ranking.scorers.forest import evaluator
 
 __all__ = ["BoostedScorer"]
 
@@ -40,7 +40,7 @@ class BoostedScorer:
         self.iterations = iterations
         self._booster = _load(content, file)
         self._check(file)
-        self._margins = Margins(self._booster, iterations)
+        self._margins = evaluator(self._booster, iterations)
 
     def score(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
         """The sum of the trees' leaves, float32[n]; NaN features take each tree's default way."""

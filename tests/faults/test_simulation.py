@@ -75,10 +75,8 @@ def test_without_the_gate_before_messages_a_write_is_lost(monkeypatch: pytest.Mo
 def test_a_leader_that_counts_what_it_has_not_synced_breaks_a_law(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def last_index(consensus: Library) -> int:
-        return consensus._journal.last.index
-
-    monkeypatch.setattr(Library, "_SyncObj__getCurrentLogIndex", last_index)
+    last_index = property(lambda self: self._journal.last_index)
+    monkeypatch.setattr(Library, "counted_index", last_index)
     monkeypatch.setattr(Library, "ready_index", property(lambda self: self.commit_index))
     assert _first_broken(range(300)) is not None
 

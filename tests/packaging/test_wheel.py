@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -41,14 +42,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected() -> set[str]:
-    """Every module of the four packages, their markers, designs and templates."""
+    """Every module of the four packages, their markers, designs and templates; what is compiled."""
     paths = (
         path
         for package in PACKAGES
-        for pattern in ("**/*.py", "py.typed", "DESIGN.md", "**/templates/*")
+        for pattern in ("**/*.py", "**/*.py[ix]", "py.typed", "DESIGN.md", "**/templates/*")
         for path in (ROOT / package).glob(pattern)
     )
-    return {str(path.relative_to(ROOT)) for path in paths}
+    compiled = f"ranking/scorers/_forest{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return {str(path.relative_to(ROOT)) for path in paths} | {compiled}
 
 
 def test_wheel_holds_exactly_the_four_packages(wheel: Path) -> None:
@@ -94,3 +96,17 @@ def test_package_is_imported_from_the_wheel_where_that_is_installed(
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     assert str(tmp_path / package / "__init__.py") == ran.stdout.strip()
+
+
+def test_what_is_compiled_is_imported_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-c", "from ranking.scorers import _forest; print(_forest.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path.parent,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert tmp_path in Path(ran.stdout.strip()).parents

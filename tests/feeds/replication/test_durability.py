@@ -127,6 +127,20 @@ def test_follower_acknowledges_an_entry_once_it_is_durable(node: Node) -> None:
     assert node.said(AppendReply) == [AppendReply(1, 1, True, 1, 1)]
 
 
+def test_new_leader_decides_what_it_found_with_an_entry_of_its_own_and_not_before(
+    node: Node,
+) -> None:
+    """It never goes by the entries one by one: the library's way to do so is barred."""
+    node.receive("n2", append(1, 0, b"a", b"b", b"c"))
+    node.sync()
+    node.lead()
+    node.receive("n2", AppendReply(node.journal.term, 1, True, 3, 3))
+    node.member.tick()
+    assert node.member.status().commit_index == 0, "a majority has them, but another may lead yet"
+    acknowledge(node)
+    assert node.member.status().commit_index == 4
+
+
 def test_follower_applies_nothing_that_is_not_durable_here(node: Node) -> None:
     node.receive("n2", append(1, 0, b"a"))
     node.receive("n2", AppendEntries(1, 2, 1, 1, 1, 0, []))
