@@ -248,9 +248,11 @@ class BoostedConfig:
     users; in between, who reads most does not decide alone."""
     threads: int = 1
     """Threads of one model; the variants already run side by side."""
-    distributed_rows_min: int = 4_000_000
-    """Candidates in the training requests (1 GB of features) from which on each variant grows on
-    all workers of a cluster, where its tenant is trained alone on more than one."""
+    distributed_rows_min: int | None = None
+    """Candidates in the training requests from which on each variant grows on all workers of a
+    cluster, where its tenant is trained alone on more than one; None: never. The requests' own
+    limits leave 500,000 at most, and two workers of one machine gain nothing even at 2,000,000:
+    set it where workers have machines of their own, and raise `train_requests_max` with it."""
 
 
 @dataclass(frozen=True, slots=True)
