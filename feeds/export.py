@@ -56,8 +56,9 @@ class ExportedFile(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What an export consists of: every event of the tenant up to log index `last_index`.
 
-    `tenant_created_us` tells the tenant from one of the same name in another data directory, and
-    `training_minutes` is the tenant's own quota, for whoever trains from the export.
+    `tenant_created_us` tells the tenant from one of the same name in another data directory. For
+    whoever trains from the export there are `training_minutes`, the tenant's own quota, and the
+    ranking config that was active: its version, and the document as JSON; 0 and None: the default.
     """
 
     schema_version: int
@@ -66,6 +67,8 @@ class Manifest(msgspec.Struct, frozen=True):
     last_index: int
     files: tuple[ExportedFile, ...] = ()
     training_minutes: int | None = None
+    ranking_config_version: int = 0
+    ranking_config: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,14 @@ def export(
         writer = _Writer(out / f"tenant={tenant}", disk or ExportDisk())
         with writer.locked():
             before = writer.begin(tenant, record.created_us)
-            manifest = writer.allow(before, record.quotas.training_minutes)
+            version, document = source.active_ranking_config(tenant)
+            told = msgspec.structs.replace(
+                before,
+                training_minutes=record.quotas.training_minutes,
+                ranking_config_version=version,
+                ranking_config=None if document is None else document.decode(),
+            )
+            manifest = before if told == before else writer.replace(told)
             for chunk in _chunks(source, tenant, before.last_index, events_max):
                 manifest = writer.add(manifest, chunk)
                 progress(_rows(manifest) - _rows(before))
@@ -204,19 +214,14 @@ class _Writer:
         """Write the events of a chunk, a file for each day, then the manifest that names them."""
         days = sorted(chunk, key=_day)
         files = [self._write_day(day, list(events)) for day, events in groupby(days, key=_day)]
-        return self._replace(
+        return self.replace(
             msgspec.structs.replace(
                 manifest, last_index=chunk[-1][0], files=(*manifest.files, *files)
             )
         )
 
-    def allow(self, manifest: Manifest, minutes: int | None) -> Manifest:
-        """Tell the tenant's quota of training, where it is another than was told."""
-        if manifest.training_minutes == minutes:
-            return manifest
-        return self._replace(msgspec.structs.replace(manifest, training_minutes=minutes))
-
-    def _replace(self, manifest: Manifest) -> Manifest:
+    def replace(self, manifest: Manifest) -> Manifest:
+        """Put a manifest in the other's place."""
         unfinished = self._root / _UNFINISHED
         self._disk.write(unfinished, msgspec.json.format(msgspec.json.encode(manifest)))
         self._disk.replace(unfinished, self._root / MANIFEST)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -74,22 +75,29 @@ def reasons(query: Query, shown: Shown, candidates: Candidates, table: ActivityT
     rows = candidates.rows[shown.places]
     feeds = table.feeds.take(rows, axis=0)
     most = np.count_nonzero(feeds.max(axis=0, initial=UNKNOWN) != UNKNOWN)
-    of_feeds = _Because(query.follows, table.names.feeds.names, "")
-    of_users = _Because(query.follows, table.names.users.names, f"{USER_GROUP}:")
+    posted_to = feeds[:, :most].tolist()
+    feed_names, user_names = table.names.feeds.names, table.names.users.names
+    because = _Because(query.follows)
+    of_feeds = {
+        number: because[feed_names[number]]
+        for number in set(chain(*posted_to))
+        if number != UNKNOWN and feed_names[number] in query.follows
+    }
     by_source = [_BY_SOURCE.get(name, f"from {name}") for name in candidates.sources]
     found: list[str] = []
-    for source, posted_to, author in zip(
+    for source, numbers, author in zip(
         candidates.source[shown.places].tolist(),
-        feeds[:, :most].tolist(),
+        posted_to,
         table.author_user[rows].tolist(),
         strict=True,
     ):
-        for feed in posted_to:  # -1 pads, at the end
-            if feed >= 0 and (because := of_feeds[feed]) is not None:
-                found.append(because)
+        for number in numbers:
+            if number in of_feeds:
+                found.append(of_feeds[number])
                 break
         else:
-            found.append(of_users[author] or by_source[source])
+            name = f"{USER_GROUP}:{user_names[author]}"
+            found.append(because[name] if name in query.follows else by_source[source])
     for place, candidate in enumerate(shown.places.tolist() if shown.placed else ()):
         found[place] = _BY_RULE.get(shown.placed.get(candidate, ""), found[place])
     for place in np.flatnonzero(shown.explored).tolist():
@@ -168,19 +176,13 @@ def _by_name(features: FeatureMatrix, row: npt.NDArray[np.float32]) -> dict[str,
     return dict(zip(features.names, row.tolist(), strict=True))
 
 
-class _Because(dict[int, str | None]):
-    """By the number of a feed, or of a user: that the user follows it, or None; made when asked."""
+class _Because(dict[str, str]):
+    """By the name of a followed feed: that the user follows it; each phrase is made once."""
 
-    def __init__(self, follows: Mapping[str, Follow], names: Sequence[str], group: str) -> None:
+    def __init__(self, follows: Mapping[str, Follow]) -> None:
         self._follows = follows
-        self._names = names
-        self._group = group
 
-    def __missing__(self, number: int) -> str | None:
-        name = self._group + self._names[number]
-        follow = self._follows.get(name)
-        because = None if follow is None else f"because you follow {name}"
-        if follow is not None and follow.derived:
-            because = f"{because} (derived)"
-        self[number] = because
+    def __missing__(self, name: str) -> str:
+        derived = " (derived)" if self._follows[name].derived else ""
+        self[name] = because = f"because you follow {name}{derived}"
         return because

@@ -89,23 +89,22 @@ def propose(
     """
     taken = np.zeros(len(table.alive) + 1, dtype=np.bool_)
     taken[-1] = True  # a row of -1 is no activity
-    parts: list[Rows] = []
+    parts, counts = [np.zeros(0, np.int32)], [0] * len(sources)
     left, found = limit, False
-    for source in sources:
+    for place, source in enumerate(sources):
         if not left or (source.name == NEWEST and found):
-            parts.append(np.zeros(0, np.int32))
             continue
         rows = source.propose(query, table)
         fresh = rows[~taken[rows]][: min(source.quota, left)]
         taken[fresh] = True
         parts.append(fresh)
+        counts[place] = len(fresh)
         left -= len(fresh)
         found = found or (len(fresh) > 0 and source.name != EDITORIAL)
-    counts = [len(part) for part in parts]
     return Candidates(
-        rows=np.concatenate([np.zeros(0, np.int32), *parts]),
-        source=np.repeat(np.arange(len(parts), dtype=np.int8), counts),
-        sources=tuple(source.name for source in sources),
+        rows=np.concatenate(parts),
+        source=np.arange(len(sources), dtype=np.int8).repeat(counts),
+        sources=tuple([source.name for source in sources]),
     )
 
 

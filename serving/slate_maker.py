@@ -20,7 +20,7 @@ from feeds.engine import FeedEngine
 from feeds.model import TenantId
 from ranking.candidates import Candidates, Query
 from ranking.scorers.expression import ExpressionScorer
-from ranking.slates import Slate, SlateQuality
+from ranking.slates import Slate
 from ranking.sources import NEWEST, CandidateSource, propose, proposed_max
 from ranking.table import ActivityTable
 from serving.activity_table import ActivityTables
@@ -145,11 +145,10 @@ class SlateMaker:
         gather_us = (self.clock_ns() - began_ns) // 1_000
         reading = self._hurried(reading)
         slate, again = self._ranked(reading, gathered)
-        slate = replace(slate, config_version=reading.active.version)
         self.engine.check_exists(query.tenant)  # of one deleted meanwhile nothing is kept
         self._try_shadow(reading if again is None else _unserved(reading), gathered, slate)
         outcome = OUTCOMES.get(slate.degraded, "failed") if slate.degraded else "model"
-        slate = self._told(slate, reading.deadline.told(reading.plan))
+        slate = self._told(slate, reading)
         self.slate_log.note(query, slate, gathered.table)
         if gathered.degraded is None:  # else it waited for the table, which is no measure
             self.quality.note(reading.deadline.took_ms(), self.settings.deadline_ms)
@@ -331,15 +330,21 @@ class SlateMaker:
             ranker = rankers.cheapest(config, query.kind)
         return ranker.rank(query, candidates, table, reading.explain)
 
-    def _told(self, slate: Slate, quality: SlateQuality) -> Slate:
-        """The slate with what was given up for lack of time, which is counted."""
+    def _told(self, slate: Slate, reading: Reading) -> Slate:
+        """The slate with its config and what was given up for lack of time, which is counted."""
+        quality = reading.deadline.told(reading.plan)
         for step in quality.steps:
             self.metrics.quality_steps.labels(step).inc()
         degraded = slate.degraded
         if degraded is not None and slate.scorer == ExpressionScorer.name:
             degraded = degraded.replace(_BY_TIME, _BY_EXPRESSION)
         causes = [cause for cause in (degraded, sentence_of(quality)) if cause is not None]
-        return replace(slate, degraded="; ".join(causes) or None, quality=quality)
+        return replace(
+            slate,
+            config_version=reading.active.version,
+            degraded="; ".join(causes) or None,
+            quality=quality,
+        )
 
     def _try_shadow(self, reading: Reading, gathered: _Gathered, live: Slate) -> None:
         """Have the tenant's model on trial rank the same candidates, after the reply.

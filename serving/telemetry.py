@@ -74,6 +74,7 @@ class Metrics:
             registry=self.registry,
         )
         self._stages: dict[str, Histogram] = {}
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.ranked = Counter(
             "headwater_ranked_reads",
             "Slates made: by model, or why by time: no_model, loading, no_table, deadline, failed, "
@@ -221,6 +222,18 @@ class Metrics:
             registry=self.registry,
         )
 
+    def note_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered, and time it; labels as bounded as their values."""
+        counted = self._answered.get((method, route, status))
+        if counted is None:
+            counted = self._answered[method, route, status] = (
+                self.requests.labels(method, route, str(status)),
+                self.request_seconds.labels(route),
+            )
+        answered, taken = counted
+        answered.inc()
+        taken.observe(seconds)
+
     def note_slate(self, kind: str, outcome: str, stages_us: Mapping[str, int]) -> None:
         """Count a slate, and time its stages."""
         self.ranked.labels(kind, outcome).inc()
@@ -309,8 +322,7 @@ class TelemetryMiddleware:
     def _note(self, request: CurrentRequest, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
-        self._metrics.requests.labels(method, route, str(status)).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.note_request(method, route, status, seconds)
         if request.tenant is not None:
             self._tenants.note(request, status, seconds)
         if request.span is not None:

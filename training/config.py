@@ -248,9 +248,11 @@ class BoostedConfig:
     users; in between, who reads most does not decide alone."""
     threads: int = 1
     """Threads of one model; the variants already run side by side."""
-    distributed_rows_min: int = 4_000_000
-    """Candidates in the training requests (1 GB of features) from which on each variant grows on
-    all workers of a cluster, where its tenant is trained alone on more than one."""
+    distributed_rows_min: int | None = None
+    """Candidates in the training requests from which on each variant grows on all workers of a
+    cluster, where its tenant is trained alone on more than one; None: never. The requests' own
+    limits leave 500,000 at most, and two workers of one machine gain nothing even at 2,000,000:
+    set it where workers have machines of their own, and raise `train_requests_max` with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +270,9 @@ class HeadsConfig:
     heads_min: int = 2
     """Heads below which there is no value model."""
     weights: Mapping[str, float] | None = None
-    """What an engagement of each kind is worth when models are compared; None: what the default
-    ranking config says. A service weighs by the config of its tenant."""
+    """What an engagement of each kind is worth when models are compared; None: what the tenant's
+    ranking config says that was active at the export, or the default one. A service weighs by the
+    config that is active then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +283,9 @@ class EvaluationConfig:
     """Places that count."""
     draws: int = 2_000
     """Bootstrap draws of users, for 95 % intervals."""
+    young_days: float = 8.0
+    """Days from the first engagement to the last below which the report says that the data is too
+    young: in simulated communities models of 4 days were worse than newest first, of 8 better."""
 
 
 @dataclass(frozen=True, slots=True)

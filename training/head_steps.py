@@ -69,7 +69,11 @@ def train_heads(sets: SetFiles, trainer: HeadsTrainer) -> Trained:
     except TooFewEvents as error:
         return Trained(HEADS, None, {"seconds": watch.seconds}, (f"{_NOT_TRAINED}: {error}",))
     saved = save_fitted(sets, HEADS, fitted, train)
-    return replace(saved, figures=saved.figures | {"seconds": watch.seconds})
+    return replace(
+        saved,
+        figures=saved.figures | {"seconds": watch.seconds},
+        notes=(*saved.notes, plan.worth),
+    )
 
 
 _NOT_TRAINED = "Heads were not trained"

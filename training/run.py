@@ -142,7 +142,8 @@ def _factor_steps(case: FactorCase, telling: Telling) -> list[Step[Trained]]:
 def _ranker_steps(sets: SetFiles, run: TenantRun) -> list[Step[Trained]]:
     """A step a ranker, and the search before them."""
     config = sets.plan.config
-    many = sets.rows >= config.boosted.distributed_rows_min
+    rows_min = config.boosted.distributed_rows_min
+    many = rows_min is not None and sets.rows >= rows_min
     trainers = row_trainers(config, on_all_workers=many and run.own_workers > 1)
     steps = [Step(train_ranker, (sets, trainer)) for trainer in trainers]
     if config.search is not None and trainers:

@@ -20,6 +20,8 @@ from training.errors import TooFewEvents
 from training.evaluation.rankings import (
     BASELINES,
     CHOSEN,
+    CHOSEN_BY_NDCG,
+    CHOSEN_BY_SHOWN,
     CHRONOLOGICAL,
     CONVENTIONS,
     Scores,
@@ -31,11 +33,13 @@ from training.evaluation.rankings import (
 )
 from training.evaluation.report import EvaluationReport, ExploreReport
 from training.evaluation.report_details import Details, detail
+from training.evaluation.shown import examination_power, shown_worth
 from training.events.log import read_event_log
 from training.factor_steps import NDCG, scores_on_test
 from training.gates.trained_users import TRAINED_USERS, pack_users
 from training.head_steps import head_reports
 from training.sets.dataset import TrainingSet, joined
+from training.sets.impressions import only_shown
 from training.sets.splits import PartName, split_by_time
 from training.sources.base import Progress, no_progress
 from training.steps import (
@@ -67,10 +71,14 @@ _SIMPLE = ("recency", "popularity")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What validation says: the model, NDCG of every model, what popular means, and all models."""
+    """What validation says: the model, NDCG of every model, what popular means, and all models.
+
+    `shown` is what each is worth of what was really shown; empty where that is not known.
+    """
 
     model: str
     validated: dict[str, float]
+    shown: dict[str, float]
     popular: str
     rankers: tuple[Trained, ...]
 
@@ -107,7 +115,10 @@ def row_trainers(config: TrainingConfig, *, on_all_workers: bool = False) -> tup
 
 
 def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
-    """Choose on validation; a boosted model is then trained again with validation's requests."""
+    """Choose on validation; a boosted model is then trained again with validation's requests.
+
+    Where it is known what was shown there, that decides; else NDCG among all candidates.
+    """
     config = sets.plan.config
     k = config.evaluation.k
     validation = TrainingSet.load(sets.plan.set_path("validation"))
@@ -117,16 +128,31 @@ def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
         name: mean_ndcg(validation, _scores(scorer, validation), k)
         for name, scorer in scorers.items()
     }
-    chosen = max(scorers, key=lambda name: validated[name])  # of equals the simpler one
     del validation
+    shown = _shown_worths(sets, scorers)
+    figures = shown or validated
+    chosen = max(scorers, key=lambda name: figures[name])  # of equals the simpler one
     return Choice(
         model=chosen,
         validated=validated,
+        shown=shown,
         popular=popular,
         rankers=tuple(
             _refitted(sets, trained) if trained.name == chosen else trained for trained in rankers
         ),
     )
+
+
+def _shown_worths(sets: SetFiles, scorers: Mapping[str, Scorer]) -> dict[str, float]:
+    """What each model is worth of what was shown; nothing where too little was engaged with."""
+    answered = TrainingSet.load(sets.plan.set_path("answered"))
+    if not answered.relevant.any():
+        return {}
+    power = examination_power(answered)
+    return {
+        name: shown_worth(answered, _scores(scorer, answered), power)
+        for name, scorer in scorers.items()
+    }
 
 
 def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> Judged:
@@ -157,6 +183,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
         model=choice.model,
         model_kind=scorer.name,
         k=config.evaluation.k,
+        young=plan.young,
         verdicts=tuple(c.sentence for c in of_chosen.comparisons),
         not_better=not_better(of_chosen, config.evaluation.k),
         rankers=results,
@@ -168,6 +195,7 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
             head for each in choice.rankers if each.path for head in head_reports(each, config)
         ),
         validation=choice.validated,
+        validation_shown=choice.shown,
         reach=test.reach,
         parts=sets.parts,
         split=asdict(config.split),
@@ -179,7 +207,12 @@ def judge_models(sets: SetFiles, choice: Choice, out: Path, trained_us: int) -> 
             "judge": watch.seconds,
         },
         derived=config.derived,
-        conventions=(*CONVENTIONS, CHOSEN, *notes),
+        conventions=(
+            *CONVENTIONS,
+            CHOSEN,
+            CHOSEN_BY_SHOWN if choice.shown else CHOSEN_BY_NDCG,
+            *notes,
+        ),
         example_users=_example_users(test),
         events_fingerprint=plan.fingerprint,
         training_fingerprint=sets.fingerprint,
@@ -296,12 +329,21 @@ def _judge_explore(
 
 
 def _refitted(sets: SetFiles, trained: Trained) -> Trained:
-    """A boosted model trained again with validation's requests too; other models as they are."""
+    """A boosted model trained again with validation's requests too; other models as they are.
+
+    What was learnt from what was shown is so again: else the order that served would come in.
+    """
     trainer = trained.trainer
     if not isinstance(trainer, BoostedTrainer | DistributedTrainer):
         return trained
     seed = sets.plan.config.seed
-    both = joined(*ranker_sets(sets))
+    train, validation = ranker_sets(sets)
+    if train.positions is not None:
+        answered = TrainingSet.load(sets.plan.set_path("answered"))
+        if not answered.relevant.any():
+            return trained
+        validation = only_shown(answered)
+    both = joined(train, validation)
     again = trainer.refit(Examples.of(both), int(trained.figures["trees"]), seed=seed)
     seconds = trained.figures["seconds"] + again.figures["seconds"]
     saved = save_fitted(sets, trained.name, again, both)

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from feeds.counters import DAY_US
+from feeds.events import Engagement
 from feeds.model import TenantId, format_time
 from ranking.bundle import ModelBundle
 from ranking.features import FEATURES, FeatureMatrix, FeatureParameters, FeatureSpec
@@ -21,15 +23,16 @@ from training.budget import Budget
 from training.config import TrainingConfig
 from training.errors import TooFewEvents
 from training.evaluation.report import PartReport
-from training.events.log import EventLog, read_event_log
+from training.events.log import EventLog, read_event_log, read_manifest
 from training.sets.dataset import TrainingSet, collect
-from training.sets.impressions import shown_requests, without_places
+from training.sets.impressions import shown_requests, slate_requests, without_places
 from training.sets.replay import Answerable, replay
 from training.sets.requests import Request, find_requests, thin_out
 from training.sets.splits import PartName, Split, split_by_time
 from training.sources.base import Progress, no_progress
 from training.trainers.base import Stopwatch
 from training.trainers.rows import Examples, Fitted, RowTrainer
+from training.worth import Worth
 
 __all__ = [
     "FEATURE_NAMES",
@@ -47,8 +50,9 @@ __all__ = [
     "train_ranker",
 ]
 
-SetName = PartName | Literal["explore"]
-"""A set of requests: those of a part, or those of the test part for the explore feed."""
+SetName = PartName | Literal["explore", "answered"]
+"""A set of requests: those of a part, those of the test part for the explore feed, or those of the
+validation part that were answered, with the places of what was shown."""
 
 LEFT_OUT = ("position",)
 """Features that training does not use: where an activity will be shown is not known before."""
@@ -62,12 +66,18 @@ DEFAULT_PARAMETERS = FeatureParameters()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run: which events, how they are split, where files go."""
+    """A run: which events, how they are split, where files go.
+
+    The config's heads have weights, and `worth` says where they are from; `young` says that there
+    are too few days, empty where there are enough.
+    """
 
     tenant: str
     export: Path
     scratch: Path
     config: TrainingConfig
+    worth: str
+    young: str
     split: Split
     counts: dict[str, int]
     fingerprint: str
@@ -120,6 +130,7 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
     watch = Stopwatch()
     started_s = time.time()
     log = read_event_log(export, tenant)
+    worth = Worth.of(read_manifest(export, tenant)[1], config)
     split = split_by_time(log.events, config.check().split)
     counts = Counter(type(event).__name__.lower() for event in log.events)
     scratch.mkdir(exist_ok=True)  # Dask runs a step again if its worker ends
@@ -127,12 +138,25 @@ def plan_run(export: Path, tenant: str, scratch: Path, config: TrainingConfig) -
         tenant=tenant,
         export=export,
         scratch=scratch,
-        config=config,
+        config=worth.within(config),
+        worth=worth.sentence,
+        young=_young(log, config.evaluation.young_days),
         split=split,
         counts={"events": len(log), **dict(sorted(counts.items()))},
         fingerprint=log.fingerprint,
         seconds=watch.seconds,
         budget=Budget(tenant, config.budget, started_s),
+    )
+
+
+def _young(log: EventLog, days_min: float) -> str:
+    times = [event.time_us for event in log.events if isinstance(event, Engagement)]
+    days = (max(times) - min(times)) / DAY_US
+    if days >= days_min:
+        return ""
+    return (
+        f"The data is too young: its engagements span {days:.1f} days. Of under {days_min:g} days "
+        "a model may well be worse than newest first: record more before it ranks."
     )
 
 
@@ -151,14 +175,20 @@ def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> S
     }
     log = read_event_log(plan.export, plan.tenant)
     table = factor_table(factors.path)
-    sets = replayed_sets(log, plan.config, plan.split, limits, table)
     split, spec = plan.split, FeatureSpec(FEATURE_NAMES, parameters=DEFAULT_PARAMETERS)
     shown = shown_requests(
         log, plan.export, split.ranker_us, split.validation_us, spec, plan.config, table
     )
+    answered: list[Request] = []
+    if shown is not None:
+        answered = slate_requests(
+            log, plan.export, split.validation_us, split.test_us, spec, plan.config
+        )
+    sets = replayed_sets(log, plan.config, split, limits, table, answered=answered)
     if shown is not None:
         sets |= {"ranker": shown, "validation": without_places(sets["validation"])}
-        plan = replace(plan, counts=plan.counts | {"requests_shown": len(shown)})
+        counts = {"requests_shown": len(shown), "requests_answered": len(answered)}
+        plan = replace(plan, counts=plan.counts | counts)
     for name, data in sets.items():
         data.save(plan.set_path(name))
     return SetFiles(
@@ -231,8 +261,9 @@ def replayed_sets(
     factors: FactorTable | None,
     parameters: FeatureParameters = DEFAULT_PARAMETERS,
     progress: Progress = no_progress,
+    answered: Sequence[Request] = (),
 ) -> dict[SetName, TrainingSet]:
-    """The set of each part with a limit, and explore's, all made in one pass over the log.
+    """The set of each part with a limit, explore's, and `answered`, in one pass over the log.
 
     The requests that train the ranker are those that teach something, and those for explore those
     that touched something outside of what was followed; the others are all there.
@@ -240,19 +271,23 @@ def replayed_sets(
     requests = find_requests(log.events, config.requests, split.boundaries)
     kept = thin_out(requests, split, limits, config.seed)
     chosen = [request for name in limits for request in kept[name]]
-    chosen += _explored(kept["test"], split, config)
+    chosen += [*_explored(kept["test"], split, config), *answered]
     chosen.sort(key=lambda request: request.place)
-    names: list[SetName] = [*limits, "explore"]
+    names: list[SetName] = [*limits, "explore", "answered"]
     found: dict[SetName, list[Answerable]] = {name: [] for name in names}
     spec = FeatureSpec(FEATURE_NAMES, parameters=parameters)
     for number, answer in enumerate(replay(log, chosen, spec, config.requests, factors)):
         progress("replay requests", number, len(chosen))
-        request = answer.request
-        name = "explore" if request.kind == "explore" else split.part(request.time_us)
-        found[name].append(answer)
+        found[_set_of(answer.request, split)].append(answer)
     return {
         name: collect(found.pop(name), FEATURE_NAMES, teaching=name == "ranker") for name in names
     }
+
+
+def _set_of(request: Request, split: Split) -> SetName:
+    if request.shown:
+        return "answered"
+    return "explore" if request.kind == "explore" else split.part(request.time_us)
 
 
 def _explored(test: list[Request], split: Split, config: TrainingConfig) -> list[Request]:

@@ -98,8 +98,11 @@ def community(seed: int, users: int = 40, days: int = 30, topics: int = 4) -> It
                 yield Follow(time_us=time_us, follower=f"timeline:u{user}", target=liked.feed)
 
 
-def write_export(log: EventLog, out: Path) -> Path:
-    """Write the log as `feeds.export` lays it out, one file a day; returns `out`."""
+def write_export(log: EventLog, out: Path, ranking_config: str | None = None) -> Path:
+    """Write the log as `feeds.export` lays it out, one file a day; returns `out`.
+
+    With the document of a ranking config, that was active, as version 1.
+    """
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -117,7 +120,13 @@ def write_export(log: EventLog, out: Path) -> Path:
         pq.write_table(pa.Table.from_pylist(day_rows, schema), root / path)
         digest = hashlib.sha256((root / path).read_bytes()).hexdigest()
         files.append(ExportedFile(str(path), len(day_rows), digest))
-    manifest = Manifest(EVENT_SCHEMA_VERSION, max(log.indexes, default=0), tuple(files))
+    manifest = Manifest(
+        EVENT_SCHEMA_VERSION,
+        max(log.indexes, default=0),
+        tuple(files),
+        ranking_config_version=0 if ranking_config is None else 1,
+        ranking_config=ranking_config,
+    )
     (root / MANIFEST).write_bytes(msgspec.json.encode(manifest))
     return out
 

@@ -40,7 +40,7 @@ class BoostedScorer:
         self.iterations = iterations
         self._booster = _load(content, file)
         self._check(file)
-        self._margins = evaluator(self._booster, content, iterations)
+        self._margins = evaluator(self._booster, iterations)
 
     def score(self, features: FeatureMatrix) -> npt.NDArray[np.float32]:
         """The sum of the trees' leaves, float32[n]; NaN features take each tree's default way."""

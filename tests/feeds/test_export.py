@@ -122,6 +122,27 @@ def test_the_tenants_quota_of_training_goes_with_its_events(
     assert told() is None
 
 
+def test_the_active_ranking_config_goes_with_the_events(engine: FeedEngine, tmp_path: Path) -> None:
+    def told() -> tuple[int, str | None]:
+        content = (tmp_path / "tenant=demo" / "manifest.json").read_bytes()
+        manifest = msgspec.json.decode(content, type=Manifest)
+        return manifest.ranking_config_version, manifest.ranking_config
+
+    export(engine, DEMO, tmp_path)
+    assert told() == (0, None)
+    document = '{"personalized": {"value": {"like": 3}}}'
+    engine.save_ranking_config(DEMO, document.encode()).result()
+    export(engine, DEMO, tmp_path)
+    assert told() == (0, None)
+    engine.activate_ranking_config(DEMO, 1, 0).result()
+    assert export(engine, DEMO, tmp_path).events == 0
+    assert told() == (1, document)
+    engine.activate_ranking_config(DEMO, 0, 1).result()
+    export(engine, DEMO, tmp_path)
+    assert told() == (0, None)
+    assert places(engine) == [(row["index"], row["ordinal"]) for row in exported(tmp_path)]
+
+
 def test_small_chunks_export_the_same(engine: FeedEngine, tmp_path: Path) -> None:
     seen: list[int] = []
     export(engine, DEMO, tmp_path / "a", events_max=1, progress=seen.append)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from training.config import (
     LabelConfig,
     TrainingConfig,
 )
-from training.events.log import read_event_log
+from training.events.log import Manifest, read_event_log
 from training.events.synthetic import SyntheticLog, write_synthetic_log
 from training.flow import TrainingResult, train_tenant
 from training.head_steps import heads_trainer, train_heads
@@ -25,6 +26,7 @@ from training.sets.impressions import shown_requests
 from training.sets.splits import split_by_time
 from training.steps import SetFiles, Trained, build_sets, plan_run
 from training.testing import community, events_of, log_of, write_export
+from training.worth import Worth
 
 SIZE = SyntheticLog(events=8_000, users=80, days=12, engaged_share=0.3)
 WINDOWS = dict.fromkeys(LabelConfig().windows_s, 3_600)
@@ -72,7 +74,8 @@ def test_heads_stand_beside_the_other_models_with_their_calibration(
 
 def test_the_choice_is_by_validation_alone(result: TrainingResult) -> None:
     report = result.report
-    assert report.validation[report.model] == max(report.validation.values())
+    worths = report.validation_shown
+    assert worths[report.model] == max(worths.values())
 
 
 def test_what_was_trained_is_a_bundle_with_the_worth_of_each_kind(
@@ -85,6 +88,10 @@ def test_what_was_trained_is_a_bundle_with_the_worth_of_each_kind(
     assert isinstance(scorer, ValueScorer)
     assert scorer.weights == {"like": 2.0, "click": 0.5, "hide": -5.0}
     assert any("with its place as a feature" in note for note in trained.notes)
+    assert trained.notes[-1] == (
+        "What engagements are worth is from the training's own settings: "
+        "like 2, click 0.5, hide -5."
+    )
 
 
 def test_what_was_shown_without_any_engagement_teaches_probabilities(export: Path) -> None:
@@ -122,5 +129,34 @@ def test_without_impressions_or_with_one_kind_alone_a_sentence_says_why(
     assert "kinds have a head, 7 are needed" in few.notes[0]
 
 
-def test_the_worth_is_that_of_the_default_ranking_config_unless_told() -> None:
-    assert heads_trainer(TrainingConfig()).weights == ValueOptions().weights()
+def test_the_worth_is_that_of_the_tenants_own_ranking_config(export: Path, tmp_path: Path) -> None:
+    value = {"click": 0, "like": 3, "hide": -7}
+    document = msgspec.json.encode({"personalized": {"value": value}}).decode()
+    write_export(read_event_log(export, "acme"), tmp_path / "own", document)
+    config = replace(CONFIG, heads=replace(CONFIG.heads, weights=None))
+    sets = sets_of(tmp_path / "own", tmp_path / "run", config)
+    trained = train_heads(sets, heads_trainer(sets.plan.config))
+    assert trained.path is not None
+    scorer = ModelBundle.load(trained.path).scorer()
+    assert isinstance(scorer, ValueScorer)
+    assert {kind: scorer.weights.get(kind) for kind in value} == value
+    assert "version 1 of the tenant's ranking config: like 3, " in trained.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("document", "version", "source"),
+    [
+        (None, 0, "the default ranking config"),
+        ("{", 3, "the default ranking config, as version 3 of the tenant's ranking config cannot"),
+        ('{"of a later release": 1}', 4, "the default ranking config, as version 4 of the"),
+        ("{}", 5, "version 5 of the tenant's ranking config"),
+    ],
+)
+def test_the_worth_is_that_of_the_default_ranking_config_unless_told(
+    document: str | None, version: int, source: str
+) -> None:
+    manifest = Manifest(1, 0, (), ranking_config_version=version, ranking_config=document)
+    worth = Worth.of(manifest, TrainingConfig())
+    assert worth.weights == ValueOptions().weights()
+    assert worth.source.startswith(source)
+    assert heads_trainer(worth.within(TrainingConfig())).weights == ValueOptions().weights()

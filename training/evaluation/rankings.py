@@ -37,6 +37,8 @@ from training.sets.dataset import NEGATIVES, TrainingSet
 __all__ = [
     "BASELINES",
     "CHOSEN",
+    "CHOSEN_BY_NDCG",
+    "CHOSEN_BY_SHOWN",
     "CHRONOLOGICAL",
     "CONVENTIONS",
     "POPULAR",
@@ -114,6 +116,14 @@ CHOSEN = (
     "and validation together, and this run looked at the test part once."
 )
 """How a training run came to its model: a sentence for its report."""
+
+CHOSEN_BY_NDCG = "Validation chose by NDCG among all candidates."
+CHOSEN_BY_SHOWN = (
+    "Validation chose by engagements with what each model would show of what was really shown, "
+    "places weighed against each other; NDCG among all candidates leans to the order that served, "
+    "here as in the tables of the test part."
+)
+"""By which of two measures it was chosen: a sentence for its report."""
 
 
 class Comparison(msgspec.Struct, frozen=True):

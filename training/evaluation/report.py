@@ -96,6 +96,8 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     model_kind: str
     model_version: int | None = None
     k: int
+    young: str = ""
+    """A sentence that the data spans too few days (`EvaluationConfig.young_days`), or empty."""
     verdicts: tuple[str, ...]
     """The model against each of chronological, popular and latest activity."""
     not_better: tuple[str, ...] = ()
@@ -117,7 +119,11 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
     importance: dict[str, float] = {}
     """Mean absolute contribution of each feature to the model's score; empty: it has none."""
     validation: dict[str, float]
-    """NDCG of every model on validation, by which the model was chosen."""
+    """NDCG of every model on validation, by which the model was chosen where `validation_shown`
+    is empty."""
+    validation_shown: dict[str, float] = {}
+    """What every model is worth of what was shown on validation (`training.evaluation.shown`), by
+    which it was chosen; empty where it is not known what was shown."""
     reach: float
     parts: tuple[PartReport, ...]
     split: dict[str, float]
@@ -136,7 +142,8 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
         """All that a reader must know beside the figures, a sentence each."""
         live = (self.live.sentence,) if self.live else ()
         explored = (self.explore.verdict,) if self.explore else ()
-        return (*self.verdicts, *live, *explored, *self.derived, *self.conventions)
+        young = (self.young,) if self.young else ()
+        return (*young, *self.verdicts, *live, *explored, *self.derived, *self.conventions)
 
     @property
     def result(self) -> RankerResult:
@@ -225,7 +232,10 @@ class EvaluationReport(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.tenant}: {test.requests} test requests of {test.users} users, "
             f"reach {self.reach:.0%} (* chosen)"
         )
-        return self._table(title, self.rankers, self.not_better)
+        table = self._table(title, self.rankers, self.not_better)
+        if self.young:
+            table.caption = f"{textwrap.fill(self.young, CAPTION_COLUMNS)}\n{table.caption}"
+        return table
 
     def explore_table(self) -> "Table | None":
         """The same of the explore feed; None where it was not judged."""

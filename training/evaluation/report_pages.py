@@ -97,7 +97,12 @@ def _lead(report: "EvaluationReport") -> list[str]:
         f"{test.requests:,} test requests of {test.users:,} users since {test.start}; "
         f"{report.reach:.0%} of what they touched was a candidate."
     )
-    return [first, *(report.not_better or ("Better than every baseline, by request and by user.",))]
+    young = (report.young,) if report.young else ()
+    return [
+        first,
+        *young,
+        *(report.not_better or ("Better than every baseline, by request and by user.",)),
+    ]
 
 
 def _header(report: "EvaluationReport") -> list[str]:

@@ -70,12 +70,18 @@ class ExportedFile(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What an export consists of, and the tenant's own quota of training, None without one."""
+    """What an export consists of, and what training must know of the tenant.
+
+    That is its own quota of training, None without one, and its ranking config as JSON with its
+    version; None and 0: the default.
+    """
 
     schema_version: int
     last_index: int
     files: tuple[ExportedFile, ...]
     training_minutes: int | None = None
+    ranking_config_version: int = 0
+    ranking_config: str | None = None
 
 
 @dataclass(frozen=True)

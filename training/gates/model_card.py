@@ -80,6 +80,7 @@ def model_card(bundle: ModelBundle, report: EvaluationReport, gates: GateReport)
         "",
         "## Where it is weak",
         "",
+        *(f"* {sentence}" for sentence in (report.young,) if sentence),
         *(
             f"* {sentence}"
             for sentence in report.not_better or ("It is better than every baseline.",)

@@ -220,6 +220,9 @@ def collect(
         wanted=np.array([len(a.request.labels) for a in kept], np.int64),
         times_us=np.array([a.request.now_us for a in kept], np.int64),
         users=tuple(a.request.user for a in kept),
+        positions=np.concatenate([a.positions for a in kept])
+        if any(a.request.shown for a in kept)
+        else None,
     )
 
 

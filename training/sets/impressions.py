@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feeds.events import ENGAGEMENT_KINDS, Posted
-from feeds.model import position_of
+from feeds.model import ActivityId, UserId, position_of
 from ranking.features import FeatureSpec
 from ranking.scorers.factorization import FactorTable
 from training.asof.answers import features_as_of
@@ -22,10 +22,12 @@ from training.events.columns import EventColumns, columns_of
 from training.events.log import EventLog
 from training.sets.building import rows_and_questions, served_places
 from training.sets.dataset import TrainingSet
-from training.sets.labels import label_impressions
+from training.sets.labels import LabelledImpressions, label_impressions
+from training.sets.requests import Request
 from training.sets.tasks import Rows
+from training.slates.served import ServedPlaces
 
-__all__ = ["shown_requests", "without_places"]
+__all__ = ["only_shown", "shown_requests", "slate_requests", "without_places"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -48,14 +50,10 @@ def shown_requests(
     seeded choice. None where there are fewer than `shown_requests_min`: that is no log of what was
     shown.
     """
-    end = next((i for i, event in enumerate(log.events) if event.time_us >= until_us), len(log))
-    columns = columns_of(EventLog(log.tenant, log.indexes[:end], log.events[:end]))
-    if not columns.is_impression.any():
+    found = _labelled(log, export, until_us, spec, config, factors)
+    if found is None:
         return None
-    served = served_places(None, export, columns, spec, factors)
-    made_us = np.zeros(len(columns.slates), np.int64)
-    made_us[served.slate] = served.time_us
-    labelled = label_impressions(columns, config.labels, until_us, made_us)
+    columns, served, labelled = found
     rows, questions = rows_and_questions(columns, labelled, served)
     relevance = _relevance(rows, config)
     kept = _teaching(rows, relevance, since_us, config, comparing)
@@ -68,6 +66,68 @@ def shown_requests(
         logged[place[of_slate]], served.features[place[of_slate]], values[of_slate]
     )
     return _set(log, columns, rows, kept[known], values[known], relevance, spec)
+
+
+def slate_requests(
+    log: EventLog,
+    export: Path,
+    since_us: int,
+    until_us: int,
+    spec: FeatureSpec,
+    config: TrainingConfig,
+) -> list[Request]:
+    """The requests of a part that were answered, with the places of what was shown, in log order.
+
+    Labels are those of windows that had closed by the end of the part; also those are there of
+    which nothing was engaged with. At most `validation_requests_max`, a seeded choice; none where
+    there are fewer than `shown_requests_min`.
+    """
+    found = _labelled(log, export, until_us, spec, config)
+    if found is None:
+        return []
+    columns, served, labelled = found
+    rows, _ = rows_and_questions(columns, labelled, served)
+    asked = np.flatnonzero(rows.time_us >= since_us)
+    if len(asked) < config.requests.shown_requests_min:
+        return []
+    random = np.random.default_rng(config.seed)
+    chosen = random.permutation(asked)[: config.requests.validation_requests_max]
+    begin, end = (np.searchsorted(rows.request, chosen, side=side) for side in ("left", "right"))
+    relevance = _relevance(rows, config)
+    requests = []
+    for number, first, last in zip(chosen.tolist(), begin.tolist(), end.tolist(), strict=True):
+        ids = [ActivityId(columns.activities[row]) for row in rows.activity[first:last].tolist()]
+        told = zip(ids, relevance[first:last].tolist(), strict=True)
+        requests.append(
+            Request(
+                user=UserId(columns.users[rows.user[first]]),
+                time_us=int(labelled.now_us[number]) + 1,
+                place=int(labelled.as_of[number]),
+                earlier_touches=0,
+                labels={activity: label for activity, label in told if label},
+                shown=dict(zip(ids, rows.position[first:last].tolist(), strict=True)),
+            )
+        )
+    return sorted(requests, key=lambda request: request.place)
+
+
+def _labelled(
+    log: EventLog,
+    export: Path,
+    until_us: int,
+    spec: FeatureSpec,
+    config: TrainingConfig,
+    factors: FactorTable | None = None,
+) -> tuple[EventColumns, ServedPlaces, LabelledImpressions] | None:
+    """The log up to the end of a part, its slates, and what came of the impressions by then."""
+    end = next((i for i, event in enumerate(log.events) if event.time_us >= until_us), len(log))
+    columns = columns_of(EventLog(log.tenant, log.indexes[:end], log.events[:end]))
+    if not columns.is_impression.any():
+        return None
+    served = served_places(None, export, columns, spec, factors)
+    made_us = np.zeros(len(columns.slates), np.int64)
+    made_us[served.slate] = served.time_us
+    return columns, served, label_impressions(columns, config.labels, until_us, made_us)
 
 
 def _relevance(rows: Rows, config: TrainingConfig) -> npt.NDArray[np.int8]:
@@ -157,6 +217,32 @@ def _set(
         users=tuple(columns.users[number] for number in rows.user[kept[first]].tolist()),
         positions=rows.position[kept],
         engaged=rows.labels[kept],
+    )
+
+
+def only_shown(data: TrainingSet) -> TrainingSet:
+    """The requests that teach something, without the candidates that were not shown.
+
+    Teaching are those of which something was engaged with and something was not.
+    """
+    positions = data.positions
+    if positions is None:
+        raise ValueError("a set without places does not say what was shown")
+    request, shown = data.request_of_row, positions >= 0
+    sizes = np.bincount(request[shown], minlength=len(data))
+    engaged = np.bincount(request[shown & (data.labels > 0)], minlength=len(data))
+    teach = np.flatnonzero((engaged > 0) & (engaged < sizes))
+    rows = np.flatnonzero(shown & np.isin(request, teach))
+    return TrainingSet(
+        names=data.names,
+        values=np.ascontiguousarray(data.matrix.values[rows]),
+        labels=data.labels[rows],
+        activities=data.activities[rows],
+        sizes=sizes[teach].astype(np.int64),
+        wanted=engaged[teach].astype(np.int64),
+        times_us=data.times_us[teach],
+        users=tuple(data.users[number] for number in teach.tolist()),
+        positions=positions[rows],
     )
 
 

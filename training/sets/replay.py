@@ -60,13 +60,15 @@ class Answerable:
 
     `features` and `labels` (int8[n]) have a row for each candidate, in the order of positions
     (newest first): so a stable sort by score breaks ties as serving does. `activities` is int64[n],
-    the log index at which each was posted.
+    the log index at which each was posted; `positions` int32[n], the place where each was shown,
+    or -1.
     """
 
     request: Request
     features: FeatureMatrix
     labels: npt.NDArray[np.int8]
     activities: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int32]
 
 
 class _Known(NamedTuple):
@@ -249,15 +251,23 @@ def _answerable(
     factors: Factors | None,
 ) -> Answerable:
     table = state.table
-    labels = np.zeros(len(candidates), np.int8)
-    place_of = {row: place for place, row in enumerate(candidates.rows.tolist())}
-    touched = table.rows([position_of(activity) for activity in request.labels])
-    for row, label in zip(touched.tolist(), request.labels.values(), strict=True):
-        if (place := place_of.get(row)) is not None:
-            labels[place] = label
     return Answerable(
         request=request,
         features=build(spec, query, candidates, table, factors),
-        labels=labels,
+        labels=_told(request.labels, candidates, table, 0).astype(np.int8),
         activities=table.index[candidates.rows],
+        positions=_told(request.shown, candidates, table, -1).astype(np.int32),
     )
+
+
+def _told(
+    numbers: Mapping[ActivityId, int], candidates: Candidates, table: ActivityTable, other: int
+) -> npt.NDArray[np.int64]:
+    """int64[n]: the number of each candidate, `other` for those without one."""
+    found = np.full(len(candidates), other, np.int64)
+    place_of = {row: place for place, row in enumerate(candidates.rows.tolist())}
+    rows = table.rows([position_of(activity) for activity in numbers])
+    for row, number in zip(rows.tolist(), numbers.values(), strict=True):
+        if (place := place_of.get(row)) is not None:
+            found[place] = number
+    return found

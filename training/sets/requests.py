@@ -34,7 +34,8 @@ class Request:
     event before which the replay asks: the first of those with the same time, so that nothing of
     that very moment is known. `labels` maps the activities that were then
     touched to their relevance; `earlier_touches` counts the user's first touches before it; `kind`
-    is the ranked feed that is asked for.
+    is the ranked feed that is asked for. Of a request that was answered, `shown` has the 0-based
+    place of each activity that was shown.
     """
 
     user: UserId
@@ -43,6 +44,7 @@ class Request:
     earlier_touches: int
     labels: dict[ActivityId, int] = field(default_factory=dict)
     kind: FeedKind = "personalized"
+    shown: Mapping[ActivityId, int] = field(default_factory=dict)
 
     @property
     def now_us(self) -> int:

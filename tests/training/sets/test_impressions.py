@@ -9,13 +9,27 @@ import pytest
 from feeds.events import Engagement, Impression
 from ranking.bundle import ModelBundle
 from training import read_event_log, train_tenant
-from training.config import BoostedConfig, BoostedVariant, LabelConfig, TrainingConfig
+from training.config import (
+    BoostedConfig,
+    BoostedVariant,
+    LabelConfig,
+    RequestConfig,
+    TrainingConfig,
+)
+from training.evaluation.rankings import CHOSEN_BY_SHOWN
 from training.events.log import EventLog
 from training.events.synthetic import SyntheticLog, write_synthetic_log
 from training.sets.building import build_training_set, default_spec
 from training.sets.dataset import TrainingSet, joined
-from training.sets.impressions import shown_requests, without_places
+from training.sets.impressions import (
+    only_shown,
+    shown_requests,
+    slate_requests,
+    without_places,
+)
+from training.sets.requests import Request
 from training.sets.splits import Split, split_by_time
+from training.steps import replayed_sets
 
 SPEC = default_spec()
 SIZE = SyntheticLog(events=6_000, users=80, days=12, engaged_share=0.3)
@@ -130,6 +144,79 @@ def test_position_is_the_first_place_where_a_model_is_judged(made: TrainingSet) 
     assert matrix.column("age_h").tobytes() == made.values[:, SPEC.names.index("age_h")].tobytes()
 
 
+@pytest.fixture(scope="module")
+def answered(log: EventLog, export: Path, split: Split) -> list[Request]:
+    return slate_requests(log, export, split.validation_us, split.test_us, SPEC, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def answered_set(log: EventLog, split: Split, answered: list[Request]) -> TrainingSet:
+    return replayed_sets(log, CONFIG, split, {}, None, answered=answered)["answered"]
+
+
+def test_answered_requests_have_places_and_labels_of_what_was_shown(
+    log: EventLog, split: Split, answered: list[Request]
+) -> None:
+    assert len(answered) >= CONFIG.requests.shown_requests_min
+    assert [each.place for each in answered] == sorted(each.place for each in answered)
+    shown_at = {
+        (event.user, event.activity_id, event.position)
+        for event in log.events
+        if isinstance(event, Impression)
+    }
+    for request in answered:
+        assert split.validation_us <= request.time_us < split.test_us
+        assert request.labels.keys() <= request.shown.keys()
+        assert all((request.user, *pair) in shown_at for pair in request.shown.items())
+        assert all(event.time_us < request.time_us for event in log.events[: request.place][-1:])
+    assert any(not request.labels for request in answered)
+    assert any(request.labels for request in answered)
+
+
+def test_answered_requests_are_replayed_with_all_candidates(
+    log: EventLog, answered: list[Request], answered_set: TrainingSet
+) -> None:
+    posted = dict(zip(log.indexes, log.events, strict=True))
+    positions = answered_set.positions
+    assert positions is not None
+    assert len(answered_set) == len(answered)
+    assert (positions < 0).any()
+    for request, begin, end in zip(
+        answered, answered_set.starts, answered_set.starts[1:], strict=False
+    ):
+        for row in range(begin, end):
+            activity = posted[int(answered_set.activities[row])].activity_id  # type: ignore[union-attr]
+            assert positions[row] == request.shown.get(activity, -1)
+            assert answered_set.labels[row] == request.labels.get(activity, 0)
+
+
+def test_answered_requests_are_few_or_thinned_out(
+    log: EventLog, export: Path, split: Split, answered: list[Request]
+) -> None:
+    def found(requests: RequestConfig) -> list[Request]:
+        config = replace(CONFIG, requests=requests)
+        return slate_requests(log, export, split.validation_us, split.test_us, SPEC, config)
+
+    few = replace(CONFIG.requests, shown_requests_min=len(answered) + 1)
+    assert found(few) == []
+    some = found(replace(CONFIG.requests, validation_requests_max=7))
+    assert len(some) == 7
+    assert all(request in answered for request in some)
+
+
+def test_only_shown_keeps_requests_that_teach(answered_set: TrainingSet) -> None:
+    kept = only_shown(answered_set)
+    assert 0 < len(kept) < len(answered_set)
+    assert kept.positions is not None
+    assert (kept.positions >= 0).all()
+    assert len(kept.labels) == kept.sizes.sum()
+    assert (kept.wanted == kept.relevant).all()
+    for begin, end in zip(kept.starts, kept.starts[1:], strict=False):
+        assert set((kept.labels[begin:end] > 0).tolist()) == {False, True}
+    with pytest.raises(ValueError, match="without places"):
+        only_shown(replace(answered_set, positions=None))
+
+
 def test_training_learns_from_what_was_shown(export: Path, tmp_path: Path) -> None:
     boosted = BoostedConfig(variants=(BoostedVariant("boosted-3", 3),), trees_max=20)
     result = train_tenant(
@@ -137,3 +224,8 @@ def test_training_learns_from_what_was_shown(export: Path, tmp_path: Path) -> No
     )
     assert result.report.counts["requests_shown"] >= CONFIG.requests.shown_requests_min
     assert ModelBundle.load(result.bundle).spec.names
+    shown_worths = result.report.validation_shown
+    assert result.report.counts["requests_answered"] >= CONFIG.requests.shown_requests_min
+    assert shown_worths.keys() <= result.report.validation.keys()
+    assert result.report.model == max(shown_worths, key=lambda name: shown_worths[name])
+    assert CHOSEN_BY_SHOWN in result.report.conventions
