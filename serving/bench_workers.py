@@ -51,9 +51,13 @@ class _Turn:
     busiest_share: float
     """Of the workers' CPU time, that of the one with most."""
 
+    connections_share: float
+    """Of connections that were opened one after the other, those of the worker with most."""
+
     @classmethod
     def taken(cls, service: Server, seconds: float, connections: int) -> Self:
         """Load with a request under way on each connection."""
+        connections_share = _connections_share(service, connections)
         pids = [one.pid for one in processes(service)]
         before = [cpu_ns_of(pid) for pid in pids]
         client_ns, began = time.process_time_ns(), time.perf_counter()
@@ -63,8 +67,24 @@ class _Turn:
         took = [cpu_ns_of(pid) - ns for pid, ns in zip(pids, before, strict=True)]
         requests = per_s * elapsed
         return cls(
-            per_s, sum(took) / requests / 1e3, client_ns / requests / 1e3, max(took) / sum(took)
+            per_s,
+            sum(took) / requests / 1e3,
+            client_ns / requests / 1e3,
+            max(took) / sum(took),
+            connections_share,
         )
+
+
+def _connections_share(service: Server, connections: int) -> float:
+    """Open connections, each once the one before has its reply; the most that a worker has."""
+    with ExitStack() as stack:
+        for _ in range(connections):
+            stack.enter_context(closing(service.client())).ask()
+        held = [
+            sum(one.status == psutil.CONN_ESTABLISHED for one in worker.net_connections("tcp"))
+            for worker in processes(service)
+        ]
+    return float(max(held) / connections)
 
 
 def workers(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | Figure]:
@@ -106,8 +126,7 @@ def workers(directory: Path, seconds: float, sizes: Sizes) -> Iterator[Doing | F
 
 def _median(turns: Sequence[_Turn]) -> Mapping[str, float]:
     return {
-        name: float(np.median([getattr(turn, name) for turn in turns]))
-        for name in ("per_s", "worker_cpu_us", "client_cpu_us", "busiest_share")
+        name: float(np.median([getattr(turn, name) for turn in turns])) for name in _Turn.__slots__
     }
 
 

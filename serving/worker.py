@@ -43,6 +43,8 @@ class WorkerPlan(msgspec.Struct, frozen=True):
     """The descriptor of the socket that all workers accept on."""
     slates: str
     """The file of the slates that they share."""
+    places: str
+    """The file in which they tell each other how many connections they have."""
     clock_started_ns: int
     """When the service's clock was started, by the system's monotonic one."""
 
@@ -78,7 +80,8 @@ def _say_ready() -> None:
 
 
 def _serve(plan: WorkerPlan, settings: Settings) -> None:
-    from serving.app import create_app  # noqa: PLC0415 - once training's libraries are refused
+    from serving.acceptor import Places  # noqa: PLC0415 - once training's libraries are refused
+    from serving.app import create_app  # noqa: PLC0415
     from serving.asgi_server import ToldServer  # noqa: PLC0415
     from serving.compose import clock_from, compose  # noqa: PLC0415
     from serving.http_protocol import uvicorn_config  # noqa: PLC0415
@@ -102,7 +105,8 @@ def _serve(plan: WorkerPlan, settings: Settings) -> None:
         settings, slates=slates, clock_us=clock_us, served=served, worker=plan.number
     )
     config = uvicorn_config(create_app(services), settings)
-    server = ToldServer(config, _say_ready)
+    places = Places.opened(Path(plan.places), plan.number - 1)
+    server = ToldServer(config, _say_ready, places)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it is down; then there is nothing left to do.
         signal.signal(number, lambda *_: None)

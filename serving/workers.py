@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from feeds.client import EngineClient
+from serving.acceptor import make_places
 from serving.children import LoaderProcess, end_process, loader_arguments
 from serving.settings import Settings
 from serving.worker import METRICS_DIRECTORY, READY, WorkerPlan
@@ -64,7 +65,8 @@ async def _supervise(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    started_ns = time.monotonic_ns()
+    started_ns, places = time.monotonic_ns(), shared / "places"
+    make_places(places, settings.workers)
     workers = [
         WorkerProcess(
             WorkerPlan(
@@ -72,6 +74,7 @@ async def _supervise(
                 settings.model_dump_json(),
                 listener.fileno(),
                 str(shared / "slates"),
+                str(places),
                 started_ns,
             ),
             shared,
