@@ -122,7 +122,7 @@ class CounterRecord(msgspec.Struct, array_like=True):
         self.engagers.append(user)
 
 
-class Affinity(msgspec.Struct, array_like=True):
+class Affinity(msgspec.Struct, array_like=True, gc=False):
     """How a user met one author or tag: counts and the time of the last engagement (0 if none)."""
 
     engagements: int = 0

@@ -11,6 +11,7 @@ same bit for bit in training and in serving.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, Literal, TypeVar
 
 import numpy as np
@@ -61,9 +62,17 @@ def decayed(
     ages_us: npt.NDArray[np.int64], half_lives_us: Sequence[int]
 ) -> npt.NDArray[np.float64]:
     """What an event of each age still weighs, float64[*ages, half-lives]: multiples of 2**-24."""
-    shares = np.exp2(ages_us[..., None] * -np.reciprocal(half_lives_us, dtype=np.float64))
+    shares = np.exp2(ages_us[..., None] * _falls(*half_lives_us))
     weights: npt.NDArray[np.float64] = np.rint(shares * _WEIGHT_UNIT) / _WEIGHT_UNIT
     return weights
+
+
+@lru_cache(maxsize=64)
+def _falls(*half_lives_us: int) -> npt.NDArray[np.float64]:
+    """How much the power of 2 falls in a microsecond, float64[half-lives], each below 0."""
+    falls: npt.NDArray[np.float64] = -np.reciprocal(half_lives_us, dtype=np.float64)
+    falls.flags.writeable = False
+    return falls
 
 
 class Ring:

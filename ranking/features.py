@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -167,10 +168,14 @@ def compute(spec: FeatureSpec, inputs: Inputs, missing: Collection[str] = ()) ->
     The families in `missing` are not computed: their columns are NaN.
     """
     columns = np.empty((len(spec.names), len(inputs)), dtype=np.float32)
-    for place, name in enumerate(spec.names):
-        feature = _feature(name)
+    for place, feature in enumerate(_features(spec.names)):
         columns[place] = np.nan if feature.family in missing else feature.compute(inputs)
     return FeatureMatrix(spec.names, np.ascontiguousarray(columns.T))
+
+
+@lru_cache(maxsize=1_024)
+def _features(names: tuple[str, ...]) -> tuple[Feature, ...]:
+    return tuple(map(_feature, names))
 
 
 def _feature(name: str) -> Feature:

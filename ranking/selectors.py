@@ -127,9 +127,8 @@ def total_order(
 
     intp[n]. Activities have distinct positions, so there is one such order.
     """
-    finite = np.isfinite(scores)
-    falling = np.where(finite, -scores, 0)
-    return np.lexsort((table.tail[rows], -table.time_us[rows], falling, ~finite))
+    falling = np.where(np.isfinite(scores), -scores, np.inf)
+    return np.lexsort((table.tail[rows], -table.time_us[rows], falling))
 
 
 @lru_cache(maxsize=64)

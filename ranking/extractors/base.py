@@ -95,9 +95,10 @@ class Inputs(ABC):
 
     def once(self, compute: Callable[["Inputs"], T]) -> T:
         """What `compute` gives for these inputs; it runs for the first feature that asks."""
-        if compute not in self._shared:
-            self._shared[compute] = compute(self)
-        return cast("T", self._shared[compute])
+        found = self._shared.get(compute)
+        if found is None:
+            found = self._shared[compute] = compute(self)
+        return cast("T", found)
 
     def constant(self, value: float | npt.NDArray[np.int64]) -> Column:
         """The same number for every candidate; or each one's, where requests have their own."""

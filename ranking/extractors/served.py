@@ -93,13 +93,13 @@ class ServedInputs(Inputs):
         """A gather; of tags, each tag that any candidate has is looked at once."""
         totals: npt.NDArray[np.int32]
         if of == "activity":
-            totals = self._table.counts.totals[self._rows, channel]
+            totals = self._table.counts.totals[:, channel][self._rows]
             return totals
         if of == "author":
-            totals = self._table.author_counts.totals[self._authors, channel]
+            totals = self._table.author_counts.totals[:, channel][self._authors]
             return totals
         by_tag = np.zeros(self._table.names.tags.size + 1, dtype=np.int64)
-        by_tag[self._tags_in_use] = self._table.tag_counts.totals[self._tags_in_use, channel]
+        by_tag[self._tags_in_use] = self._table.tag_counts.totals[:, channel][self._tags_in_use]
         return by_tag[self._tags]
 
     def decayed_7d(self, of: Counted, channel: int) -> Floats:
@@ -127,7 +127,7 @@ class ServedInputs(Inputs):
     @property
     def engaged_us(self) -> npt.NDArray[np.int64]:
         """The time of the last engagement with each candidate, int64[n]; 0 without any."""
-        last_us: npt.NDArray[np.int64] = self._table.counts.last_us[self._rows, ENGAGEMENT]
+        last_us: npt.NDArray[np.int64] = self._table.counts.last_us[:, ENGAGEMENT][self._rows]
         return last_us
 
     @property
@@ -215,7 +215,7 @@ class ServedInputs(Inputs):
         """The tags that any candidate has."""
         used = np.zeros(self._table.names.tags.size + 1, dtype=np.bool_)
         used[self._tags] = True
-        return np.flatnonzero(used[:-1])
+        return used[:-1].nonzero()[0]
 
     @cached_property
     def _followed_users(self) -> npt.NDArray[np.int64]:
