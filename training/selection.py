@@ -33,7 +33,7 @@ from training.evaluation.rankings import (
 )
 from training.evaluation.report import EvaluationReport, ExploreReport
 from training.evaluation.report_details import Details, detail
-from training.evaluation.shown import examination_power, shown_worth
+from training.evaluation.shown import can_judge, examination_power, shown_worth
 from training.events.log import read_event_log
 from training.factor_steps import NDCG, scores_on_test
 from training.gates.trained_users import TRAINED_USERS, pack_users
@@ -144,9 +144,9 @@ def choose_model(sets: SetFiles, *rankers: Trained) -> Choice:
 
 
 def _shown_worths(sets: SetFiles, scorers: Mapping[str, Scorer]) -> dict[str, float]:
-    """What each model is worth of what was shown; nothing where too little was engaged with."""
+    """What each model is worth of what was shown; nothing where that cannot be told."""
     answered = TrainingSet.load(sets.plan.set_path("answered"))
-    if not answered.relevant.any():
+    if not can_judge(answered):
         return {}
     power = examination_power(answered)
     return {
@@ -340,7 +340,7 @@ def _refitted(sets: SetFiles, trained: Trained) -> Trained:
     train, validation = ranker_sets(sets)
     if train.positions is not None:
         answered = TrainingSet.load(sets.plan.set_path("answered"))
-        if not answered.relevant.any():
+        if not can_judge(answered):
             return trained
         validation = only_shown(answered)
     both = joined(train, validation)

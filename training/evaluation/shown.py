@@ -20,7 +20,7 @@ import numpy.typing as npt
 from training.evaluation.rankings import Scores
 from training.sets.dataset import TrainingSet
 
-__all__ = ["examination_power", "shown_worth"]
+__all__ = ["can_judge", "examination_power", "shown_worth"]
 
 POWER_MAX = 2.0
 """Power of the place beyond which a click far below would decide alone."""
@@ -29,6 +29,11 @@ PENALTY = 50.0
 """Strength of the ridge on all standardized features; the place has none to speak of."""
 
 _PLACE_SCALE = 10.0
+
+
+def can_judge(answered: TrainingSet) -> bool:
+    """Whether anything was engaged with in a place that is known."""
+    return bool(((_positions(answered) >= 0) & (answered.labels > 0)).any())
 
 
 def examination_power(answered: TrainingSet) -> float:

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from training.evaluation.rankings import mean_ndcg
-from training.evaluation.shown import POWER_MAX, examination_power, shown_worth
+from training.evaluation.shown import POWER_MAX, can_judge, examination_power, shown_worth
 from training.sets.dataset import TrainingSet
 
 PLACES = 10
@@ -63,11 +63,14 @@ def test_what_nobody_was_shown_counts_neither_for_nor_against() -> None:
 
 def test_without_places_or_engagements_nothing_is_worth_anything() -> None:
     data = answered([[0, 0]], [[0, 1]], np.zeros(2, np.float32))
+    assert not can_judge(data)
     assert shown_worth(data, np.zeros(2, np.float32), 1.0) == 0
     assert examination_power(data) == 0
     unknown = answered([[1, 0]], [[-1, -1]], np.zeros(2, np.float32))
+    assert not can_judge(unknown)
     assert shown_worth(unknown, np.zeros(2, np.float32), 1.0) == 0
     assert examination_power(unknown) == 0
+    assert can_judge(answered([[1, 0]], [[0, -1]], np.zeros(2, np.float32)))
 
 
 def test_unscored_and_equal_candidates_stand_as_they_are_served() -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from training.config import (
     RequestConfig,
     TrainingConfig,
 )
-from training.evaluation.rankings import CHOSEN_BY_SHOWN
+from training.evaluation.rankings import CHOSEN_BY_NDCG, CHOSEN_BY_SHOWN
 from training.events.log import EventLog
 from training.events.synthetic import SyntheticLog, write_synthetic_log
 from training.sets.building import build_training_set, default_spec
@@ -30,6 +31,7 @@ from training.sets.impressions import (
 from training.sets.requests import Request
 from training.sets.splits import Split, split_by_time
 from training.steps import replayed_sets
+from training.testing import write_export
 
 SPEC = default_spec()
 SIZE = SyntheticLog(events=6_000, users=80, days=12, engaged_share=0.3)
@@ -229,3 +231,18 @@ def test_training_learns_from_what_was_shown(export: Path, tmp_path: Path) -> No
     assert shown_worths.keys() <= result.report.validation.keys()
     assert result.report.model == max(shown_worths, key=lambda name: shown_worths[name])
     assert CHOSEN_BY_SHOWN in result.report.conventions
+
+
+def test_where_no_place_is_known_ndcg_chooses(log: EventLog, tmp_path: Path) -> None:
+    events = [
+        msgspec.structs.replace(event, position=-1)
+        if isinstance(event, Impression | Engagement)
+        else event
+        for event in log.events
+    ]
+    placeless = write_export(EventLog("acme", log.indexes, events), tmp_path / "export")
+    config = replace(CONFIG, trainers=("logistic",))
+    report = train_tenant(placeless, "acme", out=tmp_path, config=config, scheduler="inline").report
+    assert report.counts["requests_answered"] > 0
+    assert report.validation_shown == {}
+    assert CHOSEN_BY_NDCG in report.conventions
