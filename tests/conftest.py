@@ -1,6 +1,6 @@
 """How Hypothesis runs: no example fails for being slow, and CI tries the same ones every time.
 
-And logs that are told of as before each test, and the option that rewrites what scenario scripts answer.
+And logs as before for each test, and the option that rewrites what scenario scripts answer.
 """
 
 import os
