@@ -1,9 +1,9 @@
 """Connections of one listening socket, spread evenly over the workers that accept on it.
 
 The kernel wakes every worker for a connection, and whoever runs first takes it, and all others that
-wait: on a machine with other work, again and again the same one. So a worker takes one in a turn of
-its loop, and leaves it a while to those that have fewer. Whoever is stopped, busy or gone takes
-none: then the others do, a little later, and nothing waits for it.
+wait: on a machine with other work, again and again the same one. So a worker takes them only until
+others have fewer, and leaves the next a while to those. Whoever is stopped, busy or gone takes
+none: then the others take all that wait. The while is short, for a read's own time begins later.
 """
 
 import asyncio
@@ -31,6 +31,9 @@ LEFT_S: Final = 0.005
 
 LOOK_S: Final = 0.001
 """Seconds between two looks whether it still waits."""
+
+TAKEN_MAX: Final = 64
+"""Connections taken in a turn of the loop at most."""
 
 RETRY_S: Final = 1.0
 """Seconds until connections are accepted again after the system could give none."""
@@ -85,7 +88,7 @@ class Acceptor:
         self._connections = connections
         self._left_s = left_s
         self._looked_s = self._waits_since_s = 0.0
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[HttpToolsProtocol, asyncio.Task[None]] = {}
         self._later: asyncio.TimerHandle | None = None
         self._closed = False
         listener.setblocking(False)
@@ -101,19 +104,23 @@ class Acceptor:
             self._later.cancel()
 
     def _tell(self) -> None:
-        self._places.tell(len(self._connections) + len(self._opening))
+        opening = sum(protocol not in self._connections for protocol in self._opening)
+        self._places.tell(len(self._connections) + opening)
 
     def _on_waiting(self) -> None:
-        """A connection waits: take it, or leave it a while to workers that have fewer."""
+        """Connections wait: take them, or leave them a while to workers that have fewer."""
         self._tell()
         now_s = self._loop.time()
         if now_s - self._looked_s > 2 * LOOK_S:
             self._waits_since_s = now_s
         self._looked_s = now_s
-        if now_s - self._waits_since_s >= self._left_s * self._places.with_fewer():
-            self._take()
-        else:
-            self._look_again(LOOK_S)
+        for _ in range(TAKEN_MAX):
+            if now_s - self._waits_since_s < self._left_s * self._places.with_fewer():
+                self._look_again(LOOK_S)
+                return
+            if not self._take():
+                self._looked_s = 0.0  # nothing waits
+                return
 
     def _look_again(self, after_s: float) -> None:
         """Hear of nothing until then."""
@@ -123,26 +130,30 @@ class Acceptor:
             after_s, self._loop.add_reader, waiting, self._on_waiting
         )
 
-    def _take(self) -> None:
+    def _take(self) -> bool:
+        """Whether there was a connection."""
         try:
             connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another worker has it, or the client has gone
+        except (InterruptedError, ConnectionAbortedError):
+            return True  # a client has gone; others may wait
+        except BlockingIOError:
+            return False
         except OSError as error:
             _log.error("connections_not_accepted", error=error.strerror, retry_s=RETRY_S)
             self._look_again(RETRY_S)
-            return
-        opening = self._loop.create_task(self._open(connection))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
+            return False
+        protocol = self._make_protocol()
+        self._opening[protocol] = self._loop.create_task(self._open(connection, protocol))
         self._tell()
+        return True
 
-    async def _open(self, connection: socket.socket) -> None:
+    async def _open(self, connection: socket.socket, protocol: "HttpToolsProtocol") -> None:
         connection.setblocking(False)
         try:
-            _, protocol = await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+            if self._closed:
+                protocol.shutdown()
         except OSError:  # the client has gone
             connection.close()
-            return
-        if self._closed:
-            protocol.shutdown()
+        finally:
+            del self._opening[protocol]

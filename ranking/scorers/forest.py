@@ -65,7 +65,7 @@ class UnknownTrees(ValueError):
 def evaluator(booster: Any, iterations: tuple[int, int]) -> Evaluator:
     """What evaluates a booster's trees, bit for bit as XGBoost does: a `Forest` where that can.
 
-    `booster` is untyped. Takes some 20 ms for 100 trees of depth 6.
+    `booster` is untyped. Takes some 12 ms for 100 trees of depth 6.
     """
     margins = Margins(booster, iterations)
     try:

@@ -141,6 +141,20 @@ def test_a_worker_that_is_gone_keeps_no_connection_waiting() -> None:
     run(open_them)
 
 
+def test_all_that_wait_are_taken_at_once_where_nobody_has_fewer() -> None:
+    async def open_them() -> None:
+        async with workers(1) as (worker,):
+            address = worker.listener.getsockname()
+            opened = [socket.create_connection(address) for _ in range(10)]
+            worker.acceptor._on_waiting()
+            assert [10] == list(worker.places.counts)
+            for client in opened:
+                client.close()
+                await worker.ended.get()
+
+    run(open_them)
+
+
 def test_a_connection_taken_just_before_the_end_is_told_of_it() -> None:
     async def take_and_close() -> None:
         async with workers(1) as (worker,):

@@ -318,8 +318,9 @@ def test_what_was_acknowledged_survives_a_kill_exactly_once(
 
 
 def test_a_promoted_model_swaps_in_and_no_request_fails(
-    key: str, start: Start, tmp_path: Path
+    key: str, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HEADWATER_DEADLINE_MS", "60000")  # none is late, however busy the machine
     registry = DirectoryRegistry(tmp_path / "registry")
     first = publish(registry, tmp_path, seed=1)
     service = start(
