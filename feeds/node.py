@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import gc
 import secrets
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -28,6 +27,7 @@ from feeds.replication.cluster import ClusterReplica
 from feeds.replication.config import ClusterConfig, ConsensusConfig, LogConfig, MemberConfig
 from feeds.replication.snapshots import recover_install
 from feeds.replication.transport import TransportConfig
+from feeds.signals import stop_at_signals
 from feeds.socket_protocol import PROTOCOL_VERSION, Welcome
 from feeds.socket_server import SocketServer
 from feeds.state import StateMachine
@@ -61,8 +61,7 @@ def command(
         settings = NodeConfig.load(config)
         configure_logs(settings.log_level)
         stop = Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        stop_at_signals(stop)
         with EngineNode.running(settings, join=join) as node:
             _collect_less()
             _log.info("node_serving", node=settings.node, socket=str(settings.socket))

@@ -10,7 +10,6 @@ import argparse
 import fcntl
 import os
 import shutil
-import signal
 import stat
 import sys
 import threading
@@ -26,6 +25,7 @@ from typing import Final
 import structlog
 
 from feeds.model import TenantId, check_tenant_id
+from feeds.signals import stop_at_signals
 from ranking.errors import RankingError, RegistryUnavailable
 from ranking.files import sweep_drafts
 from ranking.manifest import BundleLimits, check_files
@@ -316,8 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     configure_logs("info", given.log_format)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_at_signals(stop)
     _stop_at_end_of_input(stop)
     config = LoaderConfig(
         poll_s=given.poll_s, old_versions_max=given.keep, model_bytes_max=given.model_bytes_max

@@ -4,6 +4,8 @@ Overriding works by Python's name mangling: the library's `self.__name` is `_Syn
 not overridden and could still reach the library's own storage, queue or pickle raises.
 """
 
+import _socket
+import socket
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,6 +37,9 @@ __all__ = [
 
 PYSYNCOBJ: Final = "0.3.17"
 """The release whose private methods are replaced below."""
+
+# The library has put a function for Windows in its place, which fails everywhere else.
+socket.inet_ntop = _socket.inet_ntop
 
 if VERSION != PYSYNCOBJ:
     raise ImportError(

@@ -137,7 +137,7 @@ def test_key_of_a_former_release_is_written_as_that_release_wrote_it() -> None:
     command = AddKey(tenant="t", key_id="k123", secret_sha256=b"x" * 32, scopes=("read",))
     outcome = apply(command, 1, store)
     assert outcome.result == Accepted(1)
-    assert [(write.family, write.key) for write in outcome.writes] == [("config", b"kk123")]
+    assert [(family, key) for family, key, _ in outcome.writes] == [("config", b"kk123")]
     assert encode_command(command)[0] == 3
 
 

@@ -113,7 +113,7 @@ def test_what_a_former_release_posted_is_not_counted() -> None:
     )
     command = PostActivity(tenant="t", posted=posted, body=b"{}", places_max=9)
     outcome = apply(command, 1, store)
-    assert "meta" not in {write.family for write in outcome.writes}
+    assert "meta" not in {family for family, _, _ in outcome.writes}
     store.write(outcome.writes)
     outcome = apply(RemoveActivity(tenant="t", activity_id=activity_id, time_us=1), 2, store)
-    assert "meta" not in {write.family for write in outcome.writes}
+    assert "meta" not in {family for family, _, _ in outcome.writes}

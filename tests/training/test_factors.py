@@ -99,13 +99,13 @@ def test_factors_are_learnt_where_there_are_enough_engagements(
     assert not few.validation.exists()
 
 
-def test_who_takes_part_is_named(case: FactorCase) -> None:
+def test_who_takes_part_is_named() -> None:
     assert [each.name for each in matrix_trainers(CONFIG)] == ["warp", "als", "ease"]
     some = replace(CONFIG, trainers=("ease", "boosted", "als"))
     assert [each.name for each in matrix_trainers(some)] == ["als", "ease"]
     with pytest.raises(TrainingError, match="no trainer 'bpr': trainers are warp, als, ease"):
         replace(CONFIG, trainers=("als", "bpr")).check()
-    assert case.plan.config.check() is CONFIG
+    assert CONFIG.check() is CONFIG
 
 
 def test_factors_are_judged_as_they_serve(case: FactorCase, tried: list[Trained]) -> None:
