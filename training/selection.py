@@ -33,7 +33,7 @@ from training.evaluation.rankings import (
 )
 from training.evaluation.report import EvaluationReport, ExploreReport
 from training.evaluation.report_details import Details, detail
-from training.evaluation.shown import can_judge, examination_power, shown_worth
+from training.evaluation.shown import can_judge, examination_power, shown_share
 from training.events.log import read_event_log
 from training.factor_steps import NDCG, scores_on_test
 from training.gates.trained_users import TRAINED_USERS, pack_users
@@ -150,7 +150,7 @@ def _shown_worths(sets: SetFiles, scorers: Mapping[str, Scorer]) -> dict[str, fl
         return {}
     power = examination_power(answered)
     return {
-        name: shown_worth(answered, _scores(scorer, answered), power)
+        name: shown_share(answered, _scores(scorer, answered), power).whole
         for name, scorer in scorers.items()
     }
 

@@ -40,6 +40,7 @@ __all__ = [
     "SetFiles",
     "SetName",
     "Trained",
+    "answered_test",
     "build_sets",
     "factor_table",
     "part_report",
@@ -50,9 +51,9 @@ __all__ = [
     "train_ranker",
 ]
 
-SetName = PartName | Literal["explore", "answered"]
+SetName = PartName | Literal["explore", "answered", "answered test"]
 """A set of requests: those of a part, those of the test part for the explore feed, or those of the
-validation part that were answered, with the places of what was shown."""
+validation or test part that were answered, with the places of what was shown."""
 
 LEFT_OUT = ("position",)
 """Features that training does not use: where an activity will be shown is not known before."""
@@ -180,11 +181,19 @@ def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> S
         log, plan.export, split.ranker_us, split.validation_us, spec, plan.config, table
     )
     answered: list[Request] = []
+    tested: list[Request] = []
     if shown is not None:
         answered = slate_requests(
-            log, plan.export, split.validation_us, split.test_us, spec, plan.config
+            log,
+            plan.export,
+            split.validation_us,
+            split.test_us,
+            spec,
+            plan.config,
+            plan.config.requests.validation_requests_max,
         )
-    sets = replayed_sets(log, plan.config, split, limits, table, answered=answered)
+        tested = answered_test(log, plan.export, split, plan.config)
+    sets = replayed_sets(log, plan.config, split, limits, table, answered=[*answered, *tested])
     if shown is not None:
         sets |= {"ranker": shown, "validation": without_places(sets["validation"])}
         counts = {"requests_shown": len(shown), "requests_answered": len(answered)}
@@ -200,6 +209,16 @@ def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> S
         fingerprint=sets["ranker"].fingerprint,
         seconds=watch.seconds,
     )
+
+
+def answered_test(
+    log: EventLog, export: Path, split: Split, config: TrainingConfig
+) -> list[Request]:
+    """The requests of the test part that were answered, with the places of what was shown."""
+    spec = FeatureSpec(FEATURE_NAMES, parameters=DEFAULT_PARAMETERS)
+    end_us = max((event.time_us for event in log.events), default=0) + 1
+    requests_max = config.requests.test_requests_max
+    return slate_requests(log, export, split.test_us, end_us, spec, config, requests_max)
 
 
 def train_ranker(sets: SetFiles, trainer: RowTrainer) -> Trained:
@@ -263,7 +282,7 @@ def replayed_sets(
     progress: Progress = no_progress,
     answered: Sequence[Request] = (),
 ) -> dict[SetName, TrainingSet]:
-    """The set of each part with a limit, explore's, and `answered`, in one pass over the log.
+    """The set of each part with a limit, explore's, and those `answered`, in one pass over the log.
 
     The requests that train the ranker are those that teach something, and those for explore those
     that touched something outside of what was followed; the others are all there.
@@ -273,7 +292,7 @@ def replayed_sets(
     chosen = [request for name in limits for request in kept[name]]
     chosen += [*_explored(kept["test"], split, config), *answered]
     chosen.sort(key=lambda request: request.place)
-    names: list[SetName] = [*limits, "explore", "answered"]
+    names: list[SetName] = [*limits, "explore", "answered", "answered test"]
     found: dict[SetName, list[Answerable]] = {name: [] for name in names}
     spec = FeatureSpec(FEATURE_NAMES, parameters=parameters)
     for number, answer in enumerate(replay(log, chosen, spec, config.requests, factors)):
@@ -286,7 +305,7 @@ def replayed_sets(
 
 def _set_of(request: Request, split: Split) -> SetName:
     if request.shown:
-        return "answered"
+        return "answered test" if split.part(request.time_us) == "test" else "answered"
     return "explore" if request.kind == "explore" else split.part(request.time_us)
 
 

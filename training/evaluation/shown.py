@@ -14,13 +14,15 @@ Poisson regression of engagement on the features and the logarithm of the place:
 link examination is a factor, as it is in that model.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from training.evaluation.rankings import Scores
 from training.sets.dataset import TrainingSet
 
-__all__ = ["can_judge", "examination_power", "shown_worth"]
+__all__ = ["ShownShare", "can_judge", "examination_power", "shown_share"]
 
 POWER_MAX = 2.0
 """Power of the place beyond which a click far below would decide alone."""
@@ -59,17 +61,47 @@ def examination_power(answered: TrainingSet) -> float:
     return float(np.clip(-model.coef_[-1] * _PLACE_SCALE, 0, POWER_MAX))
 
 
-def shown_worth(answered: TrainingSet, scores: Scores, power: float) -> float:
+@dataclass(frozen=True, slots=True)
+class ShownShare:
+    """What a ranking gained of what was possible, by request: float64[q] each."""
+
+    gained: npt.NDArray[np.float64]
+    possible: npt.NDArray[np.float64]
+
+    @property
+    def whole(self) -> float:
+        """The share over all requests; 0 where nothing was shown."""
+        return float(self.gained.sum() / max(self.possible.sum(), np.finfo(np.float64).tiny))
+
+    def of(self, requests: npt.NDArray[np.integer]) -> "ShownShare":
+        """The same of some requests alone."""
+        return ShownShare(self.gained[requests], self.possible[requests])
+
+    def by_request(self) -> npt.NDArray[np.float64]:
+        """float64[q] whose mean is the share: what a bootstrap of means may draw.
+
+        The linearization of a ratio of means (Särndal, Swensson and Wretman, 1992, "Model Assisted
+        Survey Sampling", section 5.6).
+        """
+        whole, mean = self.whole, max(self.possible.mean(), np.finfo(np.float64).tiny)
+        each: npt.NDArray[np.float64] = whole + (self.gained - whole * self.possible) / mean
+        return each
+
+
+def shown_share(answered: TrainingSet, scores: Scores, power: float) -> ShownShare:
     """Engagements with what a ranking would show of what was shown, as if all stood first.
 
-    0 where nothing was shown. Higher is better; what it is of is the rankings of the same requests.
+    Higher is better; what it is of is the rankings of the same requests.
     """
     positions = _positions(answered)
     shown = positions >= 0
     discount = 1 / np.log2(_ranks(answered, scores)[shown] + 2)
     engaged = answered.labels[shown] > 0
     worth = engaged * (1.0 + positions[shown]) ** power
-    return float(discount @ worth / max(discount.sum(), np.finfo(np.float64).tiny))
+    request, count = answered.request_of_row[shown], len(answered)
+    gained = np.bincount(request, discount * worth, count).astype(np.float64)
+    possible = np.bincount(request, discount, count).astype(np.float64)
+    return ShownShare(gained, possible)
 
 
 def _ranks(data: TrainingSet, scores: Scores) -> npt.NDArray[np.int64]:

@@ -11,10 +11,16 @@ from ranking.bundle import ModelBundle
 from ranking.scorers.base import Scorer
 from training.config import TrainingConfig
 from training.errors import ExportDamaged, TrainingError
-from training.evaluation.comparison import ComparisonReport, Played, chronological, compare, play
+from training.evaluation.comparison import (
+    ComparisonReport,
+    Played,
+    chronological,
+    compare,
+    play,
+    scored,
+)
 from training.evaluation.counterfactual import CounterfactualReport
 from training.evaluation.counterfactual_slates import compare_with_served
-from training.evaluation.rankings import request_ndcg
 from training.events.log import EventLog, read_deleted_users, read_event_log
 from training.gates.parity import check_parity
 from training.gates.trained_users import TRAINED_USERS
@@ -64,8 +70,8 @@ def gate_trained(
     plan, config = sets.plan, sets.plan.config
     before = Judging.of(plan.export, ModelBundle.load(judged.bundle), live, config)
     test = TrainingSet.load(plan.set_path("test"))
-    scores = before.bundle.scorer().score(test.columns(before.bundle.spec.names))
-    ours = Played("the new model", test, request_ndcg(test, scores, config.evaluation.k))
+    answered = TrainingSet.load(plan.set_path("answered test"))
+    ours = scored(before.bundle, test, answered, config, "the new model")
     theirs = before.rival(ours, lambda: read_event_log(plan.export, plan.tenant))
     return before.report(ours, theirs, before.served(), judged.documents, judged_us, timer)
 
@@ -91,7 +97,7 @@ def gate_published(
     """
     before = Judging.of(export, ModelBundle.load(directory), live, config)
     log = read_event_log(export, tenant)
-    ours = play(log, before.bundle, config, "the version")
+    ours = play(log, export, before.bundle, config, "the version")
     theirs = before.rival(ours, lambda: log)
     served = before.served(slates, version)
     return before.report(ours, theirs, served, documents, judged_us, timer)
@@ -103,7 +109,8 @@ def compare_versions(
     """Two versions, each in a directory, on the test part of an export."""
     log = read_event_log(export, tenant)
     played = [
-        play(log, ModelBundle.load(each.directory), config, each.name) for each in (first, second)
+        play(log, export, ModelBundle.load(each.directory), config, each.name)
+        for each in (first, second)
     ]
     return compare(played[0], played[1], config.evaluation, config.seed)
 
@@ -129,8 +136,8 @@ class Judging:
     def rival(self, ours: Played, log: Callable[[], EventLog]) -> Played:
         """What is live on the same requests; without a model, chronological."""
         if self.live is None or self.live_bundle is None:
-            return chronological(ours.test, self.config)
-        return play(log(), self.live_bundle, self.config, self.live.name)
+            return chronological(ours, self.config)
+        return play(log(), self.export, self.live_bundle, self.config, self.live.name)
 
     def served(self, slates: Path | None = None, version: int | None = None) -> tuple[Gate, Gate]:
         """What exported slates say of parity and worth; not judged where there are none."""

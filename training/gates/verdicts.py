@@ -113,24 +113,33 @@ class GateReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def better_gate(comparison: ComparisonReport, config: GateConfig) -> Gate:
-    """Better than what is live on the test part, with its interval."""
-    low, _ = comparison.interval
+    """Better than what is live on the test part, with its interval: by what was shown if known."""
     figures = {
         "ndcg": comparison.first_ndcg,
         "live_ndcg": comparison.second_ndcg,
         "difference": comparison.difference,
-        "low": low,
+        "low": comparison.interval[0],
         "high": comparison.interval[1],
     }
-    if low > config.gain_min:
-        return Gate("better", "passed", f"{comparison.sentence}.", figures)
+    if shown := comparison.shown:
+        figures |= {
+            "share": shown.first_share,
+            "live_share": shown.second_share,
+            "share_difference": shown.difference,
+            "share_low": shown.interval[0],
+            "share_high": shown.interval[1],
+        }
+    judged = shown or comparison
+    if judged.interval[0] > config.gain_min:
+        return Gate("better", "passed", f"{judged.sentence}.", figures)
     wanted = f"the interval must lie above {config.gain_min:+g} (gain_min)"
-    return Gate("better", "failed", f"{comparison.sentence}; {wanted}.", figures)
+    return Gate("better", "failed", f"{judged.sentence}; {wanted}.", figures)
 
 
 def fairness_gate(comparison: ComparisonReport, config: GateConfig) -> Gate:
-    """Worse for no band of user activity."""
-    judged = [band for band in comparison.bands if band.users >= config.band_users_min]
+    """Worse for no band of user activity: by what was shown, if that is known."""
+    bands = (comparison.shown or comparison).bands
+    judged = [band for band in bands if band.users >= config.band_users_min]
     if not judged:
         return unjudged(
             "fairness",

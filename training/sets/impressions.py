@@ -75,12 +75,13 @@ def slate_requests(
     until_us: int,
     spec: FeatureSpec,
     config: TrainingConfig,
+    requests_max: int,
 ) -> list[Request]:
     """The requests of a part that were answered, with the places of what was shown, in log order.
 
     Labels are those of windows that had closed by the end of the part; also those are there of
-    which nothing was engaged with. At most `validation_requests_max`, a seeded choice; none where
-    there are fewer than `shown_requests_min`.
+    which nothing was engaged with. At most `requests_max`, a seeded choice; none where there are
+    fewer than `shown_requests_min`.
     """
     found = _labelled(log, export, until_us, spec, config)
     if found is None:
@@ -91,7 +92,7 @@ def slate_requests(
     if len(asked) < config.requests.shown_requests_min:
         return []
     random = np.random.default_rng(config.seed)
-    chosen = random.permutation(asked)[: config.requests.validation_requests_max]
+    chosen = random.permutation(asked)[:requests_max]
     begin, end = (np.searchsorted(rows.request, chosen, side=side) for side in ("left", "right"))
     relevance = _relevance(rows, config)
     requests = []

@@ -5,10 +5,14 @@ import numpy.typing as npt
 import pytest
 
 from training.evaluation.rankings import mean_ndcg
-from training.evaluation.shown import POWER_MAX, can_judge, examination_power, shown_worth
+from training.evaluation.shown import POWER_MAX, can_judge, examination_power, shown_share
 from training.sets.dataset import TrainingSet
 
 PLACES = 10
+
+
+def shown_worth(data: TrainingSet, scores: npt.NDArray[np.float32], power: float) -> float:
+    return shown_share(data, scores, power).whole
 
 
 def answered(
@@ -106,3 +110,23 @@ def test_an_order_that_is_better_is_worth_more_though_it_served() -> None:
     newest, oldest = -data.matrix.column("age_h"), data.matrix.column("age_h")
     power = examination_power(data)
     assert shown_worth(data, newest, power) > 1.15 * shown_worth(data, oldest, power)
+
+
+def test_mean_over_requests_is_the_share_of_any_of_them() -> None:
+    data = clicked(4, 0.7, 3.0, requests=200)
+    share = shown_share(data, -data.matrix.column("age_h"), power=0.7)
+    assert share.by_request().mean() == pytest.approx(share.whole, rel=1e-12)
+    some = np.arange(0, 200, 3)
+    gained, possible = share.gained[some].sum(), share.possible[some].sum()
+    assert share.of(some).whole == pytest.approx(gained / possible)
+    assert share.of(some).by_request().mean() == pytest.approx(gained / possible)
+
+
+def test_a_bootstrap_of_the_linear_form_has_the_spread_of_the_share() -> None:
+    share = shown_share(data := clicked(5, 0.7, 3.0), data.matrix.column("age_h"), power=0.7)
+    random = np.random.default_rng(1)
+    draws = [random.integers(0, len(data), len(data)) for _ in range(400)]
+    exact = np.array([share.of(rows).whole for rows in draws])
+    linear = np.array([share.by_request()[rows].mean() for rows in draws])
+    assert linear.std() == pytest.approx(exact.std(), rel=0.05)
+    assert linear.mean() == pytest.approx(exact.mean(), rel=0.01)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ranking.errors import BundleDamaged
 from ranking.testing_models import boosted_scorer, model_bundle
 from training.config import GateConfig
-from training.evaluation.comparison import ActivityBand, ComparisonReport
+from training.evaluation.comparison import ActivityBand, ComparisonReport, ShownReport
 from training.evaluation.counterfactual import CounterfactualConfig, LoggedPlaces, estimate
 from training.gates.parity import ParityReport
 from training.gates.trained_users import pack_users, trained_on
@@ -66,6 +66,39 @@ def test_better_is_what_the_interval_says(low: float, gain_min: float, verdict: 
     gate = better_gate(comparison(low), replace(CONFIG, gain_min=gain_min))
     assert gate.verdict == verdict
     assert "NDCG@10 0.520 to 0.500" in gate.reason
+
+
+def by_shown(low: float, bands: tuple[ActivityBand, ...] = ()) -> ShownReport:
+    return ShownReport(
+        first="the new model",
+        second="version 3",
+        requests=80,
+        users=40,
+        first_share=0.31,
+        second_share=0.27,
+        difference=0.04,
+        interval=(low, 0.06),
+        verdict="better" if low > 0 else "level",
+        bands=bands,
+    )
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.01, "passed"), (-0.01, "failed")])
+def test_better_is_what_was_shown_says_where_that_is_known(low: float, verdict: str) -> None:
+    report = msgspec.structs.replace(comparison(-low), shown=by_shown(low))
+    gate = better_gate(report, CONFIG)
+    assert gate.verdict == verdict
+    assert "of it 0.310 to 0.270 was engaged with" in gate.reason
+    assert (gate.figures["low"], gate.figures["share_low"]) == (-low, low)
+    assert (gate.figures["share"], gate.figures["live_share"]) == (0.31, 0.27)
+
+
+def test_bands_are_those_of_what_was_shown_where_that_is_known() -> None:
+    worse, level = band("1 request", 30, "worse"), band("1 request", 30, "level")
+    report = msgspec.structs.replace(comparison(bands=(worse,)), shown=by_shown(0.01, (level,)))
+    assert fairness_gate(report, CONFIG).verdict == "passed"
+    report = msgspec.structs.replace(comparison(bands=(level,)), shown=by_shown(0.01, (worse,)))
+    assert fairness_gate(report, CONFIG).verdict == "failed"
 
 
 def band(name: str, users: int, verdict: str) -> ActivityBand:

@@ -14,7 +14,6 @@ from training.config import (
     BoostedConfig,
     BoostedVariant,
     LabelConfig,
-    RequestConfig,
     TrainingConfig,
 )
 from training.evaluation.rankings import CHOSEN_BY_NDCG, CHOSEN_BY_SHOWN
@@ -148,7 +147,8 @@ def test_position_is_the_first_place_where_a_model_is_judged(made: TrainingSet) 
 
 @pytest.fixture(scope="module")
 def answered(log: EventLog, export: Path, split: Split) -> list[Request]:
-    return slate_requests(log, export, split.validation_us, split.test_us, SPEC, CONFIG)
+    begin_us, end_us = split.validation_us, split.test_us
+    return slate_requests(log, export, begin_us, end_us, SPEC, CONFIG, 1_000)
 
 
 @pytest.fixture(scope="module")
@@ -195,13 +195,14 @@ def test_answered_requests_are_replayed_with_all_candidates(
 def test_answered_requests_are_few_or_thinned_out(
     log: EventLog, export: Path, split: Split, answered: list[Request]
 ) -> None:
-    def found(requests: RequestConfig) -> list[Request]:
+    def found(requests_min: int, requests_max: int) -> list[Request]:
+        requests = replace(CONFIG.requests, shown_requests_min=requests_min)
         config = replace(CONFIG, requests=requests)
-        return slate_requests(log, export, split.validation_us, split.test_us, SPEC, config)
+        begin_us, end_us = split.validation_us, split.test_us
+        return slate_requests(log, export, begin_us, end_us, SPEC, config, requests_max)
 
-    few = replace(CONFIG.requests, shown_requests_min=len(answered) + 1)
-    assert found(few) == []
-    some = found(replace(CONFIG.requests, validation_requests_max=7))
+    assert found(len(answered) + 1, 1_000) == []
+    some = found(1, 7)
     assert len(some) == 7
     assert all(request in answered for request in some)
 

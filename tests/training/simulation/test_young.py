@@ -71,7 +71,11 @@ def test_a_sentence_says_that_the_data_is_too_young(result: TrainingResult) -> N
 
 
 def test_of_nine_days_nothing_is_said(tmp_path: Path) -> None:
-    report = trained(10, tmp_path).report
+    result = trained(10, tmp_path)
+    report = result.report
     assert report.young == ""
     assert not any("too young" in sentence for sentence in report.statements)
     assert report.model not in {"recency", "popularity"}
+    (better,) = [gate for gate in result.gates.gates if gate.name == "better"]
+    assert "by what was shown" in better.reason
+    assert better.figures["share_low"] > better.figures["high"]  # NDCG leans to what served
