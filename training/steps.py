@@ -40,7 +40,7 @@ __all__ = [
     "SetFiles",
     "SetName",
     "Trained",
-    "answered_test",
+    "answered_requests",
     "build_sets",
     "factor_table",
     "part_report",
@@ -181,22 +181,14 @@ def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> S
         log, plan.export, split.ranker_us, split.validation_us, spec, plan.config, table
     )
     answered: list[Request] = []
-    tested: list[Request] = []
     if shown is not None:
-        answered = slate_requests(
-            log,
-            plan.export,
-            split.validation_us,
-            split.test_us,
-            spec,
-            plan.config,
-            plan.config.requests.validation_requests_max,
-        )
-        tested = answered_test(log, plan.export, split, plan.config)
-    sets = replayed_sets(log, plan.config, split, limits, table, answered=[*answered, *tested])
+        for part in ("validation", "test"):
+            answered += answered_requests(log, plan.export, split, part, plan.config)
+    sets = replayed_sets(log, plan.config, split, limits, table, answered=answered)
     if shown is not None:
         sets |= {"ranker": shown, "validation": without_places(sets["validation"])}
-        counts = {"requests_shown": len(shown), "requests_answered": len(answered)}
+        validated = len([one for one in answered if one.time_us < split.test_us])
+        counts = {"requests_shown": len(shown), "requests_answered": validated}
         plan = replace(plan, counts=plan.counts | counts)
     for name, data in sets.items():
         data.save(plan.set_path(name))
@@ -211,14 +203,22 @@ def build_sets(plan: Plan, factors: Trained, tried: Sequence[Trained] = ()) -> S
     )
 
 
-def answered_test(
-    log: EventLog, export: Path, split: Split, config: TrainingConfig
+def answered_requests(
+    log: EventLog,
+    export: Path,
+    split: Split,
+    part: Literal["validation", "test"],
+    config: TrainingConfig,
 ) -> list[Request]:
-    """The requests of the test part that were answered, with the places of what was shown."""
+    """The requests of a part that were answered, with the places of what was shown."""
+    limits = config.requests
+    if part == "validation":
+        begin_us, end_us, most = split.validation_us, split.test_us, limits.validation_requests_max
+    else:
+        end_us = max((event.time_us for event in log.events), default=0) + 1
+        begin_us, most = split.test_us, limits.test_requests_max
     spec = FeatureSpec(FEATURE_NAMES, parameters=DEFAULT_PARAMETERS)
-    end_us = max((event.time_us for event in log.events), default=0) + 1
-    requests_max = config.requests.test_requests_max
-    return slate_requests(log, export, split.test_us, end_us, spec, config, requests_max)
+    return slate_requests(log, export, begin_us, end_us, spec, config, most)
 
 
 def train_ranker(sets: SetFiles, trainer: RowTrainer) -> Trained:

@@ -1,5 +1,6 @@
 """An ended follow's rows go, whatever meets the engine meanwhile."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
@@ -51,13 +52,8 @@ def _machine(engine: FeedEngine) -> StateMachine:
     return engine._changes
 
 
-def test_clearing_that_met_a_full_disk_goes_on_once_there_is_room() -> None:
-    replicas: list[FullReplica] = []
-
-    def factory(apply: ApplyCommand, index: int) -> FullReplica:
-        replicas.append(FullReplica(apply, index))
-        return replicas[0]
-
+def followed(factory: Callable[[ApplyCommand, int], MemoryReplica]) -> FeedEngine:
+    """Three rows of a followed feed, which an unfollow clears one at a time."""
     engine = FeedEngine.embedded(
         MemoryStore(), factory, FeedsConfig(unfollow_rows_max=1), clock=ManualClock()
     )
@@ -65,6 +61,17 @@ def test_clearing_that_met_a_full_disk_goes_on_once_there_is_room() -> None:
     engine.follow(DEMO, TIMELINE, AUTHOR).result()
     for number in range(3):
         engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
+    return engine
+
+
+def test_clearing_that_met_a_full_disk_goes_on_once_there_is_room() -> None:
+    replicas: list[FullReplica] = []
+
+    def factory(apply: ApplyCommand, index: int) -> FullReplica:
+        replicas.append(FullReplica(apply, index))
+        return replicas[0]
+
+    engine = followed(factory)
     replicas[0].room = 1
     engine.unfollow(DEMO, TIMELINE, AUTHOR).result()
     with pytest.raises(StorageFull):
@@ -82,13 +89,7 @@ def test_clearing_that_met_a_crowd_goes_on_with_the_next_write() -> None:
         replicas.append(CrowdedReplica(apply, index))
         return replicas[0]
 
-    engine = FeedEngine.embedded(
-        MemoryStore(), factory, FeedsConfig(unfollow_rows_max=1), clock=ManualClock()
-    )
-    engine.create_tenant(DEMO).result()
-    engine.follow(DEMO, TIMELINE, AUTHOR).result()
-    for number in range(3):
-        engine.post(DEMO, AUTHOR, draft(object=f"v{number}")).result()
+    engine = followed(factory)
     original = replicas[0].propose
 
     def crowd_behind(command: bytes) -> "Future[Applied]":

@@ -24,7 +24,7 @@ from training.evaluation.shown import can_judge, examination_power, shown_share
 from training.events.log import EventLog
 from training.sets.dataset import TrainingSet
 from training.sets.splits import PartName, split_by_time
-from training.steps import answered_test, replayed_sets
+from training.steps import answered_requests, replayed_sets
 
 __all__ = [
     "BANDS",
@@ -149,7 +149,7 @@ def play(
     split = split_by_time(log.events, config.check().split)
     limits: dict[PartName, int] = {"test": config.requests.test_requests_max}
     parameters = bundle.spec.parameters
-    answered = answered_test(log, export, split, config)
+    answered = answered_requests(log, export, split, "test", config)
     sets = replayed_sets(
         log, config, split, limits, bundle.factors(), parameters, answered=answered
     )
